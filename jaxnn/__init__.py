@@ -1,0 +1,85 @@
+"""jaxnn: neural networks as pure functions, for JAX.
+
+A model is a pair of pure functions over a plain dict of arrays; training runs, populations and the rest are functions of
+that pair. Start at `jaxnn.core.layer`.
+
+    import jaxnn as nn
+"""
+
+from importlib import import_module as _import_module
+
+from jaxnn import data, inspect, kernels
+from jaxnn.core import trees
+from jaxnn.core.combinators import block, branch, dtype_policy, parallel, positionwise, remat, repeat, residual, serial
+from jaxnn.core.draw import param
+from jaxnn.core.layer import Layer, as_layer, stateless
+from jaxnn.functional import initializers, losses, metrics, schedules
+from jaxnn.functional.activations import *  # noqa: F403
+from jaxnn.functional.activations import __all__ as _activations
+from jaxnn.inspect import summary
+from jaxnn.layers.convolution import conv
+from jaxnn.layers.dropout import dropout
+from jaxnn.layers.linear import dense, embedding
+from jaxnn.layers.normalization import batch_norm, layer_norm
+from jaxnn.layers.pooling import avg_pool, flatten, global_avg_pool, max_pool
+from jaxnn.layers.recurrent import gru, lstm, rnn
+from jaxnn.train.evaluation import evaluate, predict
+from jaxnn.train.fit import FitResult, fit
+from jaxnn.train.step import TrainState, init_train_state, train_epoch, train_run, train_step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    *_activations,
+    "FitResult",
+    "Layer",
+    "TrainState",
+    "as_layer",
+    "avg_pool",
+    "batch_norm",
+    "block",
+    "branch",
+    "conv",
+    "data",
+    "dense",
+    "dropout",
+    "dtype_policy",
+    "embedding",
+    "evaluate",
+    "fit",
+    "flatten",
+    "global_avg_pool",
+    "gru",
+    "init_train_state",
+    "initializers",
+    "inspect",
+    "kernels",
+    "layer_norm",
+    "losses",
+    "lstm",
+    "max_pool",
+    "metrics",
+    "models",
+    "parallel",
+    "param",
+    "positionwise",
+    "predict",
+    "remat",
+    "repeat",
+    "residual",
+    "rnn",
+    "schedules",
+    "serial",
+    "stateless",
+    "summary",
+    "train_epoch",
+    "train_run",
+    "train_step",
+    "trees",
+]
+
+
+def __getattr__(name: str):
+    if name == "models":  # built from the names above, so imported after them
+        return _import_module("jaxnn.models")
+    raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")

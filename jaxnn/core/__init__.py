@@ -1,0 +1,1 @@
+"""The contract and what composes it; this room knows no other."""

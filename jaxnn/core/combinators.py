@@ -1,0 +1,470 @@
+"""Layers made of layers: `block` for any wiring, and the common wirings by name.
+
+Each is an ordinary `Layer`. A child's parameters stand under its name in the parent's; its key is folded from that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.core.dtypes import cast_floating, promote
+from jaxnn.core.layer import Layer, Params, Spec, State, as_layer, from_setup
+from jaxnn.core.scope import abstract, check_name, child_key, explained, inside, name_hash
+
+
+def block(forward: Callable[..., Any], *, name: str | None = None, **children: Any) -> Layer:
+    """Any wiring: `forward(run, x)` calls `run("child", x)` for each child where it is needed.
+
+    The same name run twice shares its weights; each run draws its own random numbers, and the state passes from one run
+    to the next. `run.params("child")` gives a child's parameters, for weights used in another way (a tied output).
+
+    Args:
+        forward: `forward(run, x) -> y`, traced like any JAX function.
+        name: the block's default name among siblings; by default that of `forward`.
+        **children: the layers, or plain functions, by name.
+
+    Returns:
+        A `Layer` whose parameters are a dict by child name.
+
+    Raises:
+        ValueError: on `run` with a name that is no child, or a child that is never run (at `init`).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> def gated(run, x):
+        ...     return run("value", x) * nn.sigmoid(run("gate", x))
+        >>> model = nn.block(gated, value=nn.dense(3), gate=nn.dense(3))
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> sorted(params), model(params, jnp.ones((2, 4))).shape
+        (['gate', 'value'], (2, 3))
+    """
+    own = name or forward.__name__.strip("<>_")
+    return _compose(own, {check_name(n): as_layer(c) for n, c in children.items()}, forward, traced=True)
+
+
+def serial(*layers: Any, **named: Any) -> Layer:
+    """One layer after the other: y = fₙ(… f₂(f₁(x))).
+
+    Args:
+        *layers: layers or plain functions of `x`, named after themselves and counted by kind: `dense`, `dense_2`, `relu`.
+        **named: more of them, under names of one's own.
+
+    Returns:
+        A `Layer`; its parameters are a dict by layer name.
+
+    Raises:
+        ValueError: if two layers come under one name.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.serial(nn.dense(8), nn.relu, nn.dense(3))
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> jax.tree.map(jnp.shape, params)
+        {'dense': {'bias': (8,), 'kernel': (4, 8)}, 'dense_2': {'bias': (3,), 'kernel': (8, 3)}}
+    """
+    children = _named(layers, named)
+    return _compose("serial", children, _chain(children), traced=False)
+
+
+def residual(*layers: Any, shortcut: Any = None, **named: Any) -> Layer:
+    """y = shortcut(x) + serial(*layers)(x), the shortcut being the identity by default (He et al. 2016).
+
+    Args:
+        *layers: as for `serial`.
+        shortcut: a layer for the other branch, such as a 1×1 convolution where shapes change.
+        **named: as for `serial`.
+
+    Returns:
+        A `Layer`; the shortcut's parameters stand under `"shortcut"`.
+
+    Raises:
+        ValueError: if the two branches differ in shape; nothing is broadcast.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.residual(nn.dense(4), nn.tanh)
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> model(params, jnp.ones((2, 4))).shape
+        (2, 4)
+    """
+    chain = _chain(_named(layers, named))
+    children = _named(layers, named if shortcut is None else {**named, "shortcut": shortcut})
+
+    def forward(run, x):
+        y = chain(run, x)
+        x = x if shortcut is None else run("shortcut", x)
+        return jax.tree.map(_added, x, y)
+
+    return _compose("residual", children, forward, traced=True)
+
+
+def branch(*layers: Any, **named: Any) -> Layer:
+    """One input to several layers: y = (f₁(x), f₂(x), …).
+
+    Args:
+        *layers: as for `serial`.
+        **named: as for `serial`.
+
+    Returns:
+        A `Layer` whose output is the tuple of theirs.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> both = nn.branch(nn.dense(2), nn.dense(3))
+        >>> model = nn.serial(both, lambda ys: jnp.concatenate(ys, axis=-1))
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((4, 5)))
+        >>> model(params, jnp.ones((4, 5))).shape
+        (4, 5)
+    """
+    children = _named(layers, named)
+    return _compose("branch", children, lambda run, x: tuple(run(name, x) for name in children), traced=False)
+
+
+def parallel(*layers: Any, **named: Any) -> Layer:
+    """Several inputs, each to a layer of its own: y = (f₁(x₁), f₂(x₂), …).
+
+    Args:
+        *layers: as for `serial`.
+        **named: as for `serial`.
+
+    Returns:
+        A `Layer` from a tuple of inputs to the tuple of outputs.
+
+    Raises:
+        ValueError: if there are not as many inputs as layers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.serial(nn.parallel(nn.dense(3), nn.identity), lambda ys: ys[0] + ys[1])
+        >>> x = (jnp.ones((2, 4)), jnp.ones((2, 3)))
+        >>> params, state = model.init(jax.random.key(0), x)
+        >>> model(params, x).shape
+        (2, 3)
+    """
+    children = _named(layers, named)
+
+    def forward(run, x):
+        if not isinstance(x, (tuple, list)) or len(x) != len(children):
+            got = len(x) if isinstance(x, (tuple, list)) else f"one {type(x).__name__}"
+            raise ValueError(f"parallel has {len(children)} layers and takes a tuple of as many inputs, got {got}")
+        return tuple(run(name, part) for name, part in zip(children, x, strict=True))
+
+    return _compose("parallel", children, forward, traced=False)
+
+
+def repeat(layer: Any, n: int) -> Layer:
+    """`n` copies of a layer, one after the other, in one `scan`: compiling takes as long as for one copy.
+
+    Equal to `serial(**{"0": layer, "1": layer, …})` in its values, its initial weights included.
+
+    Args:
+        layer: a layer whose output is like its input.
+        n: how many, at least 1.
+
+    Returns:
+        A `Layer`; its parameters are those of one copy, stacked along a leading axis of length `n`.
+
+    Raises:
+        ValueError: if `n` < 1, or if the output's shape or dtype differs from the input's.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.repeat(nn.residual(nn.dense(4), nn.relu), 12)
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> params["dense"]["kernel"].shape
+        (12, 4, 4)
+    """
+    layer = as_layer(layer)
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"repeat takes a whole number of copies, at least 1, got {n!r}")
+    hashes = np.array([name_hash(str(i)) for i in range(n)], np.uint32)
+
+    def setup(x):
+        one = layer.setup(x)
+        if jax.tree.flatten(one.output) != jax.tree.flatten(x):
+            raise ValueError(f"repeat needs a layer whose output is like its input; it takes {x} and gives {one.output}")
+
+        def stacked(path, leaf):
+            return leaf.repeated(n, levels=len(path))
+
+        params, state = (
+            jax.tree_util.tree_map_with_path(stacked, tree, is_leaf=lambda leaf: hasattr(leaf, "initializer"))
+            for tree in (one.params, one.state)
+        )
+        return Spec("repeat", one.output, params, state, one.children)
+
+    def apply(params, state, x, *, key, training):
+        for leaf in jax.tree.leaves((params, state)):
+            if leaf.shape[:1] != (n,):
+                raise ValueError(f"repeat has {n} copies and stacked parameters, got one of shape {list(leaf.shape)}")
+
+        def one(x, copy):
+            params, state, number = copy
+            key_of_copy = None if key is None else jax.random.fold_in(key, number)
+            return layer.apply(params, state, x, key=key_of_copy, training=training)
+
+        return jax.lax.scan(one, x, (params, state, jnp.asarray(hashes)), length=n)
+
+    return from_setup(setup, apply, "repeat")
+
+
+def remat(layer: Any) -> Layer:
+    """The same layer, whose inner values are computed again in the backward pass instead of being kept (Chen et al. 2016).
+
+    Args:
+        layer: any layer.
+
+    Returns:
+        A `Layer` with the same parameters, values and derivatives, that needs less memory and more time in training.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.repeat(nn.remat(nn.residual(nn.dense(4), nn.relu)), 12)
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> jax.grad(lambda p: model(p, jnp.ones((2, 4))).sum())(params)["dense"]["bias"].shape
+        (12, 4)
+    """
+    layer = as_layer(layer)
+
+    def apply(params, state, x, *, key, training):
+        def run(params, state, x, key):
+            return layer.apply(params, state, x, key=key, training=training)
+
+        return jax.checkpoint(run)(params, state, x, key)
+
+    return from_setup(layer.setup, apply, layer.name)
+
+
+def dtype_policy(layer: Any, *, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32) -> Layer:
+    """One policy for a whole model: parameters stored in `param_dtype`, computing in `dtype`.
+
+    Floating inputs and parameters are cast to `dtype` on the way in. Statistics, normalisations, softmax and losses
+    accumulate in at least float32 all the same, and the state keeps its own dtype.
+
+    Args:
+        layer: the model.
+        dtype: the dtype of the computation and of the output, such as `jnp.bfloat16`.
+        param_dtype: the dtype the parameters are drawn and stored in.
+
+    Returns:
+        A `Layer` with the same parameter names.
+
+    Raises:
+        TypeError: if one of the two is no floating dtype.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.dtype_policy(nn.dense(3), dtype=jnp.bfloat16)
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> params["kernel"].dtype, model(params, jnp.ones((2, 4))).dtype
+        (dtype('float32'), dtype(bfloat16))
+    """
+    layer = as_layer(layer)
+    for given in (dtype, param_dtype):
+        if not jnp.issubdtype(given, jnp.floating):
+            raise TypeError(f"dtype_policy takes floating dtypes such as jnp.bfloat16, got {given!r}")
+
+    def setup(x):
+        # Shapes are inferred in the dtype that parameters are described in; what is said of the output is its own.
+        spec = layer.setup(abstract(jax.eval_shape(lambda x: cast_floating(x, jnp.float32), x)))
+        stored = jax.tree.map(
+            lambda leaf: leaf.astype(param_dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+            spec.params,
+            is_leaf=lambda leaf: hasattr(leaf, "initializer"),
+        )
+        output = jax.eval_shape(lambda y: cast_floating(y, dtype), spec.output)
+        return Spec(spec.kind, output, stored, spec.state, spec.children)
+
+    def apply(params, state, x, *, key, training):
+        params, x = cast_floating((params, x), dtype)
+        y, state = layer.apply(params, state, x, key=key, training=training)
+        return cast_floating(y, dtype), state
+
+    return from_setup(setup, apply, layer.name)
+
+
+def positionwise(layer: Any) -> Layer:
+    """The layer over the values of a padded sequence: (x, mask) ↦ (f(x), mask), and x ↦ f(x) for any other input.
+
+    `dense`, `embedding`, `dropout` and `layer_norm` are positionwise as they are; an activation becomes so by this.
+
+    Args:
+        layer: a layer that treats every position alike.
+
+    Returns:
+        A `Layer` with the same parameters.
+
+    Raises:
+        ValueError: if the mask's shape is not that of the leading axes of `x`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.serial(nn.dense(3), nn.positionwise(nn.relu), nn.lstm(4, return_sequences=False))
+        >>> x, mask = jnp.ones((2, 5, 3)), jnp.arange(5)[None, :] < jnp.array([3, 5])[:, None]
+        >>> params, state = model.init(jax.random.key(0), (x, mask))
+        >>> model(params, (x, mask)).shape
+        (2, 4)
+    """
+    layer = as_layer(layer)
+
+    def setup(x):
+        x, mask = split_mask(x)
+        spec = layer.setup(x)
+        return spec if mask is None else replace(spec, output=(spec.output, mask))
+
+    def apply(params, state, x, *, key, training):
+        x, mask = split_mask(x)
+        y, state = layer.apply(params, state, x, key=key, training=training)
+        return (y if mask is None else (y, mask)), state
+
+    return from_setup(setup, apply, layer.name)
+
+
+def split_mask(x: Any) -> tuple[Any, Any]:
+    """`(x, mask)` of a padded sequence, `(x, None)` of anything else."""
+    if not (isinstance(x, tuple) and len(x) == 2 and getattr(x[1], "dtype", None) == np.bool_):
+        return x, None
+    values, mask = x
+    if values.shape[: mask.ndim] != mask.shape:
+        raise ValueError(
+            f"a padded sequence is (x, mask) with one boolean a position: x is {list(values.shape)}, the mask "
+            f"{list(mask.shape)}, and should be {list(values.shape[: mask.ndim])}"
+        )
+    return values, mask
+
+
+def _compose(name: str, children: dict[str, Layer], forward: Callable[..., Any], *, traced: bool) -> Layer:
+    """The layer that runs `children` as `forward(run, x)` says.
+
+    `forward` must be `traced` to find shapes if it computes anything itself; one that only calls `run` is given the
+    shapes as they are.
+    """
+
+    def setup(x):
+        run = _Describe(children, traced)
+        with explained(name, {}, x):
+            output = jax.eval_shape(lambda x: forward(run, x), x) if traced else forward(run, x)
+            idle = [child for child in children if child not in run.specs]
+            if idle:
+                raise ValueError(f"{name} never runs its children {idle}: call run({idle[0]!r}, x), or leave it out")
+        return Spec(name, output, run.params_of("params"), run.params_of("state"), run.specs)
+
+    def apply(params, state, x, *, key, training):
+        unknown = params.keys() - children.keys() if isinstance(params, dict) else {type(params).__name__}
+        if unknown:
+            raise ValueError(f"{name} has the children {list(children)}, the parameters are for {sorted(unknown)}")
+        run = _Run(children, params, state, key, training)
+        return forward(run, x), {**state, **run.after}
+
+    return from_setup(setup, apply, name)
+
+
+class _Run:
+    """`run(name, x)` inside one call of a composition: each child gets its part of params, state and key."""
+
+    def __init__(self, children: dict[str, Layer], params: Params, state: State, key: Any, training: bool):
+        self._children, self._params, self._state, self._key, self._training = children, params, state, key, training
+        self._runs: dict[str, int] = {}
+        self.after: State = {}
+
+    def __call__(self, name: str, x: Any) -> Any:
+        child = _child(self._children, name)
+        times = self._runs[name] = self._runs.get(name, -1) + 1
+        key = None if self._key is None else child_key(self._key, name)
+        if key is not None and times:  # the second run of a shared dropout draws another mask
+            key = jax.random.fold_in(key, times)
+        state = self.after.get(name, self._state.get(name, {}))
+        with inside(name):
+            y, state = child.apply(self.params(name), state, x, key=key, training=self._training)
+        if state:
+            self.after[name] = state
+        return y
+
+    def params(self, name: str) -> Params:
+        """The parameters of the child `name`."""
+        _child(self._children, name)
+        return self._params.get(name, {})
+
+
+class _Describe:
+    """`run(name, x)` while shapes are inferred: each child is set up where it is first run."""
+
+    def __init__(self, children: dict[str, Layer], traced: bool):
+        self._children, self._traced = children, traced
+        self.specs: dict[str, Spec] = {}
+
+    def __call__(self, name: str, x: Any) -> Any:
+        child = _child(self._children, name)
+        with inside(name):
+            if name in self.specs:  # shared weights: the shapes must fit these parameters
+                spec = self.specs[name]
+                output = jax.eval_shape(lambda p, s, x: child.apply(p, s, x)[0], *map(abstract, (spec.params, spec.state, x)))
+            else:
+                self.specs[name] = child.setup(abstract(x))
+                output = self.specs[name].output
+        return jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), output) if self._traced else output
+
+    def params(self, name: str) -> Params:
+        """Stand-ins for the parameters of the child `name`, which must have run before."""
+        _child(self._children, name)
+        if name not in self.specs:
+            raise ValueError(f"run.params({name!r}) comes before run({name!r}, x): its shapes are not known yet")
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract(self.specs[name].params))
+
+    def params_of(self, part: str) -> dict:
+        return {name: tree for name, spec in self.specs.items() if (tree := getattr(spec, part))}
+
+
+def _child(children: dict[str, Layer], name: str) -> Layer:
+    if name not in children:
+        raise ValueError(f"run({name!r}, x): there is no such child; the children are {list(children)}")
+    return children[name]
+
+
+def _named(layers: tuple, named: dict[str, Any]) -> dict[str, Layer]:
+    """Names for children: of their own kind and counted, so that adding a layer of another kind renames none."""
+    children: dict[str, Layer] = {}
+    counts: dict[str, int] = {}
+    for layer in map(as_layer, layers):
+        counts[layer.name] = counts.get(layer.name, 0) + 1
+        number = counts[layer.name]
+        _add(children, layer.name if number == 1 else f"{layer.name}_{number}", layer)
+    for name, layer in named.items():
+        _add(children, name, as_layer(layer))
+    if not children:
+        raise ValueError("there is no layer here; for a layer that does nothing use identity")
+    return children
+
+
+def _add(children: dict[str, Layer], name: str, layer: Layer) -> None:
+    if check_name(name) in children:
+        raise ValueError(
+            f"two layers are called '{name}': names are given by keyword (serial(first=..., second=...)), the others are "
+            f"called after their kind and counted; choose another name than '{name}' for one of them"
+        )
+    children[name] = layer
+
+
+def _chain(children: dict[str, Layer]) -> Callable[..., Any]:
+    def forward(run, x):
+        for name in children:
+            x = run(name, x)
+        return x
+
+    return forward
+
+
+def _added(x: jax.Array, y: jax.Array) -> jax.Array:
+    if x.shape != y.shape:
+        raise ValueError(
+            f"residual adds its input {list(x.shape)} to its output {list(y.shape)}, which must be alike: "
+            "give `shortcut=` a layer that changes the input's shape as the others do"
+        )
+    x, y = (x, y) if x.dtype == y.dtype else promote(x, y)
+    return x + y

@@ -1,0 +1,49 @@
+"""Dtypes, always explicit: what arrays are computed in, and trees cast as one."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@lru_cache
+def _common(*dtypes: np.dtype) -> np.dtype:
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)] or [np.dtype(np.float32)]
+    with jax.numpy_dtype_promotion("standard"):
+        return np.dtype(jnp.result_type(*floating))
+
+
+def promote(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The arrays in their common floating dtype; integers and booleans take on that of the others, or float32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x, kernel = promote(jnp.ones(2, jnp.uint8), jnp.ones(2, jnp.bfloat16))
+        >>> x.dtype, kernel.dtype
+        (dtype(bfloat16), dtype(bfloat16))
+    """
+    dtype = _common(*(np.dtype(a.dtype) for a in arrays))
+    return tuple(jnp.asarray(a, dtype) for a in arrays)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """`x` in the dtype that sums are accumulated in: float32, or float64 if `x` is."""
+    return x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
+
+
+def cast_floating(tree: Any, dtype: Any) -> Any:
+    """The tree with its floating leaves in `dtype`; labels, masks and keys stay as they are."""
+
+    def cast(leaf):
+        return jnp.asarray(leaf, dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def trailing(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """A vector over the last axis of `like`, with as many axes: broadcasting that is said and not implied."""
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

@@ -1,0 +1,218 @@
+"""The contract: a model is a pair of pure functions over plain dicts of arrays.
+
+    init(key, x)                                              -> (params, state)
+    apply(params, state, x, *, key=None, training=False)      -> (y, state)
+
+`params` is what is trained; `state` is what the forward pass carries on (running statistics). Both are nested dicts with
+readable names, and a layer without any owns no entry. `x` is batched, channels last, and may be any pytree.
+
+Nothing is hidden: `Layer` only holds the two functions and a name, so whatever `jit`, `grad`, `vmap`, `scan` or `shard_map`
+do to a function they do to a model. The one thing that travels beside them is `setup`, the abstract half of `init`: it says
+what a layer would draw and what shape would come out, without drawing or computing anything. Combinators put these `Spec`s
+together, which is why a deep model traces each leaf once, and why the outermost `init` can draw the whole tree in one
+small program (`core/draw.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from jaxnn.core.draw import draw, undrawn_call
+from jaxnn.core.scope import abstract, check_key, explained
+
+Params = dict[str, Any]
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a layer says of itself for one input: nothing here is computed, every leaf is a shape and a dtype.
+
+    Attributes:
+        kind: the layer's own name, such as `"dense"`.
+        output: the output's pytree of `jax.ShapeDtypeStruct`.
+        params: the parameters, not yet drawn.
+        state: the state, not yet drawn.
+        children: the specs of the layers inside, by name; empty for a leaf.
+    """
+
+    kind: str
+    output: Any
+    params: Params
+    state: State
+    children: dict[str, Spec] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A pair of pure functions and a name. Compared by identity and no pytree: safe to close over, it never retraces.
+
+    Attributes:
+        init: `init(key, x) -> (params, state)`. `x` is a batch, or the `jax.ShapeDtypeStruct` of one: only its shapes and
+            dtypes are used. Leaves may be arrays drawn from `key` or what `param` returns, drawn later with all others.
+        apply: `apply(params, state, x, *, key=None, training=False) -> (y, state)`. `training` is a Python bool; `key` is
+            needed only in training, by layers that draw.
+        name: the default name among siblings, such as `"dense"`.
+        setup: `setup(x) -> Spec`, for `x` abstract; derived from `init` and `apply`, save for combinators.
+
+    Example:
+        A layer of one's own, a learned scale:
+
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> def scaled():
+        ...     def init(key, x):
+        ...         return {"scale": nn.param(nn.initializers.ones, (x.shape[-1],))}, {}
+        ...     def apply(params, state, x, *, key=None, training=False):
+        ...         return x * params["scale"][None, :], state
+        ...     return nn.Layer(init, apply, "scaled")
+        >>> model = nn.serial(nn.dense(3), scaled())
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> model(params, jnp.ones((2, 4))).shape
+        (2, 3)
+    """
+
+    init: Callable[..., tuple[Params, State]] = field(repr=False)
+    apply: Callable[..., tuple[Any, State]] = field(repr=False)
+    name: str
+    setup: Callable[[Any], Spec] = field(default=None, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self):
+        apply = _checked(self.name, self.apply)
+        setup = _leaf_setup(self.name, self.init, apply) if self.setup is None else self.setup
+
+        def init(key, x):
+            spec = setup(abstract(x))
+            return draw(check_key(key), (spec.params, spec.state))
+
+        for attribute, value in (("init", init), ("apply", apply), ("setup", setup)):
+            object.__setattr__(self, attribute, value)
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        """Inference: `model(params, x)` is `model.apply(params, {}, x)[0]`, for a model without state."""
+        try:
+            y, state = self.apply(params, {}, x)
+        except Exception as error:
+            _refuse_state(self, x, error)
+            raise
+        if state:
+            _refuse_state(self, x, None)
+        return y
+
+
+def stateless(init: Callable[..., Params], apply: Callable[..., Any], name: str | None = None) -> Layer:
+    """A layer of two short functions, without state, randomness or a difference between training and inference.
+
+    Args:
+        init: `init(key, x) -> params`.
+        apply: `apply(params, x) -> y`.
+        name: the default name among siblings; by default that of the function in which `apply` is defined.
+
+    Returns:
+        The `Layer`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> def shift():
+        ...     def init(key, x): return {"bias": nn.param(nn.initializers.zeros, x.shape[1:])}
+        ...     def apply(params, x): return x + params["bias"][None]
+        ...     return nn.stateless(init, apply)
+        >>> shift()
+        Layer(name='shift')
+    """
+
+    def init_both(key, x):
+        return init(key, x), {}
+
+    def apply_both(params, state, x, *, key=None, training=False):
+        return apply(params, x), state
+
+    return Layer(init_both, apply_both, name or _factory_name(apply))
+
+
+def from_setup(setup: Callable[[Any], Spec], apply: Callable[..., tuple[Any, State]], name: str) -> Layer:
+    """A layer whose `init` is derived from its `setup`: what combinators return."""
+    return Layer(None, apply, name, setup)  # type: ignore[arg-type]
+
+
+def as_layer(value: Any) -> Layer:
+    """`value` itself if it is a `Layer`; a layer without parameters if it is any other function of `x`.
+
+    Raises:
+        TypeError: if `value` cannot be called, or makes layers and was not.
+    """
+    if isinstance(value, Layer):
+        return value
+    if not callable(value):
+        raise TypeError(
+            f"a layer is a jaxnn Layer or a function of x, got {value!r}; a value is a layer as `lambda x: ...`, "
+            "several layers are one as `serial(...)`"
+        )
+    function = getattr(value, "func", value)  # functools.partial
+    name = getattr(function, "__name__", type(value).__name__).strip("<>_") or "function"
+    uncalled = f"'{name}' makes a layer and is not one: call it, {name}(...)"
+    if getattr(value, "__annotations__", {}).get("return") in (Layer, "Layer"):
+        raise TypeError(uncalled)
+
+    def init(key, x):
+        return {}
+
+    def apply(params, x):
+        y = value(x)
+        if isinstance(y, Layer):
+            raise TypeError(uncalled)
+        return y
+
+    return stateless(init, apply, name)
+
+
+def _checked(name: str, apply: Callable) -> Callable:
+    def checked(params, state, x, *, key=None, training=False):
+        if not isinstance(training, bool):
+            raise TypeError(
+                f"training is a Python bool, got {type(training).__name__}: it is static. Under jit pass "
+                'jax.jit(model.apply, static_argnames="training"); under vmap or grad close over it, '
+                "lambda p: model.apply(p, state, x, key=key, training=True)"
+            )
+        with explained(name, params, x):
+            return apply(params, state, x, key=key, training=training)
+
+    return checked
+
+
+def _leaf_setup(name: str, init: Callable, apply: Callable) -> Callable[[Any], Spec]:
+    def setup(x):
+        with explained(name, {}, x):
+            params, state = undrawn_call(init, x)
+        structs, state_structs = abstract(params), abstract(state)
+        y, after = jax.eval_shape(lambda p, s, x: apply(p, s, x), structs, state_structs, x)
+        if jax.tree.flatten(after) != jax.tree.flatten(state_structs):
+            raise ValueError(
+                f"'{name}' was given the state {state_structs} and returned {after}: apply returns (y, state), the state "
+                "with the entries init gave it"
+            )
+        return Spec(name, y, params, state)
+
+    return setup
+
+
+def _factory_name(function: Callable) -> str:
+    """`"dense"` for a function defined inside `dense`."""
+    *factory, own = function.__qualname__.split(".<locals>.")
+    return (factory[-1].rpartition(".")[2] if factory else own).strip("<>_") or "layer"
+
+
+def _refuse_state(layer: Layer, x: Any, cause: Exception | None) -> None:
+    """Raise if `layer` has state; `model(params, x)` has nowhere to take it from."""
+    try:
+        state = layer.setup(abstract(x)).state
+    except Exception:
+        return  # `cause` tells more than this would
+    if state:
+        raise ValueError(
+            f"this model carries state ({', '.join(map(repr, state))}): call "
+            "`y, state = model.apply(params, state, x)` with the state that init or fit returned"
+        ) from cause

@@ -1,0 +1,132 @@
+"""From one data set to parts that can be trusted: stratified splits, and statistics of the training part only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxnn.data.dataset import Dataset
+
+
+def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Splits a data set in two, at random, every sample on exactly one side.
+
+    A classification is stratified: of each class's n_c samples, about `test_fraction · n_c` are held out (largest
+    remainders make up the total), so that a class of two or more samples is on both sides. A class of one sample stays
+    in the training part. In all, `round(test_fraction · N)` samples are held out; the number gives way only where
+    those rules need more or fewer.
+
+    Args:
+        dataset: What to split. An official test part is not looked at, and neither half has one.
+        test_fraction: How much to hold out, above 0 and below 1.
+        seed: Same seed, same split.
+
+    Returns:
+        `(train, test)`, each in random order.
+
+    Raises:
+        ValueError: The fraction is not between 0 and 1, or the samples are too few for two parts.
+
+    Example:
+        >>> from jaxnn.data import from_arrays
+        >>> train, test = split(from_arrays([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1]), test_fraction=0.5)
+        >>> sorted(train.y.tolist()), sorted(test.y.tolist())
+        ([0, 1], [0, 1])
+    """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction is {test_fraction}; expected a number above 0 and below 1, such as 0.2")
+    strata = dataset.y if dataset.task == "classification" else np.zeros(len(dataset), np.int32)
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    held_out = _held_out(strata[order], test_fraction)
+    if not held_out.any():
+        raise ValueError(f"{dataset!r} cannot be split: no class has two samples")
+    parts = (("train", order[~held_out]), ("test", order[held_out]))
+    train, test = (
+        replace(dataset, x=dataset.x[rows], y=dataset.y[rows], name=f"{dataset.name} ({part} part)", test=None)
+        for part, rows in parts
+    )
+    return train, test
+
+
+def standardize(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
+    """Scales inputs to mean 0 and variance 1 over the training part: x' = (x − mean) / std.
+
+    One mean and one standard deviation for each index of the last axis: a table's feature, a sequence's feature, an
+    image's channel. They come from `train` alone, so that nothing of the other parts leaks into training. A constant
+    feature becomes 0. An official test part, `train.test`, is scaled along.
+
+    Args:
+        train: The part whose statistics are used.
+        *others: Parts to scale by the same numbers.
+
+    Returns:
+        All parts, in the order given.
+
+    Raises:
+        ValueError: A part has samples of another shape than `train`.
+
+    Example:
+        >>> from jaxnn.data import from_arrays
+        >>> train, test = from_arrays([[1.0], [3.0]], [0, 1]), from_arrays([[5.0]], [0])
+        >>> [part.x.tolist() for part in standardize(train, test)]
+        [[[-1.0], [1.0]], [[3.0]]]
+    """
+    mean, std = moments(train.x)
+
+    def scaled(part: Dataset) -> Dataset:
+        if part.x.shape[1:] != train.x.shape[1:]:
+            raise ValueError(f"cannot standardize {part!r} by the statistics of {train!r}: the samples differ in shape")
+        x = ((part.x - mean) / std).astype(np.float32)
+        return replace(part, x=x, test=None if part.test is None else scaled(part.test))
+
+    return tuple(scaled(part) for part in (train, *others))
+
+
+def moments(array: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over every axis but the last, in float64; a constant feature's deviation is 1.
+
+    Args:
+        array: Values (..., features).
+
+    Returns:
+        `(mean, std)`, both of shape (features,), ready for `(array - mean) / std`.
+
+    Example:
+        >>> mean, std = moments([[1.0, 5.0], [3.0, 5.0]])
+        >>> mean.tolist(), std.tolist()
+        ([2.0, 5.0], [1.0, 1.0])
+    """
+    array = np.asarray(array)
+    axes = tuple(range(array.ndim - 1))
+    low, high = array.min(axes), array.max(axes)
+    constant = low == high  # asked of the values: the rounded deviation of a constant need not be 0
+    mean = np.where(constant, low, array.mean(axes, dtype=np.float64))
+    std = np.where(constant, 1.0, array.std(axes, dtype=np.float64))
+    return mean, std
+
+
+def _held_out(strata: np.ndarray, fraction: float) -> np.ndarray:
+    """Marks the first samples of each stratum, as many as `_allocate` gives it."""
+    sizes = np.bincount(strata)
+    by_stratum = np.argsort(strata, kind="stable")
+    rank = np.arange(len(strata)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    held_out = np.empty(len(strata), bool)
+    held_out[by_stratum] = rank < np.repeat(_allocate(sizes, fraction), sizes)
+    return held_out
+
+
+def _allocate(sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """How many of each stratum to hold out: its share of the total, rounded by largest remainder."""
+    low = np.where(sizes > 1, 1, 0)
+    high = np.where(sizes > 1, sizes - 1, 0)
+    total = np.clip(round(fraction * sizes.sum()), low.sum(), high.sum())
+    shares = sizes * (total / sizes.sum())
+    counts = np.clip(np.floor(shares).astype(int), low, high)
+    while (gap := total - counts.sum()) != 0:
+        if gap > 0:
+            counts[np.argmax(np.where(counts < high, shares - counts, -np.inf))] += 1
+        else:
+            counts[np.argmin(np.where(counts > low, shares - counts, np.inf))] -= 1
+    return counts

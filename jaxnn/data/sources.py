@@ -1,0 +1,131 @@
+"""Where data sets come from: scikit-learn's own, Fashion-MNIST's files, and any `.npz`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from jaxnn.data.dataset import Dataset, from_arrays
+from jaxnn.data.idx import read_idx
+
+_SKLEARN = {
+    "digits": "load_digits",
+    "iris": "load_iris",
+    "wine": "load_wine",
+    "breast-cancer": "load_breast_cancer",
+    "diabetes": "load_diabetes",
+}
+NAMES = (*_SKLEARN, "fashion-mnist")
+"""The data sets `load` knows by name."""
+
+_FASHION_CLASSES = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+_FASHION_FILES = {
+    "x": "train-images-idx3-ubyte",
+    "y": "train-labels-idx1-ubyte",
+    "x_test": "t10k-images-idx3-ubyte",
+    "y_test": "t10k-labels-idx1-ubyte",
+}
+_SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+
+def load(name: str | os.PathLike[str]) -> Dataset:
+    """Loads a data set by its name, or from an `.npz` file by its path.
+
+    | name | samples | task |
+    |---|---|---|
+    | `"digits"` | 1797 grey images (8, 8, 1) in [0, 1] | 10 classes |
+    | `"iris"`, `"wine"`, `"breast-cancer"` | tables of 150 × 4, 178 × 13, 569 × 30 | 3, 3, 2 classes |
+    | `"diabetes"` | table of 442 × 10, in the original units | regression |
+    | `"fashion-mnist"` | 60,000 grey images (28, 28, 1) in [0, 1], 10,000 more as the test part | 10 classes |
+    | `"FILE.npz"` | arrays `x` and `y`, and `x_test` and `y_test` if there are any | by the dtype of `y` |
+
+    The first two rows and diabetes need scikit-learn. Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017) is read from its four
+    IDX files in `$JAXNN_DATA`, `$JAXNN_DATA/fashion-mnist` or the system's folder. What an `.npz` file's arrays may be
+    is said at `from_arrays`: integer `y` are labels, floating `y` regression targets, float64 becomes float32, and uint8
+    images are scaled to [0, 1]. Pickled objects are never loaded.
+
+    Args:
+        name: One of `NAMES`, or a path that ends in `.npz`.
+
+    Returns:
+        The data set, not yet split or standardized.
+
+    Raises:
+        ValueError: The name is unknown, or a file does not hold what it should.
+        FileNotFoundError: A file is missing; the message says where it was looked for.
+        ImportError: scikit-learn is needed and not installed.
+
+    Example:
+        >>> load("iris")
+        <Dataset iris: 150 samples of (4,), 3 classes>
+    """
+    name = os.fspath(name)
+    if name.endswith(".npz"):
+        return _load_npz(Path(name))
+    if name == "fashion-mnist":
+        return _load_fashion_mnist()
+    if name in _SKLEARN:
+        return _load_sklearn(name)
+    near = difflib.get_close_matches(name.lower(), NAMES, n=2)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(f"unknown data set {name!r}; {hint}Known are {', '.join(NAMES)}, and any FILE.npz")
+
+
+def _load_sklearn(name: str) -> Dataset:
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError(f'the data set {name!r} needs scikit-learn: pip install "jaxnn[demo]"') from error
+    loader = getattr(datasets, _SKLEARN[name])
+    if name == "diabetes":  # scikit-learn's scaling uses every sample, also those to be held out
+        raw = loader(scaled=False)
+        return from_arrays(raw.data, raw.target, name=name)
+    raw = loader()
+    x = raw.images[..., None] / 16 if name == "digits" else raw.data
+    return from_arrays(x, raw.target, name=name, classes=[str(label) for label in raw.target_names])
+
+
+def _load_fashion_mnist() -> Dataset:
+    root = os.environ.get("JAXNN_DATA")
+    folders = [Path(root), Path(root, "fashion-mnist")] if root else []
+    folders.append(_SYSTEM_FOLDER)
+    for folder in folders:
+        files = {key: _plain_or_gz(folder / file) for key, file in _FASHION_FILES.items()}
+        if all(files.values()):
+            arrays = {key: read_idx(file) for key, file in files.items() if file is not None}
+            return from_arrays(**arrays, name="fashion-mnist", classes=_FASHION_CLASSES)
+    raise FileNotFoundError(
+        f"Fashion-MNIST is not in {', '.join(map(str, folders))}. On Debian or Ubuntu: apt install "
+        "dataset-fashion-mnist. Elsewhere: set JAXNN_DATA to a folder that holds "
+        f"{', '.join(_FASHION_FILES.values())} (each plain or .gz)"
+    )
+
+
+def _plain_or_gz(path: Path) -> Path | None:
+    return next((file for file in (path, path.with_name(path.name + ".gz")) if file.is_file()), None)
+
+
+def _load_npz(path: Path) -> Dataset:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no .npz file; np.savez({path.name!r}, x=x, y=y) makes one")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
+            found = ", ".join(file.files) or "none"
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{path} holds Python objects, which are not loaded; save plain numeric arrays") from error
+        raise ValueError(f"{path} is damaged: {error}") from error
+    missing = [key for key in ("x", "y") if key not in arrays]
+    if missing:
+        raise ValueError(f"{path} has no array {' and no '.join(missing)}; it has {found}. np.savez({path.name!r}, x=x, y=y)")
+    return from_arrays(**arrays, name=path.stem)

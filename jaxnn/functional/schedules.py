@@ -1,0 +1,195 @@
+"""Schedules: functions from the step to the learning rate, as optax takes them.
+
+optax's own, under optax's names, and the ones of the teaching notes that it lacks: `cyclic`, `epoch_exponential_decay`
+and `epoch_inverse_decay`. The notes' linear decay, from η₀ to η_end over T steps and then flat, is
+`linear_schedule(η₀, η_end, T)`.
+
+The step counts optimizer updates from 0. Numbers may be traced, and are then not checked; a count of steps per epoch
+may not.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from optax.schedules import (
+    constant_schedule,
+    cosine_decay_schedule,
+    cosine_onecycle_schedule,
+    exponential_decay,
+    join_schedules,
+    linear_onecycle_schedule,
+    linear_schedule,
+    piecewise_constant_schedule,
+    piecewise_interpolate_schedule,
+    polynomial_schedule,
+    sgdr_schedule,
+    warmup_constant_schedule,
+    warmup_cosine_decay_schedule,
+    warmup_exponential_decay_schedule,
+)
+
+from jaxnn.functional._checks import known
+
+__all__ = [
+    "constant_schedule",
+    "cosine_decay_schedule",
+    "cosine_onecycle_schedule",
+    "cyclic",
+    "epoch_exponential_decay",
+    "epoch_inverse_decay",
+    "exponential_decay",
+    "join_schedules",
+    "linear_onecycle_schedule",
+    "linear_schedule",
+    "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
+    "polynomial_schedule",
+    "sgdr_schedule",
+    "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule",
+]
+
+Schedule = Callable[[ArrayLike], jax.Array]
+
+_MODES = ("triangular", "triangular2", "exp_range")
+
+
+def cyclic(
+    base: ArrayLike,
+    maximum: ArrayLike,
+    half_cycle: ArrayLike,
+    *,
+    mode: str = "triangular",
+    gamma: ArrayLike | None = None,
+) -> Schedule:
+    """Let the learning rate swing between two bounds, in straight lines: Smith (2017).
+
+    At step t, with s = `half_cycle`: c = ⌊1 + t/(2s)⌋, x = ∣t/s − 2c + 1∣,
+    η = base + (maximum − base) · max(0, 1 − x) · a. The amplitude a is 1 ("triangular"), 1/2^(c−1) ("triangular2", halved
+    after each cycle) or γᵗ ("exp_range").
+
+    Args:
+        base: η at the ends of a cycle.
+        maximum: η in the middle of the first cycle (times γˢ for "exp_range"), at least `base`.
+        half_cycle: s > 0, steps from base to maximum; Smith advises 2 to 10 epochs' worth.
+        mode: "triangular", "triangular2" or "exp_range".
+        gamma: γ in (0, 1], for "exp_range" only, which needs it; 0.99994 in Smith's experiments.
+
+    Returns:
+        The schedule: from a step, an integer or an array of them, to η.
+
+    Raises:
+        ValueError: a number is out of its range, the mode is unknown, or γ does not go with the mode.
+
+    Example:
+        >>> schedule = cyclic(0.0, 1.0, 4)
+        >>> [schedule(step).item() for step in (0, 1, 4, 6, 8)]
+        [0.0, 0.25, 1.0, 0.5, 0.0]
+    """
+    if mode not in _MODES:
+        raise ValueError(f"cyclic: mode is {mode!r}, expected one of {', '.join(map(repr, _MODES))}")
+    if (gamma is not None) != (mode == "exp_range"):
+        raise ValueError(f"cyclic: mode is {mode!r} and gamma {gamma}; 'exp_range' needs gamma, the others take none")
+    _check("cyclic", "half_cycle", half_cycle, lambda half_cycle: half_cycle > 0, "> 0")
+    _check("cyclic", "maximum", maximum, lambda high: known(base) is None or high >= known(base), f">= base, {base}")
+    if gamma is not None:
+        _check("cyclic", "gamma", gamma, lambda gamma: 0 < gamma <= 1, "in (0, 1]")
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        low, high, s = _float(base), _float(maximum), _float(half_cycle)
+        t = jnp.asarray(step)
+        # counted in whole numbers if half_cycle is one, since t/s − 2c + 1 loses its digits in float32 when t is large
+        t, period = (t, 2 * int(half_cycle)) if isinstance(half_cycle, int | np.integer) else (_float(t), 2 * s)
+        cycles_before = t // period  # c − 1
+        x = jnp.abs(_float(t - cycles_before * period) / s - 1)
+        amplitude: Any = 1.0
+        if mode == "triangular2":
+            amplitude = _float(0.5) ** _float(cycles_before)
+        elif mode == "exp_range":
+            amplitude = jnp.exp(_float(step) * _log(gamma))  # γᵗ in float32 would err by t times γ's rounding
+        return low + (high - low) * jnp.maximum(0, 1 - x) * amplitude
+
+    return schedule
+
+
+def epoch_exponential_decay(init_value: ArrayLike, decay_rate: ArrayLike, steps_per_epoch: int) -> Schedule:
+    """Multiply the learning rate by a factor after each epoch: η₀ · γ^epoch, with epoch = ⌊step/steps_per_epoch⌋.
+
+    Args:
+        init_value: η₀, of the whole first epoch.
+        decay_rate: γ > 0.
+        steps_per_epoch: updates in an epoch, ⌈samples/batch size⌉.
+
+    Returns:
+        The schedule: from a step to η.
+
+    Raises:
+        ValueError: γ is not positive, or steps_per_epoch is not a whole number from 1.
+
+    Example:
+        >>> schedule = epoch_exponential_decay(1.0, 0.5, 10)
+        >>> [schedule(step).item() for step in (0, 9, 10, 20)]
+        [1.0, 1.0, 0.5, 0.25]
+    """
+    _check("epoch_exponential_decay", "decay_rate", decay_rate, lambda rate: rate > 0, "> 0")
+    epoch = _epoch("epoch_exponential_decay", steps_per_epoch)
+    return lambda step: _float(init_value) * _float(decay_rate) ** epoch(step)
+
+
+def epoch_inverse_decay(init_value: ArrayLike, decay_rate: ArrayLike, steps_per_epoch: int) -> Schedule:
+    """Divide the learning rate by what grows with the epoch: η₀/(1 + k · epoch), epoch = ⌊step/steps_per_epoch⌋.
+
+    Args:
+        init_value: η₀, of the whole first epoch.
+        decay_rate: k ≥ 0.
+        steps_per_epoch: updates in an epoch, ⌈samples/batch size⌉.
+
+    Returns:
+        The schedule: from a step to η.
+
+    Raises:
+        ValueError: k is negative, or steps_per_epoch is not a whole number from 1.
+
+    Example:
+        >>> schedule = epoch_inverse_decay(1.0, 1.0, 10)
+        >>> [schedule(step).item() for step in (0, 9, 10, 30)]
+        [1.0, 1.0, 0.5, 0.25]
+    """
+    _check("epoch_inverse_decay", "decay_rate", decay_rate, lambda rate: rate >= 0, ">= 0")
+    epoch = _epoch("epoch_inverse_decay", steps_per_epoch)
+    return lambda step: _float(init_value) / (1 + _float(decay_rate) * epoch(step))
+
+
+def _epoch(caller: str, steps_per_epoch: int) -> Schedule:
+    """Return the function from a step to its epoch, as a float."""
+    try:
+        steps = operator.index(steps_per_epoch)
+    except TypeError:
+        steps = 0
+    if steps < 1:
+        raise ValueError(f"{caller}: steps_per_epoch is {steps_per_epoch!r}, expected a whole number from 1")
+    return lambda step: _float(jnp.asarray(step) // steps)
+
+
+def _float(x: ArrayLike) -> jax.Array:
+    """Return `x` as the default float: float32, or float64 where that is enabled."""
+    return jnp.asarray(x).astype(float)
+
+
+def _log(x: Any) -> jax.Array:
+    """Return log x, taken in float64 if x is known, before anything is rounded to float32."""
+    value = known(x)
+    return jnp.log(_float(x)) if value is None else _float(np.log(value.astype(np.float64)))
+
+
+def _check(caller: str, name: str, value: Any, allowed: Callable[[Any], bool], expected: str) -> None:
+    """Raise a ValueError unless `value` is allowed; a traced one is not looked at."""
+    number = known(value)
+    if number is not None and not allowed(number):
+        raise ValueError(f"{caller}: {name} is {value}, expected {expected}")

@@ -1,0 +1,5 @@
+"""Looking inside a model without running it, and pictures of a run."""
+
+from jaxnn.inspect.summary import Row, Summary, summary
+
+__all__ = ["Row", "Summary", "summary"]

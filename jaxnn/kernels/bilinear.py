@@ -1,0 +1,197 @@
+"""Convolution as one bilinear primitive, in a family of windows that is closed under transposition.
+
+XLA writes the gradients of a convolution with permuted dimension labels. At the top level of a program its CPU
+compiler turns them into canonical ones, but inside a loop body (``scan``) it does not, and they fall to naive code,
+tens of times slower. Here every derivative is a member of the same family in canonical labels (batch, *space,
+features), so nothing is left to be turned, at any order of differentiation.
+
+With input x, kernel w, stride s, low padding p, input dilation l and kernel dilation r, along one axis and with
+features left out, a member of the family is::
+
+    y[j] = Σ_{i,t} x[i] w[t]        over all i, t with  i·l + p = j·s + t·r
+
+The condition is symmetric enough that solving it for x or for w gives the same sum with the roles exchanged:
+
+- given y and w:  strides ↔ input dilation, kernel flipped, its input and output features exchanged;
+- given x and y:  y acts as the kernel, strides ↔ kernel dilation, and batch and input features are exchanged.
+"""
+
+import functools
+import math
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxnn.kernels.windows import Pairs, dilated, output_sizes
+
+LABELS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+# The sum over taps is unrolled: up to here it compiles fast, and it beats a convolution of one input channel.
+MOST_TAPS = 64
+
+
+class Member(NamedTuple):
+    """One member of the family: a tuple entry per spatial axis; padding may be negative, which crops."""
+
+    strides: tuple[int, ...]
+    padding: Pairs
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
+    groups: int
+
+
+def convolve(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    """Convolve within the family; every transformation of JAX applies.
+
+    Args:
+        x: The input, (batch, *space, groups · C_in).
+        kernel: The kernel, (*window, C_in, groups · C_out), of x's dtype.
+        member: Strides, padding, dilations and groups.
+
+    Returns:
+        (batch, *places, groups · C_out), in x's dtype; half precision is accumulated in float32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> differences = jnp.array([1.0, -1.0]).reshape(2, 1, 1)
+        >>> x = jnp.array([1.0, 4.0, 9.0]).reshape(1, 3, 1)
+        >>> convolve(x, differences, Member((1,), ((0, 0),), (1,), (1,), 1)).ravel()
+        Array([-3., -5.], dtype=float32)
+    """
+    axes = _varying(x) | _varying(kernel)  # inside shard_map both operands must vary over the same mesh axes
+    x, kernel = (lax.pcast(v, tuple(sorted(axes - _varying(v))), to="varying") for v in (x, kernel))
+    return convolution_p.bind(x, kernel, member=member)
+
+
+def _varying(x: jax.Array) -> frozenset:
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def _output_shape(x: Any, kernel: Any, member: Member) -> tuple[int, ...]:
+    sizes = [dilated(n, d) for n, d in zip(x.shape[1:-1], member.lhs_dilation, strict=True)]
+    window = [dilated(k, d) for k, d in zip(kernel.shape[:-2], member.rhs_dilation, strict=True)]
+    return (x.shape[0], *output_sizes(sizes, window, member.strides, member.padding), kernel.shape[-1])
+
+
+# How a member is computed
+
+
+def evaluate(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
+    """Compute a member of the family in the form that is fast on a CPU, in a loop or out of it."""
+    dtype = x.dtype
+    if dtype in (jnp.bfloat16, jnp.float16):
+        x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    places = _output_shape(x, kernel, member)[1:-1]
+    taps = kernel.shape[:-2]
+    few_taps = math.prod(taps) <= min(MOST_TAPS, math.prod(places))
+    if kernel.shape[-2] == 1 and few_taps and max(member.lhs_dilation) == 1:
+        y = _sum_over_taps(x, kernel, member, places)
+    elif member.groups > 1:
+        y = _one_group_at_a_time(x, kernel, member)
+    else:
+        y = lax.conv_general_dilated(
+            x,
+            kernel,
+            member.strides,
+            member.padding,
+            lhs_dilation=member.lhs_dilation,
+            rhs_dilation=member.rhs_dilation,
+            dimension_numbers=LABELS[len(taps)],
+        )
+    return y.astype(dtype)
+
+
+def _sum_over_taps(x: jax.Array, kernel: jax.Array, member: Member, places: tuple[int, ...]) -> jax.Array:
+    """One input channel a group: shifted copies of x, each times its tap, fused by the compiler into one pass."""
+    taps, groups = kernel.shape[:-2], member.groups
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in member.padding), (0, 0, 0)])
+    x = x[..., None]  # (batch, *space, groups, 1)
+    kernel = kernel.reshape(*taps, *(1,) * (len(taps) + 1), groups, kernel.shape[-1] // groups)
+
+    def term(tap: tuple[int, ...]) -> jax.Array:
+        rows = zip(tap, member.rhs_dilation, places, member.strides, strict=True)
+        window = tuple(slice(t * r, t * r + dilated(n, s), s) for t, r, n, s in rows)
+        return x[(slice(None), *window)] * kernel[tap]
+
+    return _merge(functools.reduce(operator.add, map(term, np.ndindex(*taps))))
+
+
+def _one_group_at_a_time(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    """A loop over the groups: each is a canonical convolution, where XLA's grouped one has no fast path at all."""
+    single = member._replace(groups=1)
+    x, kernel = (jnp.moveaxis(_split(v, member.groups), -2, 0) for v in (x, kernel))
+    return _merge(jnp.moveaxis(lax.map(lambda group: evaluate(*group, member=single), (x, kernel)), 0, -2))
+
+
+def _split(v: jax.Array, groups: int) -> jax.Array:
+    """(..., groups · C) to (..., groups, C)."""
+    return v.reshape(*v.shape[:-1], groups, v.shape[-1] // groups)
+
+
+def _merge(v: jax.Array) -> jax.Array:
+    """(..., groups, C) to (..., groups · C)."""
+    return lax.collapse(v, v.ndim - 2)
+
+
+# Its derivatives
+
+
+def _input_cotangent(g: jax.Array, x: Any, kernel: jax.Array, *, member: Member) -> jax.Array:
+    sizes, groups = x.aval.shape[1:-1], member.groups
+    rows = zip(sizes, kernel.shape[:-2], g.shape[1:-1], *member[:4], strict=True)
+    padding = tuple(
+        (dilated(k, r) - 1 - low, dilated(n, d) - dilated(places, s) + low) for n, k, places, s, (low, _), d, r in rows
+    )
+    flipped = _split(jnp.flip(kernel, range(len(sizes))), groups)  # (*window, C_in, groups, C_out)
+    flipped = _merge(flipped.swapaxes(-1, -3))
+    return convolve(g, flipped, Member(member.lhs_dilation, padding, member.strides, member.rhs_dilation, groups))
+
+
+def _kernel_cotangent(g: jax.Array, x: jax.Array, kernel: Any, *, member: Member) -> jax.Array:
+    window = kernel.aval.shape[:-2]
+    rows = zip(x.shape[1:-1], window, g.shape[1:-1], *member[:4], strict=True)
+    # The high padding leaves off the tail of x that no window reached, so exactly the kernel's size comes out.
+    padding = tuple(
+        (low, dilated(k, r) - 1 + dilated(places, s) - dilated(n, d) - low) for n, k, places, s, (low, _), d, r in rows
+    )
+    x = _split(x, member.groups).swapaxes(0, -1)  # (C_in, *space, groups, batch)
+    swapped = Member(member.rhs_dilation, padding, member.lhs_dilation, member.strides, member.groups)
+    return jnp.moveaxis(convolve(_merge(x), jnp.moveaxis(g, 0, -2), swapped), 0, -2)
+
+
+# Its batching
+
+
+def _batched(operands: tuple, axes: tuple, *, member: Member) -> tuple[jax.Array, int]:
+    """Mapped inputs are a larger batch, mapped kernels more output features, and both together more groups."""
+    (x, kernel), (x_axis, kernel_axis), groups = operands, axes, member.groups
+    if kernel_axis is None:
+        x = jnp.moveaxis(x, x_axis, 0)
+        y = convolve(lax.collapse(x, 0, 2), kernel, member)
+        return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+    mapped = kernel.shape[kernel_axis]
+    if x_axis is None:
+        kernel = jnp.moveaxis(kernel, kernel_axis, -1)  # (*window, C_in, groups · C_out, mapped)
+        y = convolve(x, _merge(kernel), member)
+        return y.reshape(*y.shape[:-1], y.shape[-1] // mapped, mapped), y.ndim
+    x, kernel = jnp.moveaxis(x, x_axis, -2), jnp.moveaxis(kernel, kernel_axis, -2)
+    y = convolve(_merge(x), _merge(kernel), member._replace(groups=mapped * groups))
+    return _split(y, mapped), y.ndim - 1
+
+
+def _abstract(x: Any, kernel: Any, *, member: Member) -> Any:
+    return x.update(shape=_output_shape(x, kernel, member), weak_type=False)
+
+
+convolution_p = Primitive("canonical_convolution")
+convolution_p.def_impl(jax.jit(evaluate, static_argnames="member"))
+convolution_p.def_abstract_eval(_abstract)
+mlir.register_lowering(convolution_p, mlir.lower_fun(evaluate, multiple_results=False))
+ad.defbilinear(convolution_p, _input_cotangent, _kernel_cotangent)
+batching.primitive_batchers[convolution_p] = _batched

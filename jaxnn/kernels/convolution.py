@@ -1,0 +1,116 @@
+"""Convolution of channels-last arrays in one, two or three spatial dimensions."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxnn.kernels.bilinear import LABELS, Member, convolve
+from jaxnn.kernels.forms import choose_form
+from jaxnn.kernels.windows import dilated, output_sizes, per_axis, resolve_padding
+
+
+def conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    form: str | None = None,
+) -> jax.Array:
+    """Convolve (strictly: cross-correlate, as every neural-network library does).
+
+    With stride s, low padding p and dilation d, along one axis::
+
+        y[b, j, o] = Σ_{t, c} x[b, j·s + t·d − p, c] · kernel[t, c, o]
+
+    where x is 0 outside itself. On a CPU the convolution and all its derivatives are written so that they stay fast
+    inside ``jax.lax.scan``; elsewhere XLA's own form is used.
+
+    Args:
+        x: The input, (batch, *space, C_in), with one to three spatial axes.
+        kernel: The kernel, (*window, C_in / groups, C_out), of x's dtype.
+        strides: Step of the window, one integer or one per spatial axis.
+        padding: "SAME" (⌈size / stride⌉ outputs), "VALID" (none), or a (low, high) pair per spatial axis, where a
+            negative number crops.
+        dilation: Distance between the kernel's taps, one integer or one per spatial axis.
+        groups: The features are cut into so many groups, each convolved on its own; ``groups=C_in`` is depthwise.
+        form: None lets the backend decide, "canonical" or "xla" forces a form. They differ in rounding only.
+
+    Returns:
+        (batch, *places, C_out), in x's dtype.
+
+    Raises:
+        ValueError: If the shapes, groups or options do not fit each other, or the kernel exceeds the padded input.
+        TypeError: If the dtypes differ, or an option is not an integer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.arange(5.0).reshape(1, 5, 1)
+        >>> moving_sum = jnp.ones((3, 1, 1))
+        >>> conv(x, moving_sum, padding="VALID").ravel()
+        Array([3., 6., 9.], dtype=float32)
+        >>> conv(x, moving_sum, strides=2).shape
+        (1, 3, 1)
+    """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    _check_operands(x, kernel, groups)
+    axes, sizes = x.ndim - 2, x.shape[1:-1]
+    strides, dilation = per_axis(strides, axes, "strides"), per_axis(dilation, axes, "dilation")
+    window = tuple(dilated(k, d) for k, d in zip(kernel.shape[:-2], dilation, strict=True))
+    padding = resolve_padding(padding, sizes, window, strides)
+    if 0 in output_sizes(sizes, window, strides, padding):
+        raise ValueError(
+            f"the kernel does not fit into the input: kernel sizes {kernel.shape[:-2]} with dilation {dilation} span "
+            f"{window}, the input has {sizes} with padding {padding}; use a smaller kernel, or pad more"
+        )
+    if choose_form(form, "canonical") == "xla":
+        return _xla(x, kernel, strides, padding, dilation, groups)
+    if groups == 1 and math.prod(kernel.shape[:-2]) == 1 and not any(map(any, padding)):
+        return _product(x, kernel, strides)
+    return convolve(x, kernel, Member(strides, padding, (1,) * axes, dilation, groups))
+
+
+def _xla(x, kernel, strides, padding, dilation, groups) -> jax.Array:
+    """The reference: XLA's convolution and XLA's gradients."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=LABELS[x.ndim - 2],
+        feature_group_count=groups,
+    )
+
+
+def _product(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
+    """One tap: a matrix product over the features, of which both gradients are products too."""
+    x = x[(slice(None), *(slice(None, None, s) for s in strides))]
+    wide = jnp.promote_types(x.dtype, jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x.dtype
+    return jnp.matmul(x, kernel.reshape(kernel.shape[-2:]), preferred_element_type=wide).astype(x.dtype)
+
+
+def _check_operands(x: jax.Array, kernel: jax.Array, groups: int) -> None:
+    shapes = f"input {x.dtype}{list(x.shape)}, kernel {kernel.dtype}{list(kernel.shape)}"
+    if x.ndim - 2 not in LABELS or kernel.ndim != x.ndim:
+        raise ValueError(
+            "conv takes an input (batch, *space, C_in) and a kernel (*window, C_in / groups, C_out) with the same one "
+            f"to three spatial axes, got {shapes}; a single example needs a batch axis, x[None]"
+        )
+    if x.dtype != kernel.dtype:
+        raise TypeError(f"the input and the kernel must have one dtype, got {shapes}; cast one with .astype")
+    if per_axis(groups, 1, "groups") and (x.shape[-1] % groups or kernel.shape[-1] % groups):
+        raise ValueError(f"groups={groups} must divide the {x.shape[-1]} input and {kernel.shape[-1]} output channels")
+    if kernel.shape[-2] * groups != x.shape[-1]:
+        raise ValueError(
+            f"the input has {x.shape[-1]} channels (its last axis), the kernel takes {kernel.shape[-2]} in each of "
+            f"{groups} group(s): {shapes}; the kernel's axis before the last must be {x.shape[-1] // groups}"
+        )
+    if 0 in kernel.shape or 0 in x.shape[1:]:
+        raise ValueError(f"only the batch may be empty, got {shapes}")

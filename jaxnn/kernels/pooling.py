@@ -1,0 +1,230 @@
+"""Pooling of channels-last arrays in one, two or three spatial dimensions."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxnn.kernels.forms import choose_form
+from jaxnn.kernels.windows import Pairs, dilated, output_sizes, per_axis, resolve_padding
+
+
+class Geometry(NamedTuple):
+    """Where the windows lie: a tuple entry per spatial axis."""
+
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: Pairs
+    places: tuple[int, ...]
+
+
+def max_pool(
+    x: ArrayLike,
+    window: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+    form: str | None = None,
+) -> jax.Array:
+    """The largest element of every window.
+
+    With stride s and low padding p, along one axis::
+
+        y[b, j, c] = max_t x[b, j·s + t − p, c]        over the t that fall inside x
+
+    The derivative goes to the element that is the maximum, on ties to the first one in row-major order (XLA's and
+    PyTorch's rule; ReLU makes ties common). NaN is larger than any number. On a CPU the gradient is written without
+    XLA's ``select_and_scatter``, which is slow there.
+
+    Args:
+        x: The input, (batch, *space, C), real numbers, with one to three spatial axes.
+        window: Size of the window, one integer or one per spatial axis.
+        strides: Step of the window; None steps by the window's own size.
+        padding: "VALID" (none), "SAME" (⌈size / stride⌉ outputs), or a (low, high) pair per spatial axis, each
+            smaller than the window. Padded positions never win.
+        form: None lets the backend decide, "taps" or "xla" forces a form.
+
+    Returns:
+        (batch, *places, C), in x's dtype.
+
+    Raises:
+        ValueError: If the input, window, strides and padding do not fit each other.
+        TypeError: If x does not hold integers or real floating-point numbers.
+
+    Example:
+        >>> import jax
+        >>> x = jax.numpy.array([1.0, 3.0, 3.0, 2.0]).reshape(1, 4, 1)
+        >>> max_pool(x, 2).ravel()
+        Array([3., 3.], dtype=float32)
+        >>> jax.grad(lambda x: max_pool(x, 4).sum())(x).ravel()
+        Array([0., 1., 0., 0.], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    geometry = _geometry(x, window, strides, padding)
+    integral = jnp.issubdtype(x.dtype, jnp.integer)
+    if not integral and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"max_pool takes integers or real floating-point numbers, got {x.dtype}; cast with .astype")
+    if choose_form(form, "taps") == "xla":
+        return _reduce_window(x, _lowest(x.dtype), lax.max, geometry)
+    return _search(x, geometry)[0] if integral else _max_pool(x, geometry)
+
+
+def avg_pool(
+    x: ArrayLike,
+    window: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+) -> jax.Array:
+    """The mean of every window, over the positions that lie inside the input (padded ones do not count).
+
+    With stride s and low padding p, along one axis::
+
+        y[b, j, c] = mean_t x[b, j·s + t − p, c]        over the t that fall inside x
+
+    Args:
+        x: The input, (batch, *space, C), floating-point, with one to three spatial axes.
+        window: Size of the window, one integer or one per spatial axis.
+        strides: Step of the window; None steps by the window's own size.
+        padding: "VALID" (none), "SAME" (⌈size / stride⌉ outputs), or a (low, high) pair per spatial axis, each
+            smaller than the window.
+
+    Returns:
+        (batch, *places, C), in x's dtype; half precision is summed in float32.
+
+    Raises:
+        ValueError: If the input, window, strides and padding do not fit each other.
+        TypeError: If x is not floating-point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([1.0, 3.0, 5.0]).reshape(1, 3, 1)
+        >>> avg_pool(x, 2, padding="SAME").ravel()
+        Array([2., 5.], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    geometry = _geometry(x, window, strides, padding)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise TypeError(f"avg_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
+    wide = x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+    total = _reduce_window(wide, 0, lax.add, geometry)
+    count = jnp.asarray(_count(x.shape[1:-1], geometry)[None, ..., None], total.dtype)
+    return (total / count).astype(x.dtype)
+
+
+def _geometry(x: jax.Array, window, strides, padding) -> Geometry:
+    axes, sizes = x.ndim - 2, x.shape[1:-1]
+    if axes not in (1, 2, 3):
+        raise ValueError(
+            f"pooling takes (batch, *space, C) with one to three spatial axes, got {x.dtype}{list(x.shape)}; a single "
+            "example needs a batch axis, x[None]"
+        )
+    window = per_axis(window, axes, "window")
+    strides = window if strides is None else per_axis(strides, axes, "strides")
+    padding = resolve_padding(padding, sizes, window, strides)
+    if any(not 0 <= p < w for pair, w in zip(padding, window, strict=True) for p in pair):
+        raise ValueError(f"padding {padding} must not be negative and must be smaller than the window {window}")
+    places = output_sizes(sizes, window, strides, padding)
+    if 0 in places or 0 in sizes:
+        raise ValueError(f"the window {window} does not fit into the input's {sizes} with padding {padding}")
+    return Geometry(window, strides, padding, places)
+
+
+def _reduce_window(x: jax.Array, initial, operation, geometry: Geometry) -> jax.Array:
+    window, strides, padding = geometry[:3]
+    initial = np.asarray(initial, x.dtype)[()]
+    around = (0, 0)
+    return lax.reduce_window(x, initial, operation, (1, *window, 1), (1, *strides, 1), (around, *padding, around))
+
+
+def _count(sizes: tuple[int, ...], geometry: Geometry) -> np.ndarray:
+    """How many real positions each window covers, (*places)."""
+    counts = []
+    for n, w, s, (low, _), places in zip(sizes, *geometry, strict=True):
+        first = np.arange(places) * s - low
+        counts.append(np.minimum(first + w, n) - np.maximum(first, 0))
+    return functools.reduce(np.multiply.outer, counts)
+
+
+def _lowest(dtype):
+    return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
+
+
+# The maximum by taps. A tap is one position in the window. The padded input is cut into cells of one stride: with
+# strides (2, 2) it is (batch, rows, 2, columns, 2, C). A window of w positions begins in a cell of its own and reaches
+# (w − 1) // s cells further; the tap (i, j) is the place (i % s, j % s) in the cell (i // s, j // s) after the first.
+
+
+def _reach(geometry: Geometry) -> tuple[int, ...]:
+    return tuple((w - 1) // s for w, s in zip(geometry.window, geometry.strides, strict=True))
+
+
+def _code(tap, geometry: Geometry):
+    """One integer for a tap, unique even among the taps beyond the window's end that its last cell holds."""
+    code = 0
+    for t, r, s in zip(tap, _reach(geometry), geometry.strides, strict=True):
+        code = code * ((r + 1) * s) + t
+    return code
+
+
+def _search(x: jax.Array, geometry: Geometry) -> tuple[jax.Array, jax.Array]:
+    """The maximum of each window, and the code of the tap that holds it."""
+    window, strides, padding, places = geometry
+    x = lax.pad(x, np.asarray(_lowest(x.dtype), x.dtype)[()], [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
+    best = winner = None
+    for tap in np.ndindex(*window):
+        rows = zip(tap, places, strides, strict=True)
+        value = x[(slice(None), *(slice(t, t + dilated(n, s), s) for t, n, s in rows))]
+        if best is None:
+            best, winner = value, jnp.zeros(value.shape, jnp.int32)
+        else:
+            better = (value > best) | jnp.isnan(value)
+            winner = jnp.where(better, jnp.int32(_code(tap, geometry)), winner)
+            best = jnp.maximum(best, value)
+    return best, winner
+
+
+def _pick(v: jax.Array, winner: jax.Array, geometry: Geometry) -> jax.Array:
+    """The element of v that won in each window: linear in v.
+
+    The obvious form, a sum of strided slices of v, has a slow transpose: strided slices become dilated paddings, one
+    for each tap. Here the cells move and v stays, so that in the transpose the gradient is padded once and then only
+    sliced and compared.
+    """
+    strides, places, reach = geometry.strides, geometry.places, _reach(geometry)
+    axes = len(strides)
+    cells = tuple(n + r for n, r in zip(places, reach, strict=True))
+    edges = zip(v.shape[1:-1], cells, strides, geometry.padding, strict=True)
+    config = [(0, 0, 0), *((low, m * s - n - low, 0) for n, m, s, (low, _) in edges), (0, 0, 0)]
+    v = lax.pad(v, jnp.zeros((), v.dtype), config)
+    v = v.reshape(v.shape[0], *(size for pair in zip(cells, strides, strict=True) for size in pair), v.shape[-1])
+    within = tuple(range(2, 2 * axes + 1, 2))  # the axes of v that run inside a cell
+    iotas = [lax.broadcasted_iota(jnp.int32, (*strides,), axis) for axis in range(axes)]
+    inside = lax.expand_dims(_code(iotas, geometry), (0, *range(1, 2 * axes, 2), 2 * axes + 1))
+    winner = lax.pad(winner, jnp.int32(-1), [(0, 0, 0), *((r, r, 0) for r in reach), (0, 0, 0)])
+    total = None
+    for shift in np.ndindex(*(r + 1 for r in reach)):
+        rows = list(zip(shift, reach, cells, strict=True))
+        holder = winner[(slice(None), *(slice(r - a, r - a + m) for a, r, m in rows))]
+        tap = _code([a * s for a, s in zip(shift, strides, strict=True)], geometry)
+        won = lax.expand_dims(holder, within) == inside + jnp.int32(tap)
+        part = jnp.where(won, v, jnp.zeros((), v.dtype)).sum(within)
+        part = lax.pad(part, jnp.zeros((), v.dtype), [(0, 0, 0), *((r - a, a, 0) for a, r, _ in rows), (0, 0, 0)])
+        total = part if total is None else total + part
+    return total[(slice(None), *(slice(r, r + n) for r, n in zip(reach, places, strict=True)))]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _max_pool(x: jax.Array, geometry: Geometry) -> jax.Array:
+    return _search(x, geometry)[0]
+
+
+@_max_pool.defjvp
+def _max_pool_jvp(geometry: Geometry, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    y, winner = _search(primals[0], geometry)
+    return y, _pick(tangents[0], winner, geometry)

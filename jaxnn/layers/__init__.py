@@ -1,0 +1,1 @@
+"""Layers, each two short functions over `functional` and `kernels`."""

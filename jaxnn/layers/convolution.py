@@ -1,0 +1,92 @@
+"""Convolution in one, two or three dimensions, channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxnn import kernels
+from jaxnn.core.draw import param
+from jaxnn.core.dtypes import promote, trailing
+from jaxnn.core.layer import Layer, stateless
+from jaxnn.core.options import whole
+from jaxnn.functional.initializers import he_normal, zeros
+
+Size = int | Sequence[int]
+
+
+def conv(
+    features: int,
+    kernel_size: Size,
+    *,
+    strides: Size = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+    dilation: Size = 1,
+    groups: int = 1,
+    use_bias: bool = True,
+    kernel_init=he_normal(),
+    bias_init=zeros,
+) -> Layer:
+    """A convolution: y[p, o] = b[o] + Σ_{k, c} x[s·p + d·k − pad, c] w[k, c, o], a cross-correlation as everywhere.
+
+    Parameters: `kernel` (*kernel_size, channels / groups, features) and `bias` (features,).
+
+    Args:
+        features: the number of output channels.
+        kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
+        strides: s, one number or one an axis.
+        padding: `"SAME"` (output size ⌈size / strides⌉), `"VALID"` (none) or `((low, high), ...)`, one pair an axis.
+        dilation: d, the distance between the kernel's taps.
+        groups: input and output channels in that many groups that do not mix.
+        use_bias: whether b is there.
+        kernel_init: initializer of the kernel; He's by default, fan-in kernel size × channels / groups.
+        bias_init: initializer of b.
+
+    Returns:
+        A `Layer` from (batch, *space, channels) to (batch, *space', features).
+
+    Raises:
+        ValueError: if the input's rank or channels do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.conv(32, 3, strides=2)
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((8, 28, 28, 1)))
+        >>> layer(params, jnp.ones((8, 28, 28, 1))).shape, params["kernel"].shape
+        ((8, 14, 14, 32), (3, 3, 1, 32))
+    """
+    features, groups = whole("conv", "features", features), whole("conv", "groups", groups)
+
+    def init(key, x):
+        size = spatial("conv", "kernel_size", kernel_size, x)
+        if x.shape[-1] % groups or features % groups:
+            raise ValueError(f"conv in {groups} groups: the {x.shape[-1]} channels and {features} features must both divide")
+        params = {"kernel": param(kernel_init, (*size, x.shape[-1] // groups, features))}
+        return params | ({"bias": param(bias_init, (features,))} if use_bias else {})
+
+    def apply(params, x):
+        spatial("conv", "kernel_size", kernel_size, x)
+        step, spread = spatial("conv", "strides", strides, x), spatial("conv", "dilation", dilation, x)
+        x, kernel = promote(x, params["kernel"])
+        y = kernels.conv(x, kernel, strides=step, padding=padding, dilation=spread, groups=groups)
+        return y + trailing(params["bias"].astype(y.dtype), y) if use_bias else y
+
+    return stateless(init, apply)
+
+
+def spatial(layer: str, option: str, value: Size, x) -> tuple[int, ...]:
+    """An option as one number for each spatial axis of `x`.
+
+    Raises:
+        ValueError: if `x` has no spatial axes, more than three, or not as many as `value` has numbers.
+    """
+    axes = x.ndim - 2
+    if not 1 <= axes <= 3:
+        raise ValueError(
+            f"{layer} takes an input of shape (batch, ..., channels) with one to three spatial axes, got {list(x.shape)}"
+            + ("; an image without a channel axis gets one by x[..., None]" if x.ndim in (2, 3) else "")
+        )
+    if isinstance(value, Sequence):
+        if len(value) != axes:
+            raise ValueError(f"{layer} has {option} {tuple(value)}, and the input {list(x.shape)} has {axes} spatial axes")
+        return tuple(whole(layer, option, v) for v in value)
+    return (whole(layer, option, value),) * axes

@@ -1,0 +1,119 @@
+"""The three families of the teaching notes: dense, convolutional and recurrent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jaxnn as nn
+
+
+def mlp(
+    hidden: Sequence[int],
+    outputs: int,
+    *,
+    activation: Any = nn.relu,
+    dropout: float = 0.0,
+    kernel_init: Any = nn.initializers.he_normal(),
+) -> nn.Layer:
+    """A multilayer perceptron: the input flattened, hidden layers, an output layer without activation.
+
+    Args:
+        hidden: the neurons of each hidden layer.
+        outputs: those of the output layer: one for regression, one a class for classification.
+        activation: after each hidden layer.
+        dropout: the rate after each activation.
+        kernel_init: initializer of every kernel.
+
+    Returns:
+        A `Layer` from (batch, ...) to (batch, outputs).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.models.mlp([256, 128], 10)
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((1, 28, 28, 1)))
+        >>> nn.trees.count(params)
+        235146
+    """
+    layers: list[Any] = [nn.flatten()]
+    for features in hidden:
+        layers += [nn.dense(features, kernel_init=kernel_init), activation, *_dropout(dropout)]
+    return nn.serial(*layers, output=nn.dense(outputs, kernel_init=kernel_init))
+
+
+def cnn(
+    outputs: int,
+    *,
+    channels: Sequence[int] = (32, 64),
+    hidden: int = 128,
+    activation: Any = nn.relu,
+    dropout: float = 0.0,
+    kernel_init: Any = nn.initializers.he_normal(),
+) -> nn.Layer:
+    """A LeNet-like network (LeCun et al. 1998): 3×3 convolutions, each with 2×2 max-pooling, then dense layers.
+
+    Args:
+        outputs: the neurons of the output layer.
+        channels: the features of each convolution.
+        hidden: the neurons of the dense hidden layer.
+        activation: after each convolution and the hidden layer.
+        dropout: the rate before each dense layer.
+        kernel_init: initializer of every kernel.
+
+    Returns:
+        A `Layer` from (batch, height, width, channels) to (batch, outputs).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.models.cnn(10)
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((1, 28, 28, 1)))
+        >>> nn.trees.count(params)
+        421642
+    """
+    layers: list[Any] = []
+    for features in channels:
+        layers += [nn.conv(features, 3, kernel_init=kernel_init), activation, nn.max_pool(2)]
+    layers += [nn.flatten(), *_dropout(dropout), nn.dense(hidden, kernel_init=kernel_init), activation, *_dropout(dropout)]
+    return nn.serial(*layers, output=nn.dense(outputs, kernel_init=kernel_init))
+
+
+def rnn(
+    features: int,
+    outputs: int,
+    *,
+    dropout: float = 0.0,
+    kernel_init: Any = nn.initializers.fan_in_uniform(),
+) -> nn.Layer:
+    """An LSTM over a sequence, or over the rows of an image, whose last state is classified.
+
+    Args:
+        features: the LSTM's state.
+        outputs: the neurons of the output layer.
+        dropout: the rate on the last state.
+        kernel_init: initializer of every kernel.
+
+    Returns:
+        A `Layer` from (batch, time, features) or (batch, rows, columns, channels) to (batch, outputs).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.models.rnn(64, 10)
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+        >>> model(params, jnp.ones((5, 8, 8, 1))).shape
+        (5, 10)
+    """
+
+    def rows(x):
+        return x.reshape(*x.shape[:2], -1) if x.ndim == 4 else x
+
+    return nn.serial(
+        rows,
+        nn.lstm(features, return_sequences=False, kernel_init=kernel_init),
+        *_dropout(dropout),
+        output=nn.dense(outputs, kernel_init=kernel_init),
+    )
+
+
+def _dropout(rate: Any) -> list[nn.Layer]:
+    """The layer, or none for a rate that is known to be zero."""
+    return [] if isinstance(rate, (int, float)) and rate == 0 else [nn.dropout(rate)]

@@ -1,0 +1,104 @@
+"""Data checked before a run: a mistake found here has cost nothing yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.core.layer import Layer
+from jaxnn.core.scope import abstract
+
+
+def checked_data(data: Any, what: str = "data") -> tuple[Any, Any]:
+    """`(x, y)` as arrays on the device, of one length, finite and not empty.
+
+    Raises:
+        TypeError: if it is no pair, or holds something that is no number.
+        ValueError: on lengths that differ, no samples, NaN or infinite values, or numbers that 32 bits cannot hold.
+    """
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise TypeError(f"{what} is a pair (x, y), got {type(data).__name__}")
+    x, y = checked_inputs(data[0], f"x of the {what}"), checked_inputs(data[1], f"y of the {what}")
+    lengths = [leaf.shape[0] for leaf in (*jax.tree.leaves(x), *jax.tree.leaves(y))]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"x and y of the {what} have one entry a sample each, got {_lengths(x)} and {_lengths(y)}: "
+            "one of them was cut, or is transposed"
+        )
+    return x, y
+
+
+def checked_inputs(x: Any, what: str) -> Any:
+    """The tree's leaves as arrays on the device, of one length, finite and not empty."""
+    x = jax.tree.map(lambda leaf: _on_device(leaf, what), x, is_leaf=lambda leaf: isinstance(leaf, list))
+    leaves = jax.tree.leaves(x)
+    if not leaves:
+        raise ValueError(f"{what} holds no array")
+    for leaf in leaves:
+        if leaf.ndim == 0:
+            raise ValueError(f"{what} has a leading axis of samples, got a single number")
+        if leaf.shape[0] == 0:
+            raise ValueError(f"{what} has no samples: its shape is {list(leaf.shape)}")
+    if len({leaf.shape[0] for leaf in leaves}) > 1:
+        raise ValueError(f"the parts of {what} have one entry a sample each, got {_lengths(x)}")
+    return x
+
+
+def checked_labels(model: Layer, data: tuple[Any, Any], params: Any, state: Any) -> None:
+    """Integer labels name one of the model's outputs.
+
+    Raises:
+        ValueError: if a label is negative or beyond the last class.
+    """
+    x, y = data
+    if not isinstance(y, jax.Array) or not jnp.issubdtype(y.dtype, jnp.integer):
+        return
+    output = jax.eval_shape(lambda p, s, x: model.apply(p, s, x)[0], *map(abstract, (params, state, x)))
+    if not hasattr(output, "shape") or output.shape[:-1] != y.shape or output.shape[-1] == 1:
+        return  # not one label for each vector of outputs: the loss has its own say
+    low, high, classes = int(y.min()), int(y.max()), output.shape[-1]
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"labels are classes from 0 to {classes - 1}, one for each of the model's {classes} outputs; "
+            f"y has labels from {low} to {high}: renumber them, or give the last layer {high + 1} features"
+        )
+
+
+def _on_device(leaf: Any, what: str) -> jax.Array:
+    if not isinstance(leaf, jax.Array):
+        leaf = _without_loss(np.asarray(leaf), what)
+    finite = jnp.issubdtype(leaf.dtype, jnp.inexact)
+    if finite and not bool((np if isinstance(leaf, np.ndarray) else jnp).isfinite(leaf).all()):
+        bad = np.flatnonzero(~np.isfinite(np.asarray(leaf)).reshape(leaf.shape[0] if leaf.ndim else 1, -1).all(axis=1))
+        raise ValueError(
+            f"{what} has NaN or infinite values, in {len(bad)} of {len(leaf)} samples, the first at index {bad[0]}: "
+            "drop these samples or fill the values in"
+        )
+    return jnp.asarray(leaf)
+
+
+def _without_loss(array: np.ndarray, what: str) -> np.ndarray:
+    """The array in a dtype that JAX has under its present settings, or an error if that would change its values."""
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool or jnp.issubdtype(array.dtype, jnp.floating)):
+        raise TypeError(f"{what} holds numbers, got dtype {array.dtype}: encode strings and objects as numbers first")
+    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
+    if narrow == array.dtype:
+        return array
+    if np.issubdtype(array.dtype, np.integer):
+        if array.size and (array.min() < np.iinfo(narrow).min or array.max() > np.iinfo(narrow).max):
+            raise ValueError(
+                f"{what} is {array.dtype} with values that {narrow} cannot hold, and JAX has 64-bit numbers off: "
+                'jax.config.update("jax_enable_x64", True)'
+            )
+        return array.astype(narrow)
+    raise ValueError(
+        f"{what} is {array.dtype} and JAX has 64-bit numbers off, so it would be rounded to {narrow}: say so with "
+        f'.astype("{narrow}"), or keep it with jax.config.update("jax_enable_x64", True)'
+    )
+
+
+def _lengths(tree: Any) -> str:
+    return ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,156 @@
+"""Loss and metrics over a data set, and predictions, in batches of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxnn import kernels
+from jaxnn.core.layer import Layer
+from jaxnn.core.options import whole
+from jaxnn.functional.metrics import as_metric
+from jaxnn.train.batches import leading_size, over_batches
+from jaxnn.train.checks import checked_data, checked_inputs, checked_labels
+
+
+def evaluate(
+    model: Layer,
+    result: Any,
+    data: tuple[Any, Any],
+    *,
+    loss: Callable | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    batch_size: int = 256,
+) -> dict[str, float]:
+    """The loss and the metrics of a trained model on a data set, every sample counted once.
+
+    Args:
+        model: the model.
+        result: what `fit` returned, or `(params, state)`.
+        data: `(x, y)`.
+        loss: the loss; that of `fit` by default.
+        metrics: metrics by name; those of `fit` by default.
+        batch_size: samples a batch; the values do not depend on it.
+
+    Returns:
+        A dict of numbers: `"loss"`, if there is one, and each metric.
+
+    Raises:
+        ValueError: on bad data, as `fit`, or if there is neither a loss nor a metric.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model, x = nn.dense(2), jnp.eye(2)
+        >>> trained = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}, {}
+        >>> nn.evaluate(model, trained, (x, jnp.array([0, 1])), metrics={"accuracy": nn.metrics.accuracy})
+        {'accuracy': 1.0}
+    """
+    params, state = trained(result)
+    loss = loss if loss is not None else getattr(result, "loss", None)
+    metrics = metrics if metrics is not None else getattr(result, "metrics", None)
+    if loss is None and not metrics:
+        raise ValueError("there is nothing to evaluate: give loss=, metrics=, or the result of fit, which has both")
+    data = checked_data(data)
+    checked_labels(model, data, params, state)
+    program = _evaluation_program(model, loss, tuple((metrics or {}).items()), whole("evaluate", "batch_size", batch_size))
+    return {name: value.item() if value.ndim == 0 else value for name, value in program(params, state, data).items()}
+
+
+def predict(model: Layer, result: Any, x: Any, *, batch_size: int = 256) -> Any:
+    """The model's output for inputs of any number, computed in batches, dropout and the like off.
+
+    Args:
+        model: the model.
+        result: what `fit` returned, or `(params, state)`.
+        x: the inputs, batched.
+        batch_size: samples a batch.
+
+    Returns:
+        The predictions, with the leading axis of `x`.
+
+    Raises:
+        ValueError: on bad inputs, as `fit`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.predict(nn.dense(2), ({"kernel": jnp.eye(2), "bias": jnp.zeros(2)}, {}), jnp.ones((1000, 2))).shape
+        (1000, 2)
+    """
+    params, state = trained(result)
+    return _prediction_program(model, whole("predict", "batch_size", batch_size))(params, state, checked_inputs(x, "x"))
+
+
+def evaluation(model: Layer, *, loss: Callable | None, metrics: Mapping[str, Any] | None, batch_size: int) -> Callable:
+    """`run(params, state, (x, y)) -> logs`, pure."""
+    start, update, finish = totals_of(metrics)
+
+    def run(params, state, data):
+        def one(totals, batch):
+            x, y = batch
+            predictions, _ = model.apply(params, state, x)
+            return update(totals, 0.0 if loss is None else loss(predictions, y), predictions, y), None
+
+        totals, _ = over_batches(one, start(), data, batch_size)
+        logs = finish(totals)
+        return logs if loss is not None else {k: v for k, v in logs.items() if k != "loss"}
+
+    return run
+
+
+def totals_of(metrics: Mapping[str, Any] | None) -> tuple[Callable, Callable, Callable]:
+    """Running totals of the loss and the metrics over batches that may differ in size: how they start, grow and end."""
+    streams = {name: as_metric(metric) for name, metric in (metrics or {}).items()}
+    if "loss" in streams:
+        raise ValueError("a metric called 'loss' would hide the loss: give it another name")
+
+    def start():
+        return jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), {k: m.init() for k, m in streams.items()}
+
+    def update(totals, value, predictions, y):
+        total, samples, states = totals
+        n = leading_size(y)
+        states = {k: m.update(states[k], predictions, y) for k, m in streams.items()}
+        return total + jnp.asarray(value, jnp.float32) * n, samples + n, states
+
+    def finish(totals):
+        total, samples, states = totals
+        return {"loss": total / samples} | {k: m.compute(states[k]) for k, m in streams.items()}
+
+    return start, update, finish
+
+
+def with_validation(logs: dict, validation: dict | None) -> dict:
+    """The logs of training and validation as one."""
+    return logs | {f"val_{name}": value for name, value in (validation or {}).items()}
+
+
+def trained(result: Any) -> tuple[Any, Any]:
+    """`(params, state)` of what `fit` returned or of the pair itself.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    if hasattr(result, "params") and hasattr(result, "state"):
+        return result.params, result.state
+    if isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, dict) for part in result):
+        return result
+    raise TypeError(f"give what fit returned, or (params, state), two dicts; got {type(result).__name__}")
+
+
+@lru_cache(maxsize=64)
+def _evaluation_program(model: Layer, loss: Callable | None, metrics: tuple, batch_size: int) -> Callable:
+    return kernels.jit(evaluation(model, loss=loss, metrics=dict(metrics), batch_size=batch_size))
+
+
+@lru_cache(maxsize=64)
+def _prediction_program(model: Layer, batch_size: int) -> Callable:
+    def run(params, state, x):
+        def one(carry, batch):
+            return carry, model.apply(params, state, batch)[0]
+
+        return over_batches(one, None, x, batch_size)[1]
+
+    return kernels.jit(run)

@@ -1,0 +1,185 @@
+"""The contract's edges: errors with paths, models with state, functions as layers, one's own layers."""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+
+KEY = jax.random.key(0)
+X = jnp.ones((2, 4))
+
+
+def notes(raised) -> str:
+    return "\n".join(raised.value.__notes__)
+
+
+def deep():
+    model = nn.serial(encoder=nn.serial(block=nn.residual(mlp=nn.serial(nn.dense(4), nn.relu, nn.dense(4)))))
+    return model, *model.init(KEY, X)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f: f,
+        jax.jit,
+        jax.grad,
+        lambda f: jax.vmap(f, axis_size=2, in_axes=None),
+        lambda f: jax.jit(jax.vmap(jax.grad(f), axis_size=2, in_axes=None)),
+        lambda f: lambda p: jax.jvp(f, (p,), (p,)),
+        lambda f: lambda p: jax.eval_shape(f, p),
+        lambda f: jax.checkpoint(f),
+    ],
+    ids=["plain", "jit", "grad", "vmap", "jit vmap grad", "jvp", "eval_shape", "checkpoint"],
+)
+def test_errors_carry_the_path_and_the_shapes_under_any_transform(transform):
+    model, params, _ = deep()
+    with pytest.raises(ValueError, match=r"made for 4 input features, got an input of shape \[2, 9\]") as raised:
+        transform(lambda p: model(p, jnp.ones((2, 9))).sum())(params)
+    assert "in layer 'encoder/block/mlp/dense': input float32[2, 9], bias float32[4], kernel float32[4, 4]" in notes(raised)
+    assert notes(raised).count("in layer") == 1
+
+
+def test_errors_at_init_carry_the_path_too():
+    model = nn.serial(stem=nn.dense(4), body=nn.serial(nn.conv(3, 3)))
+    with pytest.raises(ValueError, match="spatial axes") as raised:
+        model.init(KEY, X)
+    assert "in layer 'body/conv': input float32[2, 4]" in notes(raised)
+
+
+def test_errors_inside_repeat_and_block_carry_the_path():
+    def forward(run, x):
+        return run("inner", x)
+
+    model = nn.serial(stack=nn.repeat(nn.block(forward, inner=nn.dense(4)), 2))
+    params, state = model.init(KEY, X)
+    with pytest.raises(ValueError, match="input features") as raised:
+        model.apply(params, state, jnp.ones((2, 5)))
+    assert "in layer 'stack/inner'" in notes(raised)
+
+
+def test_a_model_with_state_says_what_to_call_instead():
+    model = nn.serial(nn.dense(3), nn.batch_norm())
+    params, state = model.init(KEY, X)
+    with pytest.raises(ValueError, match=r"model.apply\(params, state, x\)"):
+        model(params, X)
+    y, after = model.apply(params, state, X)
+    assert y.shape == (2, 3)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_a_layer_is_hashed_by_identity_and_is_no_pytree():
+    one, other = nn.dense(3), nn.dense(3)
+    assert one != other
+    assert len({one, other, one}) == 2
+    assert jax.tree.leaves(one) == [one]
+    with pytest.raises(AttributeError):
+        one.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (nn.relu, "relu"),
+        (jax.nn.gelu, "gelu"),
+        (lambda x: 2 * x, "lambda"),
+        (functools.partial(nn.leaky_relu, negative_slope=0.2), "leaky_relu"),
+        (jax.jit(jnp.sin), "sin"),
+    ],
+    ids=["relu", "gelu", "lambda", "partial", "jitted"],
+)
+def test_functions_are_layers(function, name):
+    model = nn.serial(function)
+    assert model.init(KEY, X) == ({}, {})
+    np.testing.assert_allclose(model({}, X), function(X), rtol=1e-6)
+    assert nn.as_layer(function).name == name
+
+
+@pytest.mark.parametrize("value", [3, "dense", None, jnp.ones(3)], ids=repr)
+def test_what_is_no_layer_is_refused(value):
+    with pytest.raises(TypeError, match="a layer is a jaxnn Layer or a function of x"):
+        nn.serial(nn.dense(3), value)
+
+
+@pytest.mark.parametrize("factory", [nn.flatten, nn.dense, nn.serial, lambda x: nn.dense(3)], ids=range(4))
+def test_a_factory_that_was_not_called_is_named(factory):
+    with pytest.raises(TypeError, match=r"makes a layer and is not one: call it, \w+\(\.\.\.\)"):
+        nn.serial(factory).init(KEY, X)
+
+
+def test_a_layer_of_ones_own_earns_everything():
+    def scaled():
+        def init(key, x):
+            return {"scale": jax.random.normal(key, x.shape[-1:])}, {"calls": jnp.zeros((), jnp.int32)}
+
+        def apply(params, state, x, *, key=None, training=False):
+            return x * params["scale"][None, :], {"calls": state["calls"] + 1}
+
+        return nn.Layer(init, apply, "scaled")
+
+    model = nn.serial(nn.dense(3), scaled(), nn.repeat(scaled(), 2))
+    params, state = model.init(KEY, X)
+    y, state = jax.jit(model.apply)(params, state, X)
+    assert y.shape == (2, 3)
+    assert state["scaled"]["calls"] == 1
+    np.testing.assert_array_equal(state["repeat"]["calls"], [1, 1])
+
+
+def test_a_layer_that_breaks_the_contract_is_told_so():
+    with pytest.raises(TypeError, match=r"init returns \(params, state\)"):
+        nn.Layer(lambda key, x: {}, lambda params, state, x, **_: (x, state), "wrong").init(KEY, X)
+    forgetful = nn.Layer(lambda key, x: ({}, {"n": jnp.zeros(())}), lambda params, state, x, **_: (x, {}), "forgetful")
+    with pytest.raises(ValueError, match="the state with the entries init gave it"):
+        forgetful.init(KEY, X)
+
+
+def test_a_mask_travels_with_its_sequence():
+    mask = jnp.array([[True, True, False], [True, False, False]])
+    tokens = jnp.array([[1, 2, 0], [3, 0, 0]])
+    model = nn.serial(
+        nn.embedding(5, 4),
+        nn.layer_norm(),
+        nn.dense(6),
+        nn.positionwise(nn.relu),
+        nn.lstm(7),
+        nn.lstm(3, return_sequences=False),
+    )
+    params, state = model.init(KEY, (tokens, mask))
+    y = model(params, (tokens, mask))
+    assert y.shape == (2, 3)
+    short = model(params, (tokens[1:, :1], mask[1:, :1]))
+    np.testing.assert_allclose(y[1:], short, rtol=1e-5)
+    with pytest.raises(ValueError, match="one boolean a position"):
+        model(params, (tokens, mask[:, :2]))
+
+
+def test_float64_and_integer_inputs(x64):
+    model = nn.dtype_policy(nn.dense(3), dtype=jnp.float64, param_dtype=jnp.float64)
+    params, _ = model.init(KEY, X.astype(jnp.float64))
+    assert model(params, X.astype(jnp.float64)).dtype == jnp.float64
+    images = jnp.full((2, 4), 255, jnp.uint8)
+    params, _ = nn.dense(3).init(KEY, images)
+    np.testing.assert_allclose(nn.dense(3)(params, images), nn.dense(3)(params, images.astype(jnp.float32)))
+
+
+def test_a_hundred_blocks_four_deep_initialize_abstractly_in_no_time():
+    def small():
+        return nn.residual(nn.dense(4), nn.tanh)
+
+    model = nn.serial(*[nn.serial(nn.serial(nn.serial(small()))) for _ in range(100)])
+    start = time.perf_counter()
+    params, _ = jax.eval_shape(model.init, KEY, X)
+    assert time.perf_counter() - start < 2
+    assert nn.trees.count(params) == 100 * 20
+
+
+def test_abstract_init_takes_no_memory():
+    model = nn.serial(*[nn.dense(2**16) for _ in range(8)])  # 137 GB if it were drawn
+    params, _ = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, 2**16), jnp.float32))
+    assert nn.trees.count(params) == 8 * (2**32 + 2**16)
+    assert nn.summary(model, jax.ShapeDtypeStruct((1, 2**16), jnp.float32)).parameters == nn.trees.count(params)

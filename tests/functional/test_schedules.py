@@ -1,0 +1,149 @@
+"""Schedules against the notes' formulas in float64 NumPy, and as learning rates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnn.functional import schedules
+from jaxnn.functional.schedules import cyclic, epoch_exponential_decay, epoch_inverse_decay, linear_schedule
+
+STEPS = np.arange(101)
+
+
+def np_cyclic(t, base, maximum, s, mode="triangular", gamma=None):
+    c = np.floor(1 + t / (2 * s))
+    x = np.abs(t / s - 2 * c + 1)
+    amplitude = {"triangular": 1.0, "triangular2": np.exp2(1 - c), "exp_range": (gamma or 1.0) ** t}[mode]
+    return base + (maximum - base) * np.maximum(0, 1 - x) * amplitude
+
+
+CASES = {
+    "triangular": (cyclic(0.001, 0.006, 10), np_cyclic(STEPS, 0.001, 0.006, 10)),
+    "half a step": (cyclic(0.001, 0.006, 2.5), np_cyclic(STEPS, 0.001, 0.006, 2.5)),
+    "triangular2": (cyclic(0.0, 1.0, 7, mode="triangular2"), np_cyclic(STEPS, 0.0, 1.0, 7, "triangular2")),
+    "exp_range": (
+        cyclic(0.1, 1.0, 7, mode="exp_range", gamma=0.99),
+        np_cyclic(STEPS, 0.1, 1.0, 7, "exp_range", 0.99),
+    ),
+    "exponential": (epoch_exponential_decay(0.1, 0.9, 12), 0.1 * 0.9 ** (STEPS // 12)),
+    "inverse": (epoch_inverse_decay(0.1, 0.5, 12), 0.1 / (1 + 0.5 * (STEPS // 12))),
+    "linear": (linear_schedule(0.1, 0.01, 40), 0.1 + (0.01 - 0.1) * np.minimum(STEPS / 40, 1)),
+}
+each = pytest.mark.parametrize("name", CASES)
+
+
+@each
+def test_formula_in_float64(name, x64):
+    schedule, expected = CASES[name]
+    np.testing.assert_allclose(schedule(jnp.asarray(STEPS)), expected, rtol=1e-12, atol=1e-15)
+
+
+@each
+def test_formula_in_float32_and_traced(name):
+    schedule, expected = CASES[name]
+    steps = jnp.asarray(STEPS, jnp.int32)
+    values = jax.jit(jax.vmap(schedule))(steps)
+    assert values.dtype == jnp.float32
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(schedule(steps), expected, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(schedule(17), expected[17], rtol=1e-5)
+
+
+@each
+def test_as_a_learning_rate(name):
+    schedule, expected = CASES[name]
+    optimizer = optax.sgd(schedule)
+    for dtype in (jnp.float32, jnp.bfloat16):
+
+        @jax.jit
+        def run(params):
+            def step(carry, _):
+                params, state = carry
+                updates, state = optimizer.update(jnp.ones_like(params), state)
+                return (optax.apply_updates(params, updates), state), updates
+
+            return jax.lax.scan(step, (params, optimizer.init(params)), length=20)[1]
+
+        updates = run(jnp.zeros((), dtype)).astype(jnp.float32)
+        np.testing.assert_allclose(-updates, expected[:20], rtol=1e-5 if dtype == jnp.float32 else 1e-2, atol=1e-8)
+
+
+def test_landmarks():
+    schedule = cyclic(0.1, 0.5, 4)
+    np.testing.assert_allclose([schedule(t) for t in (0, 4, 8, 12)], [0.1, 0.5, 0.1, 0.5], rtol=1e-6)
+    assert epoch_exponential_decay(0.3, 0.5, 5)(4) == jnp.float32(0.3)
+    assert epoch_inverse_decay(0.3, 0.5, 5)(4) == jnp.float32(0.3)
+
+
+def test_late_steps_keep_their_digits():
+    t = 10_000_003
+    np.testing.assert_allclose(cyclic(0.0, 1.0, 1000)(t), np_cyclic(t, 0.0, 1.0, 1000), rtol=1e-6)
+    late = cyclic(0.0, 1.0, 1000, mode="exp_range", gamma=0.99999)(1_001_000)
+    np.testing.assert_allclose(late, 0.99999**1_001_000, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 50), st.integers(0, 10**6))
+def test_cyclic_has_its_period_and_bounds(half_cycle, step):
+    schedule = cyclic(0.25, 1.0, half_cycle)
+    assert schedule(step) == schedule(step + 2 * half_cycle)
+    assert schedule(half_cycle) == 1
+    assert 0.25 <= schedule(step) <= 1
+    mirrored = schedule(2 * half_cycle - step % (2 * half_cycle))
+    np.testing.assert_allclose(schedule(step), mirrored, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.floats(0.01, 1.0), st.integers(1, 30))
+def test_decays_fall_and_are_flat_within_an_epoch(rate, per_epoch):
+    steps = jnp.arange(5 * 30)
+    for schedule in (epoch_exponential_decay(1.0, rate, per_epoch), epoch_inverse_decay(1.0, rate, per_epoch)):
+        values = np.asarray(schedule(steps))
+        assert (np.diff(values) <= 1e-7).all()
+        assert (values[:per_epoch] == 1).all()
+
+
+def test_hyperparameters_may_be_traced():
+    rates = jnp.array([0.1, 0.2])
+    for make in (
+        lambda rate: cyclic(rate / 10, rate, 4),
+        lambda rate: cyclic(0.0, rate, 40 * rate, mode="exp_range", gamma=1 - rate),
+        lambda rate: cyclic(0.0, rate, 40 * rate, mode="triangular2"),
+        lambda rate: epoch_exponential_decay(rate, 1 - rate, 5),
+        lambda rate: epoch_inverse_decay(rate, rate, 5),
+    ):
+        swept = jax.jit(jax.vmap(lambda rate, make=make: make(rate)(jnp.int32(7))))(rates)
+        np.testing.assert_allclose(swept, [make(float(rate))(7) for rate in rates], rtol=1e-5)
+
+
+def test_all_schedules_of_optax_are_here():
+    made = {name for name in dir(optax.schedules) if name[0] != "_" and name.endswith(("_schedule", "_decay", "_schedules"))}
+    assert made <= set(schedules.__all__)
+    assert all(getattr(schedules, name) is getattr(optax.schedules, name) for name in made)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: cyclic(0.1, 1.0, 0), ["half_cycle is 0", "> 0"]),
+        (lambda: cyclic(0.1, 1.0, -2.0), ["half_cycle is -2.0"]),
+        (lambda: cyclic(0.1, 1.0, float("nan")), ["half_cycle is nan"]),
+        (lambda: cyclic(1.0, 0.1, 5), ["maximum is 0.1", ">= base, 1.0"]),
+        (lambda: cyclic(0.1, 1.0, 5, mode="sine"), ["'sine'", "'triangular', 'triangular2', 'exp_range'"]),
+        (lambda: cyclic(0.1, 1.0, 5, mode="exp_range"), ["needs gamma"]),
+        (lambda: cyclic(0.1, 1.0, 5, gamma=0.9), ["take none"]),
+        (lambda: cyclic(0.1, 1.0, 5, mode="exp_range", gamma=1.5), ["gamma is 1.5", "(0, 1]"]),
+        (lambda: epoch_exponential_decay(0.1, 0.0, 5), ["decay_rate is 0.0", "> 0"]),
+        (lambda: epoch_exponential_decay(0.1, 0.9, 0), ["steps_per_epoch is 0", "whole number from 1"]),
+        (lambda: epoch_inverse_decay(0.1, 0.9, 2.5), ["steps_per_epoch is 2.5"]),
+        (lambda: epoch_inverse_decay(0.1, -0.9, 5), ["decay_rate is -0.9", ">= 0"]),
+    ],
+)
+def test_errors(call, words):
+    with pytest.raises(ValueError, match=r"cyclic|epoch_") as caught:
+        call()
+    assert all(word in str(caught.value) for word in words), str(caught.value)

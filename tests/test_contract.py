@@ -1,0 +1,392 @@
+"""The contract, for every layer and combinator: one entry in `LAYERS` earns every test below.
+
+An entry is a factory, an example input, and the golden tree of its parameter (and state) names and shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+
+
+@dataclass(frozen=True)
+class Entry:
+    make: Any
+    x: Any
+    params: dict[str, tuple[int, ...]]
+    state: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    random: bool = False  # draws in training
+
+
+def floats(*shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(7), shape)
+
+
+MASK = jnp.arange(5)[None, :] < jnp.array([2, 5, 3])[:, None]
+
+
+def gated(run, x):
+    return run("value", x) * nn.sigmoid(run("gate", x))
+
+
+def tied(run, x):
+    return run("f", run("drop", run("f", run("drop", x))))
+
+
+LAYERS = {
+    "function": Entry(lambda: nn.as_layer(nn.relu), floats(3, 4), {}),
+    "dense": Entry(lambda: nn.dense(5), floats(3, 4), {"bias": (5,), "kernel": (4, 5)}),
+    "dense without bias": Entry(lambda: nn.dense(5, use_bias=False), floats(3, 2, 4), {"kernel": (4, 5)}),
+    "dense on a padded sequence": Entry(lambda: nn.dense(2), (floats(3, 5, 4), MASK), {"bias": (2,), "kernel": (4, 2)}),
+    "embedding": Entry(lambda: nn.embedding(9, 4), jnp.array([[0, 8], [3, 3]]), {"embedding": (9, 4)}),
+    "conv 1-D": Entry(lambda: nn.conv(4, 3), floats(2, 6, 2), {"bias": (4,), "kernel": (3, 2, 4)}),
+    "conv 2-D": Entry(lambda: nn.conv(4, 3, strides=2), floats(2, 6, 5, 2), {"bias": (4,), "kernel": (3, 3, 2, 4)}),
+    "conv 3-D": Entry(
+        lambda: nn.conv(2, (1, 3, 2), padding="VALID", use_bias=False), floats(2, 2, 5, 4, 2), {"kernel": (1, 3, 2, 2, 2)}
+    ),
+    "conv in groups, dilated": Entry(
+        lambda: nn.conv(4, 3, groups=2, dilation=2), floats(2, 6, 6, 4), {"bias": (4,), "kernel": (3, 3, 2, 4)}
+    ),
+    "max_pool": Entry(lambda: nn.max_pool(2), floats(2, 6, 6, 3), {}),
+    "max_pool overlapping": Entry(lambda: nn.max_pool(3, strides=2, padding="SAME"), floats(2, 6, 6, 3), {}),
+    "avg_pool": Entry(lambda: nn.avg_pool(2), floats(2, 6, 6, 3), {}),
+    "global_avg_pool": Entry(nn.global_avg_pool, floats(2, 6, 6, 3), {}),
+    "flatten": Entry(nn.flatten, floats(2, 3, 4), {}),
+    "dropout": Entry(lambda: nn.dropout(0.5), floats(3, 40), {}, random=True),
+    "batch_norm": Entry(nn.batch_norm, floats(8, 3), {"bias": (3,), "scale": (3,)}, state={"mean": (3,), "var": (3,)}),
+    "layer_norm": Entry(nn.layer_norm, floats(8, 3), {"bias": (3,), "scale": (3,)}),
+    "rnn": Entry(lambda: nn.rnn(4), floats(3, 5, 2), {"bias": (4,), "kernel": (2, 4), "recurrent_kernel": (4, 4)}),
+    "lstm": Entry(lambda: nn.lstm(4), floats(3, 5, 2), {"bias": (16,), "kernel": (2, 16), "recurrent_kernel": (4, 16)}),
+    "lstm, last state of a padded sequence": Entry(
+        lambda: nn.lstm(4, return_sequences=False),
+        (floats(3, 5, 2), MASK),
+        {"bias": (16,), "kernel": (2, 16), "recurrent_kernel": (4, 16)},
+    ),
+    "gru": Entry(
+        lambda: nn.gru(4),
+        (floats(3, 5, 2), MASK),
+        {"bias": (12,), "kernel": (2, 12), "recurrent_bias": (4,), "recurrent_kernel": (4, 12)},
+    ),
+    "serial": Entry(
+        lambda: nn.serial(nn.dense(4), nn.relu, nn.dense(3), head=nn.dense(2)),
+        floats(3, 4),
+        {
+            "dense/bias": (4,),
+            "dense/kernel": (4, 4),
+            "dense_2/bias": (3,),
+            "dense_2/kernel": (4, 3),
+            "head/bias": (2,),
+            "head/kernel": (3, 2),
+        },
+    ),
+    "residual": Entry(
+        lambda: nn.residual(nn.dense(3), shortcut=nn.dense(3, use_bias=False)),
+        floats(3, 4),
+        {"dense/bias": (3,), "dense/kernel": (4, 3), "shortcut/kernel": (4, 3)},
+    ),
+    "branch": Entry(
+        lambda: nn.branch(nn.dense(2, use_bias=False), nn.dense(3, use_bias=False)),
+        floats(3, 4),
+        {"dense/kernel": (4, 2), "dense_2/kernel": (4, 3)},
+    ),
+    "parallel": Entry(
+        lambda: nn.parallel(nn.dense(2, use_bias=False), nn.tanh),
+        (floats(3, 4), floats(3, 2)),
+        {"dense/kernel": (4, 2)},
+    ),
+    "repeat": Entry(
+        lambda: nn.repeat(nn.residual(nn.dense(4), nn.dropout(0.5)), 3),
+        floats(3, 4),
+        {"dense/bias": (3, 4), "dense/kernel": (3, 4, 4)},
+        random=True,
+    ),
+    "repeat of a repeat with state": Entry(
+        lambda: nn.repeat(nn.serial(nn.batch_norm(), inner=nn.repeat(nn.dense(4), 2)), 3),
+        floats(8, 4),
+        {
+            "batch_norm/bias": (3, 4),
+            "batch_norm/scale": (3, 4),
+            "inner/bias": (3, 2, 4),
+            "inner/kernel": (3, 2, 4, 4),
+        },
+        state={"batch_norm/mean": (3, 4), "batch_norm/var": (3, 4)},
+    ),
+    "remat": Entry(
+        lambda: nn.remat(nn.serial(nn.dense(4), nn.tanh, nn.dropout(0.5))),
+        floats(3, 4),
+        {"dense/bias": (4,), "dense/kernel": (4, 4)},
+        random=True,
+    ),
+    "block": Entry(
+        lambda: nn.block(gated, value=nn.dense(3), gate=nn.serial(nn.dense(3), nn.batch_norm())),
+        floats(8, 4),
+        {
+            "gate/batch_norm/bias": (3,),
+            "gate/batch_norm/scale": (3,),
+            "gate/dense/bias": (3,),
+            "gate/dense/kernel": (4, 3),
+            "value/bias": (3,),
+            "value/kernel": (4, 3),
+        },
+        state={"gate/batch_norm/mean": (3,), "gate/batch_norm/var": (3,)},
+    ),
+    "block with shared weights": Entry(
+        lambda: nn.block(tied, f=nn.dense(4), drop=nn.dropout(0.5)),
+        floats(3, 4),
+        {"f/bias": (4,), "f/kernel": (4, 4)},
+        random=True,
+    ),
+    "positionwise": Entry(lambda: nn.positionwise(nn.relu), (floats(3, 5, 4), MASK), {}),
+    "dtype_policy": Entry(
+        lambda: nn.dtype_policy(nn.dense(2), dtype=jnp.float32), floats(3, 4), {"bias": (2,), "kernel": (4, 2)}
+    ),
+    "models.mlp": Entry(
+        lambda: nn.models.mlp([5], 3, dropout=0.2),
+        floats(2, 2, 2, 1),
+        {"dense/bias": (5,), "dense/kernel": (4, 5), "output/bias": (3,), "output/kernel": (5, 3)},
+        random=True,
+    ),
+    "models.cnn": Entry(
+        lambda: nn.models.cnn(3, channels=(2,), hidden=4),
+        floats(2, 4, 4, 1),
+        {
+            "conv/bias": (2,),
+            "conv/kernel": (3, 3, 1, 2),
+            "dense/bias": (4,),
+            "dense/kernel": (8, 4),
+            "output/bias": (3,),
+            "output/kernel": (4, 3),
+        },
+    ),
+    "models.rnn": Entry(
+        lambda: nn.models.rnn(4, 3),
+        floats(2, 4, 4, 1),
+        {
+            "lstm/bias": (16,),
+            "lstm/kernel": (4, 16),
+            "lstm/recurrent_kernel": (4, 16),
+            "output/bias": (3,),
+            "output/kernel": (4, 3),
+        },
+    ),
+}
+
+every = pytest.mark.parametrize("entry", LAYERS.values(), ids=LAYERS.keys())
+
+
+def made(entry: Entry):
+    model = entry.make()
+    params, state = model.init(jax.random.key(0), entry.x)
+    return model, params, state
+
+
+def run(entry: Entry, model, params, state, x, training=False):
+    key = jax.random.key(1) if training else None
+    return model.apply(params, state, x, key=key, training=training)
+
+
+def close(a, b, rtol=1e-5, atol=1e-6):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(np.asarray(left, np.float64), np.asarray(right, np.float64), rtol=rtol, atol=atol)
+
+
+def floating(tree):
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def energy(y):
+    return sum(jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in floating(y))
+
+
+@every
+def test_names_and_shapes_are_golden(entry):
+    model, params, state = made(entry)
+    assert {k: v.shape for k, v in nn.trees.paths(params).items()} == entry.params
+    assert {k: v.shape for k, v in nn.trees.paths(state).items()} == entry.state
+    assert all(type(node) is dict for node in (params, state))
+
+
+@every
+def test_abstract_init_tells_the_truth(entry):
+    model, params, state = made(entry)
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), entry.x)
+    promised = jax.eval_shape(model.init, jax.random.key(0), abstract)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), promised) == jax.tree.map(lambda a: (a.shape, a.dtype), (params, state))
+    y, _ = run(entry, model, params, state, entry.x)
+    said = model.setup(abstract).output
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), said) == jax.tree.map(lambda a: (a.shape, a.dtype), y)
+
+
+@every
+def test_init_is_a_pure_function_of_its_key(entry):
+    model, *drawn = made(entry)
+    close(tuple(drawn), jax.jit(model.init)(jax.random.key(0), entry.x), rtol=1e-6, atol=1e-7)
+    keys = jax.random.split(jax.random.key(3), 2)
+    together = jax.vmap(lambda key: model.init(key, entry.x))(keys)
+    for i in range(2):
+        alone = model.init(keys[i], entry.x)
+        close(jax.tree.map(lambda a, i=i: a[i], together), alone, rtol=1e-6, atol=1e-7)
+
+
+@every
+def test_apply_always_returns_a_pair_and_keeps_the_state_structure(entry):
+    model, params, state = made(entry)
+    for training in (False, True):
+        out = run(entry, model, params, state, entry.x, training)
+        assert isinstance(out, tuple)
+        assert len(out) == 2
+        shapes = [jax.tree.map(lambda a: (a.shape, a.dtype), s) for s in (out[1], state)]
+        assert shapes[0] == shapes[1]
+
+
+@every
+@pytest.mark.parametrize("training", [False, True])
+def test_jit_gives_the_same(entry, training):
+    model, params, state = made(entry)
+    jitted = jax.jit(model.apply, static_argnames="training")
+    key = jax.random.key(1) if training else None
+    close(
+        jitted(params, state, entry.x, key=key, training=training),
+        run(entry, model, params, state, entry.x, training),
+    )
+
+
+@every
+def test_gradients_exist_and_are_finite(entry):
+    model, params, state = made(entry)
+    gradients = jax.grad(lambda p: energy(run(entry, model, p, state, entry.x, training=True)[0]))(params)
+    assert jax.tree.structure(gradients) == jax.tree.structure(params)
+    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradients))
+    if params:
+        assert any(bool((g != 0).any()) for g in jax.tree.leaves(gradients))
+
+
+@every
+def test_forward_mode_agrees_with_reverse_mode(entry):
+    model, params, state = made(entry)
+    if not params:
+        params = {}
+    direction = jax.tree.map(jnp.ones_like, params)
+
+    def value(p):
+        return energy(run(entry, model, p, state, entry.x)[0])
+
+    _, forward = jax.jvp(value, (params,), (direction,))
+    backward = sum(jnp.sum(g) for g in jax.tree.leaves(jax.grad(value)(params)))
+    np.testing.assert_allclose(forward, backward, rtol=1e-3, atol=1e-4)
+
+
+@every
+def test_vmap_over_networks_equals_one_at_a_time(entry):
+    model = entry.make()
+    keys = jax.random.split(jax.random.key(5), 3)
+    params, state = jax.vmap(model.init, (0, None))(keys, entry.x)
+    together, _ = jax.vmap(lambda p, s: model.apply(p, s, entry.x), axis_size=3)(params, state)
+    for i in range(3):
+        one, _ = model.apply(*jax.tree.map(lambda a, i=i: a[i], (params, state)), entry.x)
+        close(jax.tree.map(lambda a, i=i: a[i], together), one, rtol=1e-4, atol=1e-5)
+
+
+@every
+def test_scan_over_steps_equals_a_loop(entry):
+    model, params, state = made(entry)
+
+    def step(state, key):
+        y, state = model.apply(params, state, entry.x, key=key, training=True)
+        return state, energy(y)
+
+    keys = jax.random.split(jax.random.key(2), 3)
+    last, energies = jax.lax.scan(step, state, keys)
+    loop = []
+    for key in keys:
+        state, e = step(state, key)
+        loop.append(e)
+    np.testing.assert_allclose(energies, jnp.stack(loop), rtol=1e-4)
+    close(last, state, rtol=1e-4, atol=1e-5)
+
+
+@every
+def test_bfloat16_policy_takes_the_whole_model(entry):
+    model = nn.dtype_policy(entry.make(), dtype=jnp.bfloat16)
+    params, state = model.init(jax.random.key(0), entry.x)
+    assert all(leaf.dtype == jnp.float32 for leaf in floating((params, state)))
+    y, after = run(entry, model, params, state, entry.x, training=True)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in floating(y))
+    assert all(leaf.dtype == jnp.float32 for leaf in floating(after))
+    y, _ = run(entry, model, params, state, entry.x)
+    close(y, run(entry, entry.make(), params, state, entry.x)[0], rtol=0.1, atol=0.1)
+
+
+@every
+def test_a_second_call_does_not_trace_again(entry):
+    model, params, state = made(entry)
+    traces = []
+
+    def counted(params, state, x):
+        traces.append(1)
+        return model.apply(params, state, x)
+
+    jitted = jax.jit(counted)
+    y, after = jitted(params, state, entry.x)
+    jitted(jax.tree.map(lambda a: a + 1, params), after, entry.x)
+    assert len(traces) == 1
+
+
+@every
+def test_no_tracer_leaks(entry):
+    model, params, state = made(entry)
+    with jax.checking_leaks():
+        jax.jit(model.init)(jax.random.key(0), entry.x)
+        jax.jit(model.apply, static_argnames="training")(params, state, entry.x, key=jax.random.key(0), training=True)
+
+
+@every
+def test_inference_ignores_the_key(entry):
+    model, params, state = made(entry)
+    close(model.apply(params, state, entry.x, key=jax.random.key(8)), model.apply(params, state, entry.x), rtol=0, atol=0)
+
+
+@every
+def test_training_randomness_follows_the_key(entry):
+    model, params, state = made(entry)
+
+    def value(seed):
+        return energy(model.apply(params, state, entry.x, key=jax.random.key(seed), training=True)[0])
+
+    assert value(1) == value(1)
+    assert (value(1) != value(2)) == entry.random
+    if entry.random:
+        with pytest.raises(ValueError, match="got no key") as raised:
+            model.apply(params, state, entry.x, training=True)
+        assert "in layer '" in str(raised.value.__notes__)
+
+
+@every
+@pytest.mark.parametrize("training", [1, None, np.bool_(True), jnp.bool_(True)], ids=repr)
+def test_training_is_a_python_bool(entry, training):
+    model, params, state = made(entry)
+    with pytest.raises(TypeError, match="static_argnames"):
+        model.apply(params, state, entry.x, key=jax.random.key(0), training=training)
+
+
+@every
+def test_old_keys_are_taken(entry):
+    model, params, state = made(entry)
+    old = jax.random.PRNGKey(0)
+    close(model.init(old, entry.x), (params, state))
+
+
+@every
+def test_numpy_inputs_are_taken(entry):
+    model, params, state = made(entry)
+    x = jax.tree.map(np.asarray, entry.x)
+    close(model.init(jax.random.key(0), x), (params, state))
+    close(model.apply(params, state, x)[0], model.apply(params, state, entry.x)[0])

@@ -1,0 +1,151 @@
+"""Bad input, in one table: each message says what came, what was expected, where, and how to mend it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnn as nn
+
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+Y = np.arange(20, dtype=np.int32) % 3
+
+
+def fit(x=X, y=Y, model=None, **options):
+    defaults = {
+        "loss": nn.losses.cross_entropy,
+        "optimizer": optax.sgd(0.1),
+        "epochs": 1,
+        "key": KEY,
+        "batch_size": 8,
+        "progress": False,
+    }
+    return nn.fit(model or nn.serial(hidden=nn.dense(5), head=nn.dense(3)), (x, y), **{**defaults, **options})
+
+
+def with_nan():
+    x = X.copy()
+    x[7, 2] = np.nan
+    return x
+
+
+def images():
+    model = nn.serial(stem=nn.conv(3, 3), pool=nn.global_avg_pool())
+    return model, model.init(KEY, jnp.ones((1, 6, 6, 2)))[0]
+
+
+def apply_to(model_and_params, x):
+    model, params = model_and_params
+    return model(params, x)
+
+
+CASES = {
+    "wrong rank, conv": (lambda: apply_to(images(), jnp.ones((6, 2))), ValueError, ["batch", "spatial", "[6, 2]", "'stem'"]),
+    "an image without channels": (lambda: apply_to(images(), jnp.ones((6, 6))), ValueError, ["x[..., None]", "'stem'"]),
+    "wrong channels": (lambda: apply_to(images(), jnp.ones((1, 6, 6, 3))), ValueError, ["3", "2", "'stem'"]),
+    "wrong rank, lstm": (
+        lambda: nn.serial(core=nn.lstm(3)).init(KEY, X),
+        ValueError,
+        ["(batch, time, features)", "[20, 4]", "'core'"],
+    ),
+    "wrong feature count": (
+        lambda: apply_to((nn.serial(a=nn.dense(3)), nn.serial(a=nn.dense(3)).init(KEY, X)[0]), X[:, :2]),
+        ValueError,
+        ["4 input features", "[20, 2]", "init", "'a'", "kernel float32[4, 3]"],
+    ),
+    "wrong feature count, in fit": (
+        lambda: fit(initial=nn.serial(hidden=nn.dense(5), head=nn.dense(3)).init(KEY, X[:, :2])),
+        ValueError,
+        ["2 input features", "'hidden'"],
+    ),
+    "lengths that differ": (lambda: fit(X, Y[:-1]), ValueError, ["[20, 4]", "[19]", "one entry a sample"]),
+    "lengths that differ, validation": (
+        lambda: fit(validation=(X, Y[:3])),
+        ValueError,
+        ["validation", "[20, 4]", "[3]"],
+    ),
+    "no data": (lambda: fit(X[:0], Y[:0]), ValueError, ["no samples", "[0, 4]"]),
+    "no pair": (
+        lambda: nn.fit(nn.dense(3), X, loss=nn.losses.mse, optimizer=optax.sgd(0.1), epochs=1, key=KEY),
+        TypeError,
+        ["(x, y)"],
+    ),
+    "NaN": (lambda: fit(with_nan()), ValueError, ["NaN", "1 of 20 samples", "index 7", "drop"]),
+    "NaN on the device": (lambda: fit(jnp.asarray(with_nan())), ValueError, ["NaN", "index 7"]),
+    "infinite targets": (lambda: fit(X, np.full((20, 3), np.inf, np.float32)), ValueError, ["infinite", "y of the data"]),
+    "a label too large": (lambda: fit(X, Y + 1), ValueError, ["0 to 2", "1 to 3", "4 features"]),
+    "a negative label": (lambda: fit(X, Y - 1), ValueError, ["0 to 2", "-1 to 1"]),
+    "a label too large in validation": (lambda: fit(validation=(X, Y + 5)), ValueError, ["0 to 2", "5 to 7"]),
+    "float64": (lambda: fit(X.astype(np.float64)), ValueError, ["float64", "astype", "jax_enable_x64"]),
+    "labels beyond 32 bits": (lambda: fit(X, Y.astype(np.int64) + 2**40), ValueError, ["int64", "int32", "cannot hold"]),
+    "strings": (lambda: fit(X, np.array(["a"] * 20)), TypeError, ["numbers", "encode"]),
+    "a layer that cannot be called": (lambda: nn.serial(nn.dense(3), "relu"), TypeError, ["'relu'", "function of x"]),
+    "a layer not called": (lambda: nn.serial(nn.flatten), TypeError, ["call it", "flatten(...)"]),
+    "two layers of one name": (
+        lambda: nn.serial(nn.dense(3), dense=nn.dense(4)),
+        ValueError,
+        ["two layers are called 'dense'", "another name"],
+    ),
+    "no key in fit": (
+        lambda: nn.fit(nn.dense(3), (X, Y), loss=nn.losses.cross_entropy, optimizer=optax.sgd(0.1), epochs=1),
+        TypeError,
+        ["key"],
+    ),
+    "a seed for a key": (lambda: fit(key=0), TypeError, ["jax.random.key(0)", "int 0"]),
+    "no key in training": (
+        lambda: nn.serial(drop=nn.dropout(0.5)).apply({}, {}, X, training=True),
+        ValueError,
+        ["got no key", "key=jax.random.key(0)", "'drop'"],
+    ),
+    "an optimizer not called": (lambda: fit(optimizer=optax.adam), TypeError, ["adam(learning_rate)"]),
+    "a loss not callable": (lambda: fit(loss="mse"), TypeError, ["loss", "'mse'"]),
+    "a model that is none": (lambda: fit(model=nn.relu), TypeError, ["Layer", "nn.serial"]),
+    "no epochs": (lambda: fit(epochs=0), ValueError, ["epochs", "at least 1", "0"]),
+    "half a batch": (lambda: fit(batch_size=0.5), TypeError, ["batch_size", "whole number", "0.5"]),
+    "negative patience": (lambda: fit(patience=-1), ValueError, ["patience", "at least 1"]),
+    "predictions and targets of different shapes": (
+        lambda: fit(X, X[:, :1], loss=nn.losses.mse),
+        ValueError,
+        ["[8, 3]", "[8, 1]", "differ in shape"],
+    ),
+    "a loss that is no number": (
+        lambda: fit(loss=lambda p, y: nn.losses.cross_entropy(p, y, reduction="none")),
+        ValueError,
+        ["one number", "[8]", "mean"],
+    ),
+    "a batch of one in batch_norm": (
+        lambda: fit(X[:1], Y[:1], nn.serial(norm=nn.batch_norm(), head=nn.dense(3))),
+        ValueError,
+        ["one value a channel", "larger batches", "'norm'"],
+    ),
+    "no state for batch_norm": (
+        lambda: nn.predict(nn.batch_norm(), (nn.batch_norm().init(KEY, X)[0], {}), X),
+        ValueError,
+        ["running statistics", "model.apply(params, state, x)"],
+    ),
+    "what is no result": (lambda: nn.predict(nn.dense(3), {"kernel": 1}, X), TypeError, ["(params, state)", "fit"]),
+    "nothing to evaluate": (
+        lambda: nn.evaluate(nn.dense(3), nn.dense(3).init(KEY, X), (X, Y)),
+        ValueError,
+        ["loss=", "metrics="],
+    ),
+    "a rate of one": (lambda: nn.dropout(1.0), ValueError, ["rate", "[0, 1)", "1.0"]),
+    "no features": (lambda: nn.dense(0), ValueError, ["dense", "features", "at least 1"]),
+    "groups that do not divide": (
+        lambda: nn.serial(c=nn.conv(4, 3, groups=3)).init(KEY, jnp.ones((1, 5, 5, 4))),
+        ValueError,
+        ["3 groups", "4", "'c'"],
+    ),
+    "floating tokens": (lambda: nn.serial(e=nn.embedding(5, 3)).init(KEY, X), TypeError, ["integer tokens", "0 to 4", "'e'"]),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "words"), CASES.values(), ids=CASES.keys())
+def test_bad_input_is_explained(call, error, words):
+    with pytest.raises(error) as raised:
+        call()
+    message = "\n".join([str(raised.value), *getattr(raised.value, "__notes__", [])])
+    for word in words:
+        assert word in message, message

@@ -1,0 +1,211 @@
+"""The command line: every mistake is one line that says what is allowed, and a run leaves its numbers and its picture."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxnn.__main__ import OTHERWISE, RECIPES, SUITS, main
+from jaxnn.data import NAMES
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(capsys, *argv):
+    code = main(list(argv))
+    return code, capsys.readouterr().out
+
+
+def mistake(capsys, *argv):
+    with pytest.raises(SystemExit) as caught:
+        main(list(argv))
+    captured = capsys.readouterr()
+    assert caught.value.code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("jaxnn: error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("--model vgg", "--model: invalid choice: 'vgg' .*mlp.*cnn.*rnn"),
+        ("--schedule poly", "--schedule: .*constant.*linear.*exponential.*inverse.*cyclic.*cosine"),
+        ("--activation step", "--activation: .*relu.*leaky_relu.*elu.*tanh.*sigmoid"),
+        ("--init zeros", "--init: .*random.*xavier.*he"),
+        ("--data digit", "unknown data set 'digit'; did you mean digits.*iris.*FILE.npz"),
+        ("--data gone.npz", "there is no file gone.npz"),
+        ("--epochs 0", "--epochs: '0' is not allowed; expected a whole number, at least 1"),
+        ("--epochs 1.5", "--epochs: '1.5' is not allowed; expected a whole number"),
+        ("--batch-size ten", "--batch-size: 'ten' is not allowed; expected a whole number, at least 1"),
+        ("--learning-rate 0", "--learning-rate: '0' is not allowed; expected a number above 0"),
+        ("--learning-rate nan", "--learning-rate: 'nan' is not allowed"),
+        ("--learning-rate inf", "--learning-rate: 'inf' is not allowed"),
+        ("--dropout 1", "--dropout: '1' is not allowed; expected a number at least 0 and below 1"),
+        ("--dropout -0.1", "--dropout: '-0.1' is not allowed"),
+        ("--patience 0", "--patience: '0' is not allowed"),
+        ("--seed -1", "--seed: '-1' is not allowed; expected a whole number, from 0 to 4294967295"),
+        ("--seed 4294967296", "--seed: '4294967296' is not allowed"),
+        ("--seed", "--seed: expected one argument"),
+        ("--epoch 3", r"unknown argument '--epoch' \(did you mean --epochs\?\); known are train, .*--patience"),
+        ("--learning-rates=3", r"did you mean --learning-rate\?"),
+        ("train twice", "unknown argument 'twice'"),
+        ("test", "unknown command 'test'; expected train"),
+        ("--model cnn --data iris", "--model cnn cannot take the data 'iris'.*tables of shape .4,.; allowed: mlp"),
+        ("train --model rnn --data diabetes", "--model rnn cannot take the data 'diabetes'.*allowed: mlp"),
+        ("--model rnn --activation relu", "--activation is not for rnn.*allowed with mlp and cnn"),
+    ],
+)
+def test_mistakes(capsys, argv, words):
+    assert re.search(words, mistake(capsys, *argv.split()))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "argv", "words"),
+    [
+        ({"x": np.zeros((9, 2))}, "", "has no array y"),
+        ({"x": np.full((9, 2), np.nan), "y": np.zeros(9, int)}, "", "18 values that are NaN"),
+        ({"x": np.zeros((3, 2)), "y": np.arange(3)}, "", "cannot be split"),
+        ({"x": np.zeros((9, 5, 2)), "y": np.zeros(9, int)}, "--model cnn", "are sequences .*allowed: rnn, mlp"),
+    ],
+)
+def test_mistakes_in_a_file(capsys, arrays, argv, words):
+    np.savez("mine.npz", **arrays)
+    assert re.search(words, mistake(capsys, "--data", "mine.npz", *argv.split()))
+
+
+def test_a_folder_that_cannot_be(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert "--out file cannot be made: File exists" in mistake(capsys, "--data", "iris", "--out", "file")
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    options = "data model epochs batch-size learning-rate schedule activation init dropout patience seed out"
+    for option in options.split():
+        assert f"--{option} " in text
+    for name in NAMES:
+        assert name in text.replace("-\n                        ", "-")
+
+
+def test_recipes_are_for_known_data_and_models():
+    models = {model for _, suited in SUITS.values() for model in suited}
+    assert set(OTHERWISE) == models
+    for name, model in RECIPES:
+        assert name in NAMES and model in models
+
+
+def test_digits_end_to_end(capsys, tmp_path):
+    code, out = run(capsys, "--epochs", "2", "--seed", "1")
+    assert code == 0
+    assert "digits: 1294 samples to train on, 144 to validate, 359 to test" in out
+    assert "1,290 " in out  # the output layer's 128 · 10 + 10 in the table
+    assert "2 epochs" in out
+    accuracy = float(re.search(r"test accuracy ([\d.]+)%", out)[1])
+    assert accuracy > 60
+    assert re.search(r"most confused: \d read as \d, \d+ of 3\d\n", out)
+    assert re.search(r"time: [\d.]+ s, of which [\d.]+ s compiling", out)
+    picture = tmp_path / "jaxnn-run" / "training.png"
+    assert str(picture.relative_to(tmp_path)) in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_regression_reports_r_squared(capsys):
+    code, out = run(capsys, "train", "--data", "diabetes", "--epochs", "15", "--out", "a/b")
+    assert code == 0
+    assert float(re.search(r"test R² ([\d.-]+), mean squared error", out)[1]) > 0.2
+    assert "accuracy" not in out
+    assert os.path.exists("a/b/training.png")
+
+
+def test_same_seed_same_numbers(capsys):
+    argv = ("--data", "wine", "--epochs", "3", "--dropout", "0.2")
+    first, again, other = (run(capsys, *argv, "--seed", seed)[1] for seed in ("5", "5", "6"))
+    numbers = [re.search(r"test accuracy.*\n.*", out)[0] for out in (first, again, other)]
+    assert numbers[0] == numbers[1] != numbers[2]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "exponential", "inverse", "cyclic"])
+def test_schedules(capsys, schedule):
+    code, out = run(capsys, "--data", "iris", "--epochs", "30", "--schedule", schedule)
+    assert code == 0 and schedule in out
+    assert float(re.search(r"test accuracy ([\d.]+)%", out)[1]) > 75
+
+
+@pytest.mark.parametrize("init", ["random", "xavier", "glorot", "he", "lecun", "orthogonal"])
+def test_inits(capsys, init):
+    code, out = run(capsys, "--data", "iris", "--epochs", "2", "--init", init, "--activation", "tanh")
+    assert code == 0 and f"{init} initialization" in out
+
+
+def test_patience_stops_early(capsys):
+    _, out = run(capsys, "--data", "iris", "--epochs", "500", "--learning-rate", "0.05", "--patience", "3")
+    done = int(re.search(r"stopped early after epoch (\d+)", out)[1])
+    kept = int(re.search(r"the parameters are those of epoch (\d+)", out)[1])
+    assert done < 500 and kept == done - 3
+
+
+def test_divergence_is_said(capsys):
+    code, out = run(capsys, "--data", "diabetes", "--learning-rate", "1e30", "--schedule", "constant")
+    assert code == 1
+    assert "try a lower --learning-rate" in out
+
+
+def sequences(folder):
+    labels = np.arange(60) % 2
+    x = RNG.normal(size=(60, 5, 3)) + 3 * labels[:, None, None]
+    np.savez(folder / "mine.npz", x=x, y=labels, x_test=x[:10], y_test=labels[:10])
+
+
+def colour_images(folder):
+    labels = np.arange(60) % 3
+    x = np.zeros((60, 9, 9, 3), np.uint8)
+    x[np.arange(60), :, :, labels] = 200
+    np.savez(folder / "mine.npz", x=x, y=labels)
+
+
+def grey_regression(folder):
+    x = RNG.integers(0, 256, (60, 8, 8), np.uint8)
+    np.savez(folder / "mine.npz", x=x, y=x.mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (sequences, "54 samples to train on, 6 to validate, 10 to test(.|\n)*rnn, xavier(.|\n)*test accuracy"),
+        (colour_images, "43 samples to train on, 5 to validate, 12 to test(.|\n)*cnn, he(.|\n)*test accuracy"),
+        (grey_regression, "cnn, he(.|\n)*test R²"),
+    ],
+)
+def test_own_files(capsys, tmp_path, write, words):
+    write(tmp_path)
+    code, out = run(capsys, "--data", "mine.npz", "--epochs", "3")
+    assert code == 0
+    assert re.search(words, out)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_ctrl_c_reports_what_was_reached(tmp_path):
+    command = [sys.executable, "-m", "jaxnn", "--data", "iris", "--epochs", "1000000", "--schedule", "constant"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("epoch 1/"):
+                break
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"interrupted after epoch \d+ of 1000000", out)
+    assert "test accuracy" in out
+    assert (tmp_path / "jaxnn-run" / "training.png").exists()

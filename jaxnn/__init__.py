@@ -7,8 +7,9 @@ that pair. Start at `jaxnn.core.layer`.
 """
 
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
-from jaxnn import data, inspect, kernels
+from jaxnn import inspect, kernels
 from jaxnn.core import trees
 from jaxnn.core.combinators import block, branch, dtype_policy, parallel, positionwise, remat, repeat, residual, serial
 from jaxnn.core.draw import param
@@ -26,6 +27,9 @@ from jaxnn.layers.recurrent import gru, lstm, rnn
 from jaxnn.train.evaluation import evaluate, predict
 from jaxnn.train.fit import FitResult, fit
 from jaxnn.train.step import TrainState, init_train_state, train_epoch, train_run, train_step
+
+if TYPE_CHECKING:
+    from jaxnn import data, models
 
 __version__ = "0.1.0"
 
@@ -80,6 +84,6 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    if name == "models":  # built from the names above, so imported after them
-        return _import_module("jaxnn.models")
+    if name in ("data", "models"):  # the one is not always needed, the other is built from the names above
+        return _import_module(f"jaxnn.{name}")
     raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")

@@ -178,8 +178,9 @@ def hinge(predictions: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None
 
 
 def _hinge(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    predictions = _nan_unless((targets == 1) | (targets == -1), _wide(predictions))
-    return jax.nn.relu(1 - targets.astype(predictions.dtype) * predictions)
+    predictions = _wide(predictions)
+    y = targets.astype(predictions.dtype)
+    return jax.nn.relu(1 - y * _nan_unless((y == 1) | (y == -1), predictions))
 
 
 def multiclass_hinge(
@@ -364,7 +365,8 @@ def _binary_cross_entropy_from_probabilities(predictions: jax.Array, targets: ja
 
 def _with_chances(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the predictions, NaN where the target is not in [0, 1], and the targets in their dtype."""
-    return _nan_unless((targets >= 0) & (targets <= 1), predictions), targets.astype(predictions.dtype)
+    y = targets.astype(predictions.dtype)
+    return _nan_unless((y >= 0) & (y <= 1), predictions), y
 
 
 # What the formulas share.

@@ -188,8 +188,9 @@ def _binary_batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike |
 
 @jax.jit
 def _binary_hits(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Totals:
-    hit = ((logits > 0) == (labels == 1)) & ~jnp.isnan(logits)
-    valid = (labels == 0) | (labels == 1)
+    y = labels.astype(float)
+    hit = ((logits > 0) == (y == 1)) & ~jnp.isnan(logits)
+    valid = (y == 0) | (y == 1)
     return _average(jnp.where(valid, hit.astype(float), jnp.nan), mask)
 
 

@@ -47,17 +47,14 @@ class Summary:
     size: int
 
     def __str__(self) -> str:
-        head = ("layer", "output", "parameters", "")
-        body = [(row.path, row.output, row.formula and f"{row.formula} =", f"{row.parameters:,}") for row in self.rows]
-        widths = [max(len(line[i]) for line in (head, *body)) for i in range(4)]
-        rule = "─" * (sum(widths) + 5)
-
-        def text(line):
-            name, output, formula, number = (cell.ljust(w) for cell, w in zip(line, widths, strict=True))
-            return f"{name}  {output}  {formula.rstrip():>{widths[2]}} {number.rstrip():>{widths[3]}}".rstrip()
-
+        width = max(len(f"{row.parameters:,}") for row in self.rows)
+        counts = [f"{row.formula} = {row.parameters:>{width},}" if row.formula else f"{row.parameters:,}" for row in self.rows]
+        lines = [("layer", "output", "parameters"), *((r.path, r.output, n) for r, n in zip(self.rows, counts, strict=True))]
+        name, output, number = (max(map(len, column)) for column in zip(*lines, strict=True))
+        rule = "─" * (name + output + number + 4)
+        head, *body = (f"{a:<{name}}  {b:<{output}}  {c:>{number}}" for a, b, c in lines)
         total = f"total: {self.parameters:,} parameters, {_bytes(self.size)}"
-        return "\n".join([text(head), rule, *map(text, body), rule, total])
+        return "\n".join([head, rule, *body, rule, total])
 
     __repr__ = __str__
 
@@ -77,12 +74,12 @@ def summary(model: Layer, x: Any) -> Summary:
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> print(nn.summary(nn.serial(nn.dense(32), nn.relu, nn.dense(10)), jnp.ones((1, 64))))
-        layer    output   parameters
-        ───────────────────────────────────
+        layer    output           parameters
+        ────────────────────────────────────
         dense    (B, 32)  64·32 + 32 = 2,080
         relu     (B, 32)                   0
         dense_2  (B, 10)  32·10 + 10 =   330
-        ───────────────────────────────────
+        ────────────────────────────────────
         total: 2,410 parameters, 9.6 kB
     """
     spec = as_layer(model).setup(abstract(x))

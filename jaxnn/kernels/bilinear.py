@@ -28,6 +28,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxnn.kernels.forms import widen
 from jaxnn.kernels.windows import Pairs, dilated, output_sizes
 
 LABELS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
@@ -85,12 +86,11 @@ def _output_shape(x: Any, kernel: Any, member: Member) -> tuple[int, ...]:
 def evaluate(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
     """Compute a member of the family in the form that is fast on a CPU, in a loop or out of it."""
     dtype = x.dtype
-    if dtype in (jnp.bfloat16, jnp.float16):
-        x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    x, kernel = widen(x), widen(kernel)
     places = _output_shape(x, kernel, member)[1:-1]
     taps = kernel.shape[:-2]
-    few_taps = math.prod(taps) <= min(MOST_TAPS, math.prod(places))
-    if kernel.shape[-2] == 1 and few_taps and max(member.lhs_dilation) == 1:
+    one_channel = kernel.shape[-2] == 1 and max(member.lhs_dilation) == 1
+    if one_channel and math.prod(taps) <= MOST_TAPS and math.prod(taps) <= math.prod(places):
         y = _sum_over_taps(x, kernel, member, places)
     elif member.groups > 1:
         y = _one_group_at_a_time(x, kernel, member)

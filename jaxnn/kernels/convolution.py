@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnn.kernels.bilinear import LABELS, Member, convolve
-from jaxnn.kernels.forms import choose_form
+from jaxnn.kernels.forms import choose_form, widen
 from jaxnn.kernels.windows import dilated, output_sizes, per_axis, resolve_padding
 
 
@@ -69,7 +69,7 @@ def conv(
             f"the kernel does not fit into the input: kernel sizes {kernel.shape[:-2]} with dilation {dilation} span "
             f"{window}, the input has {sizes} with padding {padding}; use a smaller kernel, or pad more"
         )
-    if choose_form(form, "canonical") == "xla":
+    if choose_form(form, "canonical", x, kernel) == "xla":
         return _xla(x, kernel, strides, padding, dilation, groups)
     if groups == 1 and math.prod(kernel.shape[:-2]) == 1 and not any(map(any, padding)):
         return _product(x, kernel, strides)
@@ -92,8 +92,7 @@ def _xla(x, kernel, strides, padding, dilation, groups) -> jax.Array:
 def _product(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
     """One tap: a matrix product over the features, of which both gradients are products too."""
     x = x[(slice(None), *(slice(None, None, s) for s in strides))]
-    wide = jnp.promote_types(x.dtype, jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x.dtype
-    return jnp.matmul(x, kernel.reshape(kernel.shape[-2:]), preferred_element_type=wide).astype(x.dtype)
+    return jnp.matmul(widen(x), widen(kernel.reshape(kernel.shape[-2:]))).astype(x.dtype)
 
 
 def _check_operands(x: jax.Array, kernel: jax.Array, groups: int) -> None:

@@ -1,6 +1,7 @@
-"""The one rule that picks how an operation is written: XLA's own form, or ours where ours is faster."""
+"""The one rule that picks how an operation is written, XLA's own form or ours, and in what precision sums are taken."""
 
 import jax
+import jax.numpy as jnp
 
 
 def platform() -> str:
@@ -14,14 +15,17 @@ def platform() -> str:
     return jax.default_backend() if device is None else getattr(device, "platform", str(device))
 
 
-def choose_form(form: str | None, ours: str) -> str:
+def choose_form(form: str | None, ours: str, *operands: jax.Array) -> str:
     """Pick the form of an operation: ours on a CPU, XLA's elsewhere, unless the caller forces one.
 
     On accelerators XLA hands convolutions and pooling to tuned libraries; on a CPU their gradients fall to naive loops.
+    Arrays with a sharding in their type (meshes with explicit axes, outside ``shard_map``) take XLA's form too: only
+    its operations have rules for such types.
 
     Args:
         form: None to let the rule decide, "xla" or ``ours`` to force.
         ours: The name of our own form of this operation.
+        *operands: The arrays it works on.
 
     Returns:
         "xla" or ``ours``.
@@ -34,7 +38,19 @@ def choose_form(form: str | None, ours: str) -> str:
         'xla'
     """
     if form is None:
-        return ours if platform() == "cpu" else "xla"
+        sharded = any(axis is not None for x in operands for axis in jax.typeof(x).sharding.spec)
+        return ours if platform() == "cpu" and not sharded else "xla"
     if form not in ("xla", ours):
         raise ValueError(f'form must be None, "xla" or "{ours}", got {form!r}')
     return form
+
+
+def widen(x: jax.Array) -> jax.Array:
+    """Cast half precision to float32, in which sums are taken, and leave every other dtype alone.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> widen(jnp.zeros(1, jnp.bfloat16)).dtype, widen(jnp.zeros(1, jnp.int8)).dtype
+        (dtype('float32'), dtype('int8'))
+    """
+    return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x

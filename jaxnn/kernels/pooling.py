@@ -1,6 +1,7 @@
 """Pooling of channels-last arrays in one, two or three spatial dimensions."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.forms import choose_form
+from jaxnn.kernels.forms import choose_form, widen
 from jaxnn.kernels.windows import Pairs, dilated, output_sizes, per_axis, resolve_padding
 
 
@@ -69,7 +70,7 @@ def max_pool(
     integral = jnp.issubdtype(x.dtype, jnp.integer)
     if not integral and not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"max_pool takes integers or real floating-point numbers, got {x.dtype}; cast with .astype")
-    if choose_form(form, "taps") == "xla":
+    if choose_form(form, "taps", x) == "xla":
         return _reduce_window(x, _lowest(x.dtype), lax.max, geometry)
     return _search(x, geometry)[0] if integral else _max_pool(x, geometry)
 
@@ -111,10 +112,8 @@ def avg_pool(
     geometry = _geometry(x, window, strides, padding)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(f"avg_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
-    wide = x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
-    total = _reduce_window(wide, 0, lax.add, geometry)
-    count = jnp.asarray(_count(x.shape[1:-1], geometry)[None, ..., None], total.dtype)
-    return (total / count).astype(x.dtype)
+    total = _reduce_window(widen(x), 0, lax.add, geometry)
+    return (total / jnp.asarray(_count(x.shape[1:-1], geometry), total.dtype)).astype(x.dtype)
 
 
 def _geometry(x: jax.Array, window, strides, padding) -> Geometry:
@@ -143,12 +142,14 @@ def _reduce_window(x: jax.Array, initial, operation, geometry: Geometry) -> jax.
 
 
 def _count(sizes: tuple[int, ...], geometry: Geometry) -> np.ndarray:
-    """How many real positions each window covers, (*places)."""
+    """How many real positions each window covers, (1, *places, 1), or one number where they all cover the same."""
+    if not any(map(any, geometry.padding)):
+        return np.array(math.prod(geometry.window))
     counts = []
     for n, w, s, (low, _), places in zip(sizes, *geometry, strict=True):
         first = np.arange(places) * s - low
         counts.append(np.minimum(first + w, n) - np.maximum(first, 0))
-    return functools.reduce(np.multiply.outer, counts)
+    return functools.reduce(np.multiply.outer, counts)[None, ..., None]
 
 
 def _lowest(dtype):

@@ -359,6 +359,13 @@ def test_labels_are_one_hot(classes, size, seed):
     np.testing.assert_allclose(shifted, cross_entropy(logits, labels), rtol=1e-4, atol=1e-5)
 
 
+def test_truth_values_are_targets():
+    x, true = jnp.array([0.3, -2.0]), jnp.array([True, False])
+    for call in (binary_cross_entropy, jax.jit(binary_cross_entropy)):
+        np.testing.assert_allclose(call(x, true, where=~true), binary_cross_entropy(x[1:], jnp.array([0])), rtol=1e-6)
+    assert mse(x, true) == mse(x, true.astype(float))
+
+
 def test_two_classes_are_binary():
     x = jnp.linspace(-5, 5, 11)
     pair = jnp.stack([jnp.zeros(11), x], axis=-1)

@@ -169,6 +169,7 @@ def test_sequences_and_columns():
     np.testing.assert_allclose(metrics.accuracy(p, t, where), metrics.accuracy(p[:3], t[:3]))
     np.testing.assert_allclose(metrics.confusion_matrix(C)(p, t).sum(), 70)
     assert metrics.binary_accuracy(LOGIT[:, None], BITS) == metrics.binary_accuracy(LOGIT[:, None], BITS[:, None])
+    assert metrics.binary_accuracy(LOGIT, BITS == 1) == metrics.binary_accuracy(LOGIT, BITS)
     assert metrics.accuracy(LOGITS.astype(jnp.bfloat16), LABELS).dtype == jnp.float32
 
 

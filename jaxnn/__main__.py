@@ -110,9 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", nargs="?", metavar="train", default="train", help="the one command, and the default")
     data = parser.add_argument_group("data and model")
-    data.add_argument(
-        "--data", metavar="NAME", default="digits", help=f"{', '.join(NAMES)}, or FILE.npz (default digits)"
-    )
+    data.add_argument("--data", metavar="NAME", default="digits", help=f"{', '.join(NAMES)}, or FILE.npz (default digits)")
     data.add_argument("--model", choices=MODELS, help="default: cnn for images, rnn for sequences, mlp for tables")
     data.add_argument(
         "--activation",
@@ -128,9 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--epochs", type=_whole(1), metavar="N", help="passes over the training part")
     training.add_argument("--batch-size", type=_whole(1), metavar="N", help="samples a step")
     training.add_argument("--learning-rate", type=_number(0, math.inf), metavar="RATE", help="Adam's, where it begins")
-    training.add_argument(
-        "--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate (default cosine)"
-    )
+    training.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate (default cosine)")
     training.add_argument(
         "--dropout", type=_number(0, 1, or_low=True), metavar="RATE", help="share of units dropped in training"
     )
@@ -140,9 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="stop after N epochs without a better validation loss, keep the best",
     )
-    training.add_argument(
-        "--seed", type=_whole(0, 2**32 - 1), metavar="N", default=0, help="of everything random (default 0)"
-    )
+    training.add_argument("--seed", type=_whole(0, 2**32 - 1), metavar="N", default=0, help="of everything random (default 0)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", default=Path("jaxnn-run"), help="folder of the picture (default jaxnn-run)"
     )
@@ -212,9 +206,7 @@ def _prepared(arguments: argparse.Namespace) -> _Job:
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
-            f"--out {arguments.out} cannot be made: {error.strerror}; expected a folder to write to"
-        ) from error
+        raise ValueError(f"--out {arguments.out} cannot be made: {error.strerror}; expected a folder to write to") from error
 
     import jaxnn as nn
     from jaxnn.inspect import plots
@@ -269,9 +261,7 @@ def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
         return nn.models.rnn(*arguments.hidden, outputs, **options)
     options["activation"] = getattr(nn, arguments.activation)
     return (
-        nn.models.cnn(outputs, **options)
-        if arguments.model == "cnn"
-        else nn.models.mlp(arguments.hidden, outputs, **options)
+        nn.models.cnn(outputs, **options) if arguments.model == "cnn" else nn.models.mlp(arguments.hidden, outputs, **options)
     )
 
 
@@ -317,9 +307,7 @@ def _run(job: _Job, started: float) -> int:
         picture = arguments.out / "training.png"
         figure.savefig(picture)
         print(f"picture: {picture}")
-    print(
-        f"time: {time.perf_counter() - started:.1f} s, of which {result.compile_seconds:.1f} s compiling the training"
-    )
+    print(f"time: {time.perf_counter() - started:.1f} s, of which {result.compile_seconds:.1f} s compiling the training")
     return {"interrupted": 130, "nonfinite": 1}.get(result.stopped, 0)
 
 
@@ -350,9 +338,7 @@ def _ending(result: Any, arguments: argparse.Namespace) -> str:
     kept = f"the parameters are those of epoch {result.epoch}" if result.epoch else "nothing was trained"
     match result.stopped:
         case "early":
-            return (
-                f"stopped early after epoch {done}: no better validation loss for {arguments.patience} epochs; {kept}"
-            )
+            return f"stopped early after epoch {done}: no better validation loss for {arguments.patience} epochs; {kept}"
         case "interrupted":
             return f"interrupted after epoch {done} of {arguments.epochs}; {kept}"
         case "nonfinite":

@@ -13,14 +13,16 @@ ROOT = Path(nn.__file__).parent
 
 
 def test_importing_jaxnn_costs_next_to_nothing_on_top_of_jax_and_optax():
-    """Its own modules' share of `-X importtime`, which does not swing with the machine's load as two wall times do."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import jax, optax, jaxnn"], capture_output=True, text=True, check=True
-    )
-    lines = re.findall(r"import time:\s+(\d+) \|\s+(\d+) \|(\s+)(\S+)", done.stderr)
-    total = sum(int(own) for own, _, _, _ in lines)
-    (cumulative,) = [int(c) for _, c, _, name in lines if name == "jaxnn"]
-    assert cumulative / (total - cumulative) < 0.15
+    """What `-X importtime` counts below `jaxnn` against all the rest; the least of five, to leave out the machine's load."""
+
+    def share() -> float:
+        command = [sys.executable, "-X", "importtime", "-c", "import jax, optax, jaxnn"]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        lines = re.findall(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(\S+)", report)
+        (ours,) = [int(cumulative) for _, cumulative, name in lines if name == "jaxnn"]
+        return ours / (sum(int(own) for own, _, _ in lines) - ours)
+
+    assert min(share() for _ in range(5)) < 0.15
 
 
 def test_importing_jaxnn_pulls_in_none_of_the_extras():

@@ -94,17 +94,40 @@ def evaluate(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
         y = _sum_over_taps(x, kernel, member, places)
     elif member.groups > 1:
         y = _one_group_at_a_time(x, kernel, member)
+    elif math.prod(taps) > math.prod(x.shape[1:-1]):
+        y = _exchanged(x, kernel, member)
     else:
-        y = lax.conv_general_dilated(
-            x,
-            kernel,
-            member.strides,
-            member.padding,
-            lhs_dilation=member.lhs_dilation,
-            rhs_dilation=member.rhs_dilation,
-            dimension_numbers=LABELS[len(taps)],
-        )
+        y = _canonical(x, kernel, member)
     return y.astype(dtype)
+
+
+def _canonical(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        member.strides,
+        member.padding,
+        lhs_dilation=member.lhs_dilation,
+        rhs_dilation=member.rhs_dilation,
+        dimension_numbers=LABELS[x.ndim - 2],
+        feature_group_count=member.groups,
+    )
+
+
+def _exchanged(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    """The kernel as the input and the input as the kernel, both flipped in space.
+
+    XLA exchanges the two by itself where the kernel has more taps than the input has points (deep in a network, and in
+    the kernel gradient of a transposed convolution), by permuting the labels: fast at the top level, slow in a loop.
+    """
+    space = range(1, x.ndim - 1)
+    rows = zip(x.shape[1:-1], kernel.shape[:-2], *member[1:4], strict=True)
+    surplus = [(dilated(n, d) - dilated(k, r), pair) for n, k, pair, d, r in rows]
+    padding = tuple((more + low, more + high) for more, (low, high) in surplus)
+    flipped = Member(member.strides, padding, member.rhs_dilation, member.lhs_dilation, 1)
+    kernel = jnp.flip(jnp.moveaxis(kernel, -1, 0), space)  # (C_out, *window, C_in)
+    x = jnp.moveaxis(jnp.flip(x, space), 0, -1)  # (*space, C_in, batch)
+    return jnp.swapaxes(_canonical(kernel, x, flipped), 0, -1)
 
 
 def _sum_over_taps(x: jax.Array, kernel: jax.Array, member: Member, places: tuple[int, ...]) -> jax.Array:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
@@ -56,7 +57,7 @@ def evaluate(
     data = checked_data(data)
     checked_labels(model, data, params, state)
     program = _evaluation_program(model, loss, tuple((metrics or {}).items()), whole("evaluate", "batch_size", batch_size))
-    return {name: value.item() if value.ndim == 0 else value for name, value in program(params, state, data).items()}
+    return as_numbers(program(params, state, data))
 
 
 def predict(model: Layer, result: Any, x: Any, *, batch_size: int = 256) -> Any:
@@ -125,6 +126,13 @@ def totals_of(metrics: Mapping[str, Any] | None) -> tuple[Callable, Callable, Ca
 def with_validation(logs: dict, validation: dict | None) -> dict:
     """The logs of training and validation as one."""
     return logs | {f"val_{name}": value for name, value in (validation or {}).items()}
+
+
+def as_numbers(logs: dict[str, jax.Array]) -> dict[str, Any]:
+    """The logs on the host: numbers as floats, and the loss first."""
+    logs = jax.device_get(logs)
+    names = sorted(logs, key=lambda name: (name.startswith("val_"), not name.endswith("loss")))
+    return {name: float(logs[name]) if logs[name].ndim == 0 else logs[name] for name in names}
 
 
 def trained(result: Any) -> tuple[Any, Any]:

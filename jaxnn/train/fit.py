@@ -18,7 +18,7 @@ from jaxnn.core.layer import Layer
 from jaxnn.core.options import whole
 from jaxnn.core.scope import check_key
 from jaxnn.train.checks import checked_data, checked_labels
-from jaxnn.train.evaluation import evaluation, trained, with_validation
+from jaxnn.train.evaluation import as_numbers, evaluation, trained, with_validation
 from jaxnn.train.progress import Progress
 from jaxnn.train.step import init_train_state, train_epoch
 
@@ -203,7 +203,7 @@ def _fetched(logs: dict[str, jax.Array], *, patient: bool) -> dict[str, Any]:
     """The logs as numbers. Where a wait would be long it is cut into short ones, so that Ctrl-C is heard."""
     while not patient and not all(value.is_ready() for value in logs.values()):  # type: ignore[attr-defined]
         time.sleep(0.005)
-    return {name: float(value) if value.ndim == 0 else np.asarray(value) for name, value in jax.device_get(logs).items()}
+    return as_numbers(logs)
 
 
 def _diverged(epoch: int, loss: float) -> str:

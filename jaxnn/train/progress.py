@@ -25,10 +25,12 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._shown and _interactive():
             try:
-                from tqdm.auto import tqdm
+                from tqdm import tqdm
             except ImportError:
                 return self
-            self._bar = tqdm(total=self._total, unit="epoch", dynamic_ncols=True)
+            # In a notebook the error stream is shown in red, and widgets are lost when the page is exported.
+            stream = sys.stderr if sys.stderr.isatty() else sys.stdout
+            self._bar = tqdm(total=self._total, unit="epoch", file=stream)
         return self
 
     def update(self, epoch: int, logs: dict[str, float]) -> None:

@@ -276,6 +276,7 @@ def test_progress_in_a_terminal_is_a_bar(monkeypatch, capsys):
     pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     nn.fit(network(), (X, Y), **{**OPTIONS, "progress": True})
-    shown = capsys.readouterr().err
+    shown = capsys.readouterr()
+    shown = shown.err + shown.out
     assert "3/3" in shown
     assert "loss" in shown

@@ -1,0 +1,210 @@
+"""kernels.max_pool and avg_pool against definitions, PyTorch and XLA, in value and in all derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxnn.kernels import avg_pool, max_pool
+
+# name: (shape, window, strides, padding)
+CASES = {
+    "cells": ((2, 6, 4, 3), (2, 2), None, "VALID"),
+    "cells with a rest": ((2, 7, 5, 3), (3, 2), None, "VALID"),
+    "overlapping": ((2, 7, 8, 3), (3, 3), (2, 2), ((1, 1), (1, 0))),
+    "stride one": ((2, 5, 4, 2), (3, 2), (1, 1), "SAME"),
+    "gaps": ((2, 8, 9, 2), (2, 1), (3, 2), "VALID"),
+    "one dimension": ((2, 9, 3), (4,), (3,), "SAME"),
+    "three dimensions": ((2, 4, 3, 3, 2), (2, 2, 1), (2, 1, 2), "SAME"),
+}
+
+
+def normal(shape, dtype="float64", seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def windows(x, window, strides, padding, fill):
+    """Every window's elements, (batch, *places, C, taps): the definition, by NumPy's strides or by slices of a tracer."""
+    axes = x.ndim - 2
+    strides = strides or window
+    if padding == "SAME":
+        totals = [max((-(-n // s) - 1) * s + w - n, 0) for n, w, s in zip(x.shape[1:-1], window, strides, strict=True)]
+        padding = [(t // 2, t - t // 2) for t in totals]
+    elif padding == "VALID":
+        padding = [(0, 0)] * axes
+    x = jnp.pad(x, [(0, 0), *padding, (0, 0)], constant_values=fill)
+    places = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:-1], window, strides, strict=True)]
+    at = lambda tap: tuple(slice(t, t + (n - 1) * s + 1, s) for t, n, s in zip(tap, places, strides, strict=True))  # noqa: E731
+    return jnp.stack([x[(slice(None), *at(tap))] for tap in np.ndindex(*window)], -1)
+
+
+def assert_close(ours, theirs, tolerance=1e-12):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@st.composite
+def poolings(draw):
+    axes = draw(st.integers(1, 3))
+    per_axis = lambda low, high: draw(st.tuples(*[st.integers(low, high)] * axes))  # noqa: E731
+    window, strides = per_axis(1, 3 if axes < 3 else 2), per_axis(1, 3)
+    sizes = tuple(w + extra for w, extra in zip(window, per_axis(0, 3), strict=True))
+    pairs = tuple((draw(st.integers(0, w - 1)), draw(st.integers(0, w - 1))) for w in window)
+    padding = draw(st.sampled_from(["SAME", "VALID", pairs]))
+    return (2, *sizes, 2), window, draw(st.sampled_from([None, strides])), padding
+
+
+@given(poolings(), st.integers(0, 1000))
+@settings(deadline=None, max_examples=15)
+def test_max_pool_forms_agree_with_ties(case, seed):
+    shape, window, strides, padding = case
+    x = jnp.asarray(np.random.default_rng(seed).integers(-1, 2, size=shape), jnp.float32)  # three values: many ties
+
+    @jax.jit
+    def everything(x):
+        results = []
+        for form in ("taps", "xla"):
+            y, pullback = jax.vjp(lambda x: max_pool(x, window, strides=strides, padding=padding, form=form), x)
+            weights = jnp.arange(y.size, dtype=x.dtype).reshape(y.shape)
+            results.append((y, pullback(weights)))
+        return results
+
+    ours, theirs = everything(x)
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["cells", "overlapping", "gaps", "one dimension", "three dimensions"])
+def test_max_pool_equals_the_definition_in_every_derivative(name, x64):
+    shape, window, strides, padding = CASES[name]
+    x, direction = normal(shape), normal(shape, seed=1)
+    ours = lambda x: max_pool(x, window, strides=strides, padding=padding, form="taps")  # noqa: E731
+    definition = lambda x: windows(x, window, strides, padding, -jnp.inf).max(-1)  # noqa: E731
+
+    def everything(x, pool):
+        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(pool(x))))
+        return {
+            "value": pool(x),
+            "jvp": jax.jvp(pool, (x,), (direction,)),
+            "gradient": gradient(x),
+            "forward over reverse": jax.jvp(gradient, (x,), (direction,)),
+            "reverse over reverse": jax.grad(lambda x: jnp.sum(gradient(x) * direction))(x),
+            "vmap": jax.vmap(gradient, 1, 2)(jnp.stack([x, direction], 1)),
+            "scan": jax.lax.scan(lambda x, _: (x - 0.1 * gradient(x), None), x, length=2)[0],
+            "remat": jax.grad(jax.checkpoint(lambda x: jnp.sum(pool(x) ** 2)))(x),
+        }
+
+    compute = jax.jit(everything, static_argnums=1)
+    assert_close(compute(x, ours), compute(x, definition))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_avg_pool_equals_the_definition(name, x64):
+    shape, window, strides, padding = CASES[name]
+    x = normal(shape)
+    y, pullback = jax.vjp(lambda x: avg_pool(x, window, strides=strides, padding=padding), x)
+    definition = lambda x: jnp.nanmean(windows(x, window, strides, padding, jnp.nan), -1)  # noqa: E731
+    expected, expected_pullback = jax.vjp(definition, x)
+    assert_close((y, pullback(y)), (expected, expected_pullback(y)))
+
+
+@pytest.mark.parametrize("form", ["taps", "xla"])
+def test_the_first_of_equal_elements_wins(form):
+    x = jnp.array([[0.0, 2.0, 2.0], [2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]).reshape(1, 3, 3, 1)
+    gradient = jax.grad(lambda x: max_pool(x, 2, strides=1, form=form).sum())(x).reshape(3, 3)
+    np.testing.assert_array_equal(gradient, [[0, 2, 0], [1, 1, 0], [0, 0, 0]])
+
+
+def test_nan_is_the_maximum_and_takes_the_gradient():
+    x = jnp.array([1.0, jnp.nan, 2.0, 0.0, 1.0, 3.0]).reshape(1, 6, 1)
+    y, pullback = jax.vjp(lambda x: max_pool(x, 3, form="taps"), x)
+    np.testing.assert_array_equal(y.ravel(), [np.nan, 3.0])
+    np.testing.assert_array_equal(pullback(jnp.ones_like(y))[0].ravel(), [0, 1, 0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8", "uint8", "int32"])
+def test_max_pool_keeps_the_dtype_and_padding_never_wins(dtype):
+    low = 0 if dtype == "uint8" else -100
+    x = jnp.asarray(np.random.default_rng(0).integers(low, low + 100, size=(2, 5, 5, 3)), dtype)
+    for form in ("taps", "xla"):
+        y = max_pool(x, 3, strides=2, padding="SAME", form=form)
+        assert y.dtype == dtype
+        wide = windows(x.astype("float32"), (3, 3), (2, 2), "SAME", -np.inf).max(-1)
+        np.testing.assert_array_equal(y.astype("float32"), wide)
+
+
+def test_avg_pool_sums_half_precision_in_float32():
+    x = jnp.full((1, 4096, 1), 1.0, jnp.float16)  # a float16 sum would stop at 2048
+    assert avg_pool(x, 4096).item() == 1.0
+    assert jax.grad(lambda x: avg_pool(x, 2).astype("float32").sum())(x).dtype == jnp.float16
+
+
+def test_equals_pytorch(x64):
+    torch = pytest.importorskip("torch")
+    x = jnp.asarray(np.random.default_rng(0).integers(-2, 3, size=(2, 9, 8, 3)), jnp.float64)  # ties
+    pooled = {
+        "max": (max_pool, torch.nn.functional.max_pool2d, {}),
+        "avg": (avg_pool, torch.nn.functional.avg_pool2d, {"count_include_pad": False}),
+    }
+    for ours, theirs, options in pooled.values():
+        y, pullback = jax.vjp(lambda x, ours=ours: ours(x, 3, strides=2, padding=((1, 1), (1, 1))), x)
+        there = torch.tensor(np.array(x)).permute(0, 3, 1, 2).contiguous().requires_grad_()
+        y_there = theirs(there, 3, 2, 1, **options)
+        y_there.square().sum().backward()
+        assert_close(y, y_there.detach().permute(0, 2, 3, 1).numpy())
+        assert_close(pullback(2 * y), (there.grad.permute(0, 2, 3, 1).numpy(),))
+
+
+def test_the_gradient_is_no_select_and_scatter():
+    x = normal((2, 9, 9, 3), "float32")
+    step = lambda x, _: (x - jax.grad(lambda x: max_pool(x, 3, strides=2, form="taps").sum())(x), None)  # noqa: E731
+    loop = jax.jit(lambda x: jax.lax.scan(step, x, length=3)[0]).lower(x).compile().as_text()
+    assert "select-and-scatter" not in loop and "scatter(" not in loop
+
+
+def test_an_empty_batch_shard_map_and_export():
+    pool = lambda x: max_pool(x, 3, strides=2, padding="SAME", form="taps")  # noqa: E731
+    gradient = jax.grad(lambda x: (pool(x) ** 2).sum() + avg_pool(x, 2).sum())
+    x = normal((2, 5, 5, 2), "float32")
+    assert gradient(x[:0]).shape == (0, 5, 5, 2)
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))
+    sharded = jax.shard_map(gradient, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"), check_vma=True)
+    assert_close(jax.jit(sharded)(x), gradient(x), 1e-6)
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = jax.export.export(jax.jit(gradient))(jax.ShapeDtypeStruct((batch, 5, 5, 2), x.dtype))
+    assert_close(exported.call(x), gradient(x), 1e-6)
+
+
+@pytest.mark.parametrize("pool", [max_pool, avg_pool])
+@pytest.mark.parametrize(
+    ("shape", "window", "options", "message"),
+    [
+        ((6, 4), 2, {}, r"needs a batch axis, x\[None\]"),
+        ((2, 6, 6, 4), 7, {}, "does not fit"),
+        ((2, 0, 6, 4), 2, {"padding": "SAME"}, "does not fit"),
+        ((2, 6, 6, 4), 0, {}, "window must be at least 1"),
+        ((2, 6, 6, 4), (2, 2, 2), {}, "window has 3 values"),
+        ((2, 6, 6, 4), 2, {"strides": 0}, "strides must be at least 1"),
+        ((2, 6, 6, 4), 2, {"padding": ((2, 0), (0, 0))}, "smaller than the window"),
+        ((2, 6, 6, 4), 2, {"padding": ((-1, 0), (0, 0))}, "must not be negative"),
+        ((2, 6, 6, 4), 2, {"padding": "same"}, '"SAME", "VALID"'),
+    ],
+)
+def test_errors_say_what_came_and_how_to_mend_it(pool, shape, window, options, message):
+    with pytest.raises(ValueError, match=message):
+        pool(jnp.ones(shape), window, **options)
+
+
+def test_dtypes_without_an_order_or_a_mean_are_refused():
+    with pytest.raises(TypeError, match=r"got complex64; cast with \.astype"):
+        max_pool(jnp.ones((1, 2, 1), "complex64"), 2)
+    with pytest.raises(TypeError, match=r"got bool; cast with \.astype"):
+        max_pool(jnp.ones((1, 2, 1), "bool"), 2)
+    with pytest.raises(TypeError, match=r"got int32; cast with \.astype"):
+        avg_pool(jnp.ones((1, 2, 1), "int32"), 2)
+    with pytest.raises(ValueError, match='form must be None, "xla" or "taps"'):
+        max_pool(jnp.ones((1, 2, 1)), 2, form="canonical")

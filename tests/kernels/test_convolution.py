@@ -194,7 +194,7 @@ def test_half_precision_sums_in_float32(dtype, size):
     x, kernel = normal((1, 4, 4, 512), dtype), normal((size, size, 512, 2), dtype, 1)
     expected = conv(x.astype("float32"), kernel.astype("float32"), form="xla")
     ours = conv(x, kernel, form="canonical")
-    gradients = jax.grad(lambda *v: conv(*v, form="canonical").astype("float32").sum(), (0, 1))(x, kernel)
+    gradients = jax.jit(jax.grad(lambda *v: conv(*v, form="canonical").astype("float32").sum(), (0, 1)))(x, kernel)
     assert ours.dtype == dtype and all(g.dtype == dtype for g in gradients)
     np.testing.assert_allclose(ours.astype("float32"), expected, rtol=float(jnp.finfo(dtype).eps), atol=1e-3)
 
@@ -208,7 +208,7 @@ def test_integers_are_exact():
 @pytest.mark.parametrize("name", ["plain", "one channel", "one tap", "groups", "depthwise"])
 def test_an_empty_batch_gives_no_outputs_and_zero_gradients(name):
     x, kernel, options = operands(name, "float32")
-    dx, dkernel = jax.grad(loss("canonical", options), (0, 1))(x[:0], kernel)
+    dx, dkernel = jax.jit(jax.grad(loss("canonical", options), (0, 1)))(x[:0], kernel)
     assert dx.shape == x[:0].shape
     np.testing.assert_array_equal(dkernel, np.zeros(kernel.shape))
 
@@ -232,7 +232,7 @@ def test_abstract_evaluation_and_export_with_a_symbolic_batch():
 def test_shard_map_checks_what_varies(name):
     # The input varies over the mesh and the kernel does not, so the kernel's gradient must be summed over it.
     x, kernel, options = operands(name, "float32")
-    gradient = jax.grad(loss("canonical", options), (0, 1))
+    gradient = jax.jit(jax.grad(loss("canonical", options), (0, 1)))
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))
     specs = P("batch"), P()
     sharded = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=True))

@@ -1,6 +1,6 @@
 """The main job: `python -m jaxnn` trains a network on real data, says how good it is, and writes one picture.
 
-Arguments are read before JAX is imported, so that help and most mistakes are answered at once.
+Whatever can be a mistake of the caller is looked at first, before anything is trained: `_prepared`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    ("digits", "cnn"): Recipe(30, 32, 2e-3, 0.25),
+    ("digits", "cnn"): Recipe(40, 32, 4e-3, 0.4),
     ("digits", "mlp"): Recipe(60, 32, 2e-3, 0.2, (128, 64)),
     ("digits", "rnn"): Recipe(60, 32, 8e-3, 0.0, (64,)),
     ("iris", "mlp"): Recipe(100, 16, 1e-2, 0.0, (32,)),
@@ -103,9 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="jaxnn",
         usage="python -m jaxnn [train] [options]",
         description="Train a neural network on real data. Without options: a small CNN on handwritten digits.",
-        epilog="Options left out are chosen to suit the data and the model. 20% of the samples are held out for the test "
-        "(or the data set's own test part) and looked at once, at the end; of the rest, 10% are held out for "
-        "validation, which is all that --patience looks at.",
+        epilog="Options left out are chosen to suit the data and the model. The test part, 20% of the samples or the data "
+        "set's own, is looked at once, at the end; of the rest, 10% are held out for validation, which is all that "
+        "--patience looks at.",
         allow_abbrev=False,
     )
     parser.add_argument("command", nargs="?", metavar="train", default="train", help="the one command, and the default")
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=_whole(1), metavar="N", help="passes over the training part")
     training.add_argument("--batch-size", type=_whole(1), metavar="N", help="samples a step")
-    training.add_argument("--learning-rate", type=_number(0, math.inf), metavar="RATE", help="Adam's, where it begins")
+    training.add_argument("--learning-rate", type=_number(0, math.inf), metavar="RATE", help="Adam's, at its highest")
     training.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate (default cosine)")
     training.add_argument(
         "--dropout", type=_number(0, 1, or_low=True), metavar="RATE", help="share of units dropped in training"
@@ -223,8 +223,8 @@ def _fill_in(arguments: argparse.Namespace, data: Dataset) -> None:
     model = arguments.model or suited[0]
     if model not in suited:
         raise ValueError(
-            f"--model {model} cannot take the data {data.name!r}, whose samples are {kind}s of shape {data.x.shape[1:]}; "
-            f"allowed: {', '.join(suited)}"
+            f"--model {model} cannot take the data {data.name!r}, whose samples are {kind}s of shape "
+            f"{data.x.shape[1:]}; allowed: {', '.join(suited)}"
         )
     if model == "rnn" and arguments.activation:
         raise ValueError("--activation is not for rnn: an LSTM's gates are sigmoid and tanh; allowed with mlp and cnn")
@@ -258,7 +258,7 @@ def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
     outputs = len(data.classes) or 1
     options: dict[str, Any] = {"dropout": arguments.dropout, "kernel_init": inits[arguments.init]}
     if arguments.model == "rnn":
-        return nn.models.rnn(*arguments.hidden, outputs, **options)
+        return nn.models.rnn(arguments.hidden[0], outputs, **options)
     options["activation"] = getattr(nn, arguments.activation)
     return (
         nn.models.cnn(outputs, **options) if arguments.model == "cnn" else nn.models.mlp(arguments.hidden, outputs, **options)
@@ -335,7 +335,7 @@ def _fit(job: _Job, train: Dataset, validation: Dataset) -> Any:
 
 def _ending(result: Any, arguments: argparse.Namespace) -> str:
     done = len(result.history.get("loss", ()))
-    kept = f"the parameters are those of epoch {result.epoch}" if result.epoch else "nothing was trained"
+    kept = "nothing was trained" if result.epoch == 0 else f"the parameters are those of epoch {result.epoch}"
     match result.stopped:
         case "early":
             return f"stopped early after epoch {done}: no better validation loss for {arguments.patience} epochs; {kept}"
@@ -343,7 +343,7 @@ def _ending(result: Any, arguments: argparse.Namespace) -> str:
             return f"interrupted after epoch {done} of {arguments.epochs}; {kept}"
         case "nonfinite":
             return f"the loss became infinite in epoch {done + 1}, try a lower --learning-rate; {kept}"
-    return f"trained for {done} epochs; {kept}"
+    return f"trained for {done} epochs" + ("" if result.epoch == done else f"; {kept}")
 
 
 def _report(job: _Job, history: dict[str, list[float]], output: np.ndarray) -> Any:

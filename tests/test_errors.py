@@ -60,6 +60,15 @@ CASES = {
         ValueError,
         ["2 input features", "'hidden'"],
     ),
+    "one axis": (lambda: fit(X[:, 0]), ValueError, ["[20]", "x[:, None]", "'hidden'"]),
+    "metrics without names": (lambda: fit(metrics=[nn.metrics.accuracy]), TypeError, ["by name", "accuracy"]),
+    "a metric called loss": (lambda: fit(metrics={"loss": nn.metrics.accuracy}), ValueError, ["another name"]),
+    "a metric that is none": (lambda: fit(metrics={"a": "accuracy"}), TypeError, ["Metric", "'accuracy'"]),
+    "parameters of another model": (
+        lambda: fit(initial=nn.dense(3).init(KEY, X)),
+        ValueError,
+        ["['hidden', 'head']", "['bias', 'kernel']"],
+    ),
     "lengths that differ": (lambda: fit(X, Y[:-1]), ValueError, ["[20, 4]", "[19]", "one entry a sample"]),
     "lengths that differ, validation": (
         lambda: fit(validation=(X, Y[:3])),

@@ -1,4 +1,4 @@
-"""The command line: every mistake is one line that says what is allowed, and a run leaves its numbers and its picture."""
+"""The command line: every mistake is one line that says what is allowed, and a run leaves numbers and a picture."""
 
 import argparse
 import itertools

@@ -46,10 +46,10 @@ def load(name: str | os.PathLike[str]) -> Dataset:
     | `"fashion-mnist"` | 60,000 grey images (28, 28, 1) in [0, 1], 10,000 more as the test part | 10 classes |
     | `"FILE.npz"` | arrays `x` and `y`, and `x_test` and `y_test` if there are any | by the dtype of `y` |
 
-    The first two rows and diabetes need scikit-learn. Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017) is read from its four
-    IDX files in `$JAXNN_DATA`, `$JAXNN_DATA/fashion-mnist` or the system's folder. What an `.npz` file's arrays may be
-    is said at `from_arrays`: integer `y` are labels, floating `y` regression targets, float64 becomes float32, and uint8
-    images are scaled to [0, 1]. Pickled objects are never loaded.
+    The first three rows need scikit-learn. Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017) is read from its four IDX files
+    in `$JAXNN_DATA`, `$JAXNN_DATA/fashion-mnist` or the system's folder. What an `.npz` file's arrays may be is said at
+    `from_arrays`: integer `y` are labels, floating `y` regression targets, float64 becomes float32, and uint8 images
+    are scaled to [0, 1]. Pickled objects are never loaded.
 
     Args:
         name: One of `NAMES`, or a path that ends in `.npz`.

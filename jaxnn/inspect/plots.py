@@ -1,4 +1,4 @@
-"""Pictures of a training run. Matplotlib's object interface only: no global state, no window, safe beside a user's own."""
+"""Pictures of a training run. Matplotlib's object interface only: no global state, no window."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def regression_figure(history: History, targets: np.ndarray, predicted: np.ndarr
 
 
 def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -> None:
-    """Draws `history[name]` and `history["val_" + name]`, where there is one, over the epochs; `log` bends a range beyond tenfold."""
+    """Draws `history[name]` and `history["val_" + name]` over the epochs; `log` allows a logarithmic axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     both = [*history[name], *history.get(f"val_{name}", ())]

@@ -84,7 +84,11 @@ def _output_shape(x: Any, kernel: Any, member: Member) -> tuple[int, ...]:
 
 
 def evaluate(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
-    """Compute a member of the family in the form that is fast on a CPU, in a loop or out of it."""
+    """Compute a member of the family in the form that is fast on a CPU, in a loop or out of it.
+
+    One input channel a group (depthwise, grey images, populations of either) is a sum over taps; other groups are a
+    loop; a kernel larger than the input changes places with it; all else is a convolution in canonical labels.
+    """
     dtype = x.dtype
     x, kernel = widen(x), widen(kernel)
     places = _output_shape(x, kernel, member)[1:-1]
@@ -110,7 +114,6 @@ def _canonical(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
         lhs_dilation=member.lhs_dilation,
         rhs_dilation=member.rhs_dilation,
         dimension_numbers=LABELS[x.ndim - 2],
-        feature_group_count=member.groups,
     )
 
 

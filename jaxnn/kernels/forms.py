@@ -11,7 +11,7 @@ def platform() -> str:
         >>> platform() in ("cpu", "gpu", "tpu")
         True
     """
-    device = jax.config.jax_default_device
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
     return jax.default_backend() if device is None else getattr(device, "platform", str(device))
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -110,7 +111,7 @@ def avg_pool(
     """
     x = jnp.asarray(x)
     geometry = _geometry(x, window, strides, padding)
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
+    if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"avg_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
     total = _reduce_window(widen(x), 0, lax.add, geometry)
     return (total / jnp.asarray(_count(x.shape[1:-1], geometry), total.dtype)).astype(x.dtype)
@@ -177,16 +178,14 @@ def _search(x: jax.Array, geometry: Geometry) -> tuple[jax.Array, jax.Array]:
     """The maximum of each window, and the code of the tap that holds it."""
     window, strides, padding, places = geometry
     x = lax.pad(x, np.asarray(_lowest(x.dtype), x.dtype)[()], [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
-    best = winner = None
+    best = jnp.full((x.shape[0], *places, x.shape[-1]), _lowest(x.dtype), x.dtype)
+    winner = jnp.zeros(best.shape, jnp.int32)
     for tap in np.ndindex(*window):
         rows = zip(tap, places, strides, strict=True)
         value = x[(slice(None), *(slice(t, t + dilated(n, s), s) for t, n, s in rows))]
-        if best is None:
-            best, winner = value, jnp.zeros(value.shape, jnp.int32)
-        else:
-            better = (value > best) | jnp.isnan(value)
-            winner = jnp.where(better, jnp.int32(_code(tap, geometry)), winner)
-            best = jnp.maximum(best, value)
+        better = (value > best) | jnp.isnan(value)
+        winner = jnp.where(better, jnp.int32(_code(tap, geometry)), winner)
+        best = jnp.maximum(best, value)
     return best, winner
 
 
@@ -208,15 +207,16 @@ def _pick(v: jax.Array, winner: jax.Array, geometry: Geometry) -> jax.Array:
     iotas = [lax.broadcasted_iota(jnp.int32, (*strides,), axis) for axis in range(axes)]
     inside = lax.expand_dims(_code(iotas, geometry), (0, *range(1, 2 * axes, 2), 2 * axes + 1))
     winner = lax.pad(winner, jnp.int32(-1), [(0, 0, 0), *((r, r, 0) for r in reach), (0, 0, 0)])
-    total = None
-    for shift in np.ndindex(*(r + 1 for r in reach)):
+
+    def part(shift: tuple[int, ...]) -> jax.Array:
         rows = list(zip(shift, reach, cells, strict=True))
         holder = winner[(slice(None), *(slice(r - a, r - a + m) for a, r, m in rows))]
         tap = _code([a * s for a, s in zip(shift, strides, strict=True)], geometry)
         won = lax.expand_dims(holder, within) == inside + jnp.int32(tap)
-        part = jnp.where(won, v, jnp.zeros((), v.dtype)).sum(within)
-        part = lax.pad(part, jnp.zeros((), v.dtype), [(0, 0, 0), *((r - a, a, 0) for a, r, _ in rows), (0, 0, 0)])
-        total = part if total is None else total + part
+        picked = jnp.where(won, v, jnp.zeros((), v.dtype)).sum(within)
+        return lax.pad(picked, jnp.zeros((), v.dtype), [(0, 0, 0), *((r - a, a, 0) for a, r, _ in rows), (0, 0, 0)])
+
+    total = functools.reduce(operator.add, map(part, np.ndindex(*(r + 1 for r in reach))))
     return total[(slice(None), *(slice(r, r + n) for r, n in zip(reach, places, strict=True)))]
 
 

@@ -39,8 +39,11 @@ def dense(features: int, *, use_bias: bool = True, kernel_init=he_normal(), bias
     features = whole("dense", "features", features)
 
     def init(key, x):
-        if x.ndim < 1:
-            raise ValueError(f"dense takes an input of shape (batch, ..., features), got {list(x.shape)}")
+        if x.ndim < 2:
+            raise ValueError(
+                f"dense is made for an input of shape (batch, ..., features), got {list(x.shape)}: "
+                "a single sample is x[None], a single feature x[:, None]"
+            )
         params = {"kernel": param(kernel_init, (x.shape[-1], features))}
         return params | ({"bias": param(bias_init, (features,))} if use_bias else {})
 

@@ -68,6 +68,9 @@ def checked_labels(model: Layer, data: tuple[Any, Any], params: Any, state: Any)
 
 
 def _on_device(leaf: Any, what: str) -> jax.Array:
+    if isinstance(leaf, list):  # Python's own numbers have no dtype to lose
+        leaf = np.asarray(leaf)
+        leaf = leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype)) if leaf.dtype == np.float64 else leaf
     if not isinstance(leaf, jax.Array):
         leaf = _without_loss(np.asarray(leaf), what)
     finite = jnp.issubdtype(leaf.dtype, jnp.inexact)

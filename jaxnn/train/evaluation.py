@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxnn import kernels
 from jaxnn.core.layer import Layer
 from jaxnn.core.options import whole
-from jaxnn.functional.metrics import as_metric
+from jaxnn.functional.metrics import Metric, as_metric
 from jaxnn.train.batches import leading_size, over_batches
 from jaxnn.train.checks import checked_data, checked_inputs, checked_labels
 
@@ -56,6 +56,7 @@ def evaluate(
         raise ValueError("there is nothing to evaluate: give loss=, metrics=, or the result of fit, which has both")
     data = checked_data(data)
     checked_labels(model, data, params, state)
+    named_metrics(metrics)  # for its errors; the programs are kept by the metrics as they were given
     program = _evaluation_program(model, loss, tuple((metrics or {}).items()), whole("evaluate", "batch_size", batch_size))
     return as_numbers(program(params, state, data))
 
@@ -103,9 +104,7 @@ def evaluation(model: Layer, *, loss: Callable | None, metrics: Mapping[str, Any
 
 def totals_of(metrics: Mapping[str, Any] | None) -> tuple[Callable, Callable, Callable]:
     """Running totals of the loss and the metrics over batches that may differ in size: how they start, grow and end."""
-    streams = {name: as_metric(metric) for name, metric in (metrics or {}).items()}
-    if "loss" in streams:
-        raise ValueError("a metric called 'loss' would hide the loss: give it another name")
+    streams = named_metrics(metrics)
 
     def start():
         return jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), {k: m.init() for k, m in streams.items()}
@@ -121,6 +120,20 @@ def totals_of(metrics: Mapping[str, Any] | None) -> tuple[Callable, Callable, Ca
         return {"loss": total / samples} | {k: m.compute(states[k]) for k, m in streams.items()}
 
     return start, update, finish
+
+
+def named_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
+    """The metrics by name, functions made into metrics.
+
+    Raises:
+        TypeError: if they do not come by name, or one is no metric.
+        ValueError: if one is called `"loss"`.
+    """
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(f'metrics are given by name, as {{"accuracy": nn.metrics.accuracy}}, got {metrics!r}')
+    if "loss" in (metrics or {}):
+        raise ValueError("a metric called 'loss' would hide the loss: give it another name")
+    return {name: as_metric(metric) for name, metric in (metrics or {}).items()}
 
 
 def with_validation(logs: dict, validation: dict | None) -> dict:

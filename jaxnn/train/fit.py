@@ -18,7 +18,7 @@ from jaxnn.core.layer import Layer
 from jaxnn.core.options import whole
 from jaxnn.core.scope import check_key
 from jaxnn.train.checks import checked_data, checked_labels
-from jaxnn.train.evaluation import as_numbers, evaluation, trained, with_validation
+from jaxnn.train.evaluation import as_numbers, evaluation, named_metrics, trained, with_validation
 from jaxnn.train.progress import Progress
 from jaxnn.train.step import init_train_state, train_epoch
 
@@ -108,13 +108,15 @@ def fit(
         True
     """
     _check_parts(model, loss, optimizer)
+    named_metrics(metrics)  # for its errors; the programs are kept by the metrics as they were given
+    metrics = dict(metrics or {})
     epochs, batch_size = whole("fit", "epochs", epochs), whole("fit", "batch_size", batch_size)
     patience = None if patience is None else whole("fit", "patience", patience)
     if not min_delta >= 0:
         raise ValueError(f"fit takes min_delta of at least 0, got {min_delta}")
     data = checked_data(data)
     validation = None if validation is None else checked_data(validation, "validation data")
-    current = init_train_state(model, optimizer, check_key(key), data[0], initial and trained(initial))
+    current = init_train_state(model, optimizer, check_key(key), data[0], None if initial is None else trained(initial))
     for part in (data, validation):
         if part is not None:
             checked_labels(model, part, current.params, current.state)
@@ -126,7 +128,7 @@ def fit(
     with Progress(epochs, progress) as bar:
         try:
             arguments = (current, data, validation)
-            parts = (model, loss, optimizer, batch_size, tuple((metrics or {}).items()))
+            parts = (model, loss, optimizer, batch_size, tuple(metrics.items()))
             program = _compiled(*parts, *_signature(arguments))
             compile_seconds = time.perf_counter() - start
             for epoch in range(1, epochs + 1):
@@ -148,7 +150,7 @@ def fit(
         except KeyboardInterrupt:
             stopped = "interrupted"
     epoch, best = watch.result(current, len(history.get("loss", ())))
-    return FitResult(best.params, best.state, history, stopped, epoch, compile_seconds, loss, dict(metrics or {}))
+    return FitResult(best.params, best.state, history, stopped, epoch, compile_seconds, loss, metrics)
 
 
 class _Watch:

@@ -62,7 +62,7 @@ def init_train_state(
         (0, (4, 3))
     """
     key = check_key(key)
-    params, state = initial or model.init(child_key(key, "init"), x)
+    params, state = model.init(child_key(key, "init"), x) if initial is None else jax.tree.map(jnp.asarray, initial)
     return TrainState(params, state, optimizer.init(params), key, jnp.zeros((), jnp.int32))
 
 
@@ -93,6 +93,8 @@ def train_step(model: Layer, *, loss: Loss, optimizer: optax.GradientTransformat
         True
     """
 
+    optimizer = optax.with_extra_args_support(optimizer)
+
     def step(train_state: TrainState, batch: Data):
         x, y = batch
         key = jax.random.fold_in(child_key(train_state.key, "step"), train_state.step)
@@ -109,7 +111,8 @@ def train_step(model: Layer, *, loss: Loss, optimizer: optax.GradientTransformat
 
         (value, (predictions, state)), gradients = jax.value_and_grad(objective, has_aux=True)(train_state.params)
         with jax.numpy_dtype_promotion("standard"):  # optax relies on it, also where the caller is strict
-            updates, opt_state = optimizer.update(gradients, train_state.opt_state, train_state.params)
+            extra = {"value": value, "grad": gradients, "value_fn": lambda params: objective(params)[0]}  # for line searches
+            updates, opt_state = optimizer.update(gradients, train_state.opt_state, train_state.params, **extra)
             params = optax.apply_updates(train_state.params, updates)
         return TrainState(params, state, opt_state, train_state.key, train_state.step + 1), value, predictions
 

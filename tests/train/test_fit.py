@@ -173,7 +173,8 @@ def test_a_run_can_go_on_from_another():
 
 def test_a_second_run_does_not_compile_again():
     model = network()
-    options = {**OPTIONS, "metrics": {"accuracy": nn.metrics.accuracy}, "validation": (X[:10], Y[:10])}
+    metrics = {"accuracy": nn.metrics.accuracy, "hinge": nn.losses.multiclass_hinge}
+    options = {**OPTIONS, "metrics": metrics, "validation": (X[:10], Y[:10])}
     nn.fit(model, (X, Y), **options)
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
         compiled = []
@@ -181,6 +182,31 @@ def test_a_second_run_does_not_compile_again():
         second = nn.fit(model, (X, Y), **{**options, "key": jax.random.key(9)})
     assert not [m for m in compiled if "Compiling" in m and "program" in m]
     assert second.compile_seconds < 0.05
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.sgd(0.1, momentum=0.9, nesterov=True),
+        optax.adamw(optax.cosine_decay_schedule(1e-2, 20), mask=lambda params: nn.trees.mask(params, "*/kernel")),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.lion(1e-3)),
+        optax.inject_hyperparams(optax.adam)(learning_rate=1e-2),
+        optax.MultiSteps(optax.adam(1e-2), 2),
+        optax.sgd(nn.schedules.cyclic(1e-3, 1e-1, 4)),
+        optax.lbfgs(),
+        optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau()),
+    ],
+    ids=["nesterov", "adamw", "lion", "inject", "multisteps", "cyclic", "lbfgs", "plateau"],
+)
+def test_optimizers_of_every_kind(optimizer):
+    model = nn.serial(nn.dense(8), nn.tanh, nn.dense(2))
+    result = nn.fit(model, (X, Y), **{**OPTIONS, "optimizer": optimizer, "epochs": 10})
+    assert result.history["loss"][-1] < result.history["loss"][0]
+
+
+def test_lists_of_numbers():
+    result = nn.fit(nn.dense(2), (X.tolist(), Y.tolist()), **OPTIONS)
+    equal(result.params, nn.fit(nn.dense(2), (X, Y), **OPTIONS).params)
 
 
 def test_pytrees_in_and_out():

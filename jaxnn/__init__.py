@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from jaxnn import inspect, kernels
 from jaxnn.core import trees
-from jaxnn.core.combinators import block, branch, dtype_policy, parallel, positionwise, remat, repeat, residual, serial
+from jaxnn.core.block import block
+from jaxnn.core.combinators import branch, dtype_policy, parallel, positionwise, remat, repeat, residual, serial
 from jaxnn.core.draw import param
 from jaxnn.core.layer import Layer, as_layer, stateless
 from jaxnn.functional import initializers, losses, metrics, schedules

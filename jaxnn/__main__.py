@@ -54,7 +54,7 @@ OTHERWISE = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line.
+    """Run the command line.
 
     Args:
         argv: the arguments; the process's own by default.
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line on stderr and exit code 2."""
+    """Answer a mistake with one line on stderr and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"jaxnn: error: {' '.join(message.split())}\n")
@@ -213,12 +213,15 @@ def _prepared(arguments: argparse.Namespace) -> _Job:
 
     plots.new_figure()  # says now, not after the training, if matplotlib is missing
     model = _model(arguments, data)
-    table = nn.summary(model, parts[0].x[: arguments.batch_size])
+    try:
+        table = nn.summary(model, parts[0].x[: arguments.batch_size])
+    except ValueError as error:
+        raise ValueError(f"--model {arguments.model} cannot take samples of shape {data.x.shape[1:]}: {error}") from error
     return _Job(arguments, data, parts, model, table)
 
 
 def _fill_in(arguments: argparse.Namespace, data: Dataset) -> None:
-    """Completes the arguments by what suits the data."""
+    """Complete the arguments by what suits the data."""
     kind, suited = SUITS[data.x.ndim]
     model = arguments.model or suited[0]
     if model not in suited:
@@ -228,6 +231,8 @@ def _fill_in(arguments: argparse.Namespace, data: Dataset) -> None:
         )
     if model == "rnn" and arguments.activation:
         raise ValueError("--activation is not for rnn: an LSTM's gates are sigmoid and tanh; allowed with mlp and cnn")
+    if len(data.classes) == 1:
+        raise ValueError(f"the data {data.name!r} has one class only, so there is nothing to learn; expected two or more")
     recipe = RECIPES.get((data.name, model), OTHERWISE[model])
     arguments.model, arguments.hidden = model, recipe.hidden
     for name in ("epochs", "batch_size", "learning_rate", "dropout"):
@@ -287,7 +292,7 @@ def _schedule(arguments: argparse.Namespace, samples: int) -> Any:
 
 
 def _run(job: _Job, started: float) -> int:
-    """Trains, reports and draws."""
+    """Train, report and draw."""
     import jaxnn as nn
 
     arguments, data = job.arguments, job.data
@@ -347,14 +352,14 @@ def _ending(result: Any, arguments: argparse.Namespace) -> str:
 
 
 def _report(job: _Job, history: dict[str, list[float]], output: np.ndarray) -> Any:
-    """Says how good the model is on the test part, and returns the picture."""
+    """Say how good the model is on the test part, and return the picture."""
     import jaxnn as nn
     from jaxnn.inspect import plots
 
     test, title = job.parts[2], f"{job.arguments.model} on {job.data.name}"
     if test.task == "regression":
         predicted = job.unscaled(output)
-        score = f"test R² {float(nn.metrics.r2(predicted, test.y)):.3f}"  # the same in every unit
+        score = f"test R² {float(nn.metrics.r2(output, job.scaled(test.y))):.3f}"  # the same in every unit
         print(f"{score}, mean squared error {np.mean((test.y - predicted) ** 2):.4g} in the target's own units")
         return plots.regression_figure(history, test.y, predicted, title=f"{title}: {score}")
     predicted = output.argmax(axis=-1)

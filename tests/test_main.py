@@ -78,7 +78,8 @@ def test_mistakes(capsys, argv, words):
         ({"x": np.zeros((9, 2))}, "", "has no array y"),
         ({"x": np.full((9, 2), np.nan), "y": np.zeros(9, int)}, "", "18 values that are NaN"),
         ({"x": np.zeros((3, 2)), "y": np.arange(3)}, "", "cannot be split"),
-        ({"x": np.zeros((9, 5, 2)), "y": np.zeros(9, int)}, "--model cnn", "are sequences .*allowed: rnn, mlp"),
+        ({"x": np.zeros((9, 2)), "y": np.zeros(9, int)}, "", "one class only.*expected two or more"),
+        ({"x": np.zeros((9, 5, 2)), "y": np.arange(9) % 2}, "--model cnn", "are sequences .*allowed: rnn, mlp"),
     ],
 )
 def test_mistakes_in_a_file(capsys, arrays, argv, words):

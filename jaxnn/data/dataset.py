@@ -69,7 +69,7 @@ def from_arrays(
     x_test: ArrayLike | None = None,
     y_test: ArrayLike | None = None,
 ) -> Dataset:
-    """Makes a `Dataset` of ordinary arrays; the dtype of `y` says the task.
+    """Make a `Dataset` of ordinary arrays; the dtype of `y` says the task.
 
     Integer (or boolean) `y` of shape (N,) are labels; floating `y` of shape (N,) or (N, 1) are regression targets.
     Every number is converted to float32, float64 too: that is the precision networks train in. uint8 `x` of three or

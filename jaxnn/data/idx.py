@@ -14,7 +14,7 @@ _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads one IDX file, gzipped or plain.
+    """Read one IDX file, gzipped or plain.
 
     The file is: two zero bytes, a byte for the dtype, a byte for the number of axes, each axis' length as a big-endian
     uint32, then the values in C order, big-endian.

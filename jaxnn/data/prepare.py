@@ -11,7 +11,7 @@ from jaxnn.data.dataset import Dataset
 
 
 def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Splits a data set in two, at random, every sample on exactly one side.
+    """Split a data set in two, at random, every sample on exactly one side.
 
     A classification is stratified: of each class's n_c samples, about `test_fraction · n_c` are held out (largest
     remainders make up the total), so that a class of two or more samples is on both sides. A class of one sample stays
@@ -51,7 +51,7 @@ def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tup
 
 
 def standardize(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
-    """Scales inputs to mean 0 and variance 1 over the training part: x' = (x − mean) / std.
+    """Scale inputs to mean 0 and variance 1 over the training part: x' = (x − mean) / std.
 
     One mean and one standard deviation for each index of the last axis: a table's feature, a sequence's feature, an
     image's channel. They come from `train` alone, so that nothing of the other parts leaks into training. A constant
@@ -108,7 +108,7 @@ def moments(array: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _held_out(strata: np.ndarray, fraction: float) -> np.ndarray:
-    """Marks the first samples of each stratum, as many as `_allocate` gives it."""
+    """Mark the first samples of each stratum, as many as `_allocate` gives it."""
     sizes = np.bincount(strata)
     by_stratum = np.argsort(strata, kind="stable")
     rank = np.arange(len(strata)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

@@ -36,7 +36,7 @@ _SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 def load(name: str | os.PathLike[str]) -> Dataset:
-    """Loads a data set by its name, or from an `.npz` file by its path.
+    """Load a data set by its name, or from an `.npz` file by its path.
 
     | name | samples | task |
     |---|---|---|

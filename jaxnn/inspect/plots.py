@@ -102,7 +102,7 @@ def regression_figure(history: History, targets: np.ndarray, predicted: np.ndarr
 
 
 def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -> None:
-    """Draws `history[name]` and `history["val_" + name]` over the epochs; `log` allows a logarithmic axis."""
+    """Draw `history[name]` and `history["val_" + name]` over the epochs; `log` allows a logarithmic axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     both = [*history[name], *history.get(f"val_{name}", ())]
@@ -126,7 +126,7 @@ def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -
 def plot_predictions(
     figure: Figure | SubFigure, images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """Draws up to 30 images with what they were read as: the wrong ones first, framed, at most two thirds of them."""
+    """Draw up to 30 images with what they were read as: the wrong ones first, framed, at most two thirds of them."""
     wrong, right = np.flatnonzero(labels != predicted), np.flatnonzero(labels == predicted)
     room = _ROWS * _COLUMNS
     shown = [*wrong[: max(2 * room // 3, room - len(right))], *right][:room]
@@ -148,7 +148,7 @@ def plot_predictions(
 
 
 def plot_confusion(axes: Axes, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> None:
-    """Draws how many of each true class (rows) were read as each class (columns), shaded by the share of the row."""
+    """Draw how many of each true class (rows) were read as each class (columns), shaded by the share of the row."""
     counts = confusion(labels, predicted, len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -164,7 +164,7 @@ def plot_confusion(axes: Axes, labels: np.ndarray, predicted: np.ndarray, classe
 
 
 def plot_truth(axes: Axes, targets: np.ndarray, predicted: np.ndarray) -> None:
-    """Draws predicted over true values, with the line on which both are equal."""
+    """Draw predicted over true values, with the line on which both are equal."""
     targets, predicted = np.ravel(targets), np.ravel(predicted)
     ends = [min(targets.min(), predicted.min()), max(targets.max(), predicted.max())]
     axes.plot(ends, ends, color=_QUIET, linewidth=1, linestyle="--", label="exact")
@@ -177,7 +177,7 @@ def plot_truth(axes: Axes, targets: np.ndarray, predicted: np.ndarray) -> None:
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts samples of each true class (rows) read as each class (columns).
+    """Count samples of each true class (rows) read as each class (columns).
 
     Example:
         >>> confusion([0, 0, 1], [0, 1, 1], 2).tolist()

@@ -12,15 +12,14 @@ from jaxnn.core.layer import Layer, Params, Spec, State, as_layer, from_setup
 from jaxnn.core.scope import abstract, check_name, child_key, explained, inside
 
 
-def block(forward: Callable[..., Any], *, name: str | None = None, **children: Any) -> Layer:
+def block(forward: Callable[..., Any], **children: Any) -> Layer:
     """Any wiring: `forward(run, x)` calls `run("child", x)` for each child where it is needed.
 
     The same name run twice shares its weights; each run draws its own random numbers, and the state passes from one run
     to the next. `run.params("child")` gives a child's parameters, for weights used in another way (a tied output).
 
     Args:
-        forward: `forward(run, x) -> y`, traced like any JAX function.
-        name: the block's default name among siblings; by default that of `forward`.
+        forward: `forward(run, x) -> y`, traced like any JAX function; the block's default name is its name.
         **children: the layers, or plain functions, by name.
 
     Returns:
@@ -38,8 +37,8 @@ def block(forward: Callable[..., Any], *, name: str | None = None, **children: A
         >>> sorted(params), model(params, jnp.ones((2, 4))).shape
         (['gate', 'value'], (2, 3))
     """
-    own = name or forward.__name__.strip("<>_")
-    return compose(own, {check_name(n): as_layer(c) for n, c in children.items()}, forward, traced=True)
+    layers = {check_name(name): as_layer(child) for name, child in children.items()}
+    return compose(forward.__name__.strip("<>_"), layers, forward, traced=True)
 
 
 def compose(name: str, children: dict[str, Layer], forward: Callable[..., Any], *, traced: bool) -> Layer:

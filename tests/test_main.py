@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxnn.__main__ import OTHERWISE, RECIPES, SUITS, _model, _schedule, main
-from jaxnn.data import NAMES, from_arrays
+from jaxnn.data import NAMES, from_arrays, load
 
 RNG = np.random.default_rng(0)
 
@@ -241,3 +241,28 @@ def test_ctrl_c_reports_what_was_reached(tmp_path):
     assert re.search(r"interrupted after epoch \d+ of 1000000", out)
     assert "test accuracy" in out
     assert (tmp_path / "jaxnn-run" / "training.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("argv", "seeds", "bar"),
+    [
+        ("--data digits", 3, 98.5),
+        ("--data digits --model mlp", 3, 97),
+        ("--data digits --model rnn", 3, 96.5),
+        ("--data iris", 5, 95),
+        ("--data wine", 5, 95),
+        ("--data breast-cancer", 5, 95),
+        ("--data diabetes", 5, 0.42),
+        ("--data fashion-mnist", 1, 91),
+    ],
+)
+def test_defaults_reach_their_bar(capsys, argv, seeds, bar):
+    if "fashion-mnist" in argv:
+        try:
+            load("fashion-mnist")
+        except FileNotFoundError:
+            pytest.skip("Fashion-MNIST is not on this machine")
+    outputs = [run(capsys, *argv.split(), "--seed", str(seed))[1] for seed in range(seeds)]
+    scores = [float(re.search(r"test (?:accuracy|R²) ([\d.-]+)", out)[1]) for out in outputs]
+    assert np.mean(scores) >= bar, scores

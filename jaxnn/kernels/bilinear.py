@@ -29,12 +29,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnn.kernels.forms import widen
-from jaxnn.kernels.windows import Pairs, dilated, output_sizes
+from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes
 
 LABELS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
-
-# The sum over taps is unrolled: up to here it compiles fast, and it beats a convolution of one input channel.
-MOST_TAPS = 64
 
 
 class Member(NamedTuple):

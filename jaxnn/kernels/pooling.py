@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnn.kernels.forms import choose_form, widen
-from jaxnn.kernels.windows import Pairs, dilated, output_sizes, per_axis, resolve_padding
+from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes, per_axis, resolve_padding
 
 
 class Geometry(NamedTuple):
@@ -49,7 +49,7 @@ def max_pool(
         strides: Step of the window; None steps by the window's own size.
         padding: "VALID" (none), "SAME" (⌈size / stride⌉ outputs), or a (low, high) pair per spatial axis, each
             smaller than the window. Padded positions never win.
-        form: None lets the backend decide, "taps" or "xla" forces a form.
+        form: None lets the backend and the window's size decide, "taps" or "xla" forces a form.
 
     Returns:
         (batch, *places, C), in x's dtype.
@@ -71,6 +71,8 @@ def max_pool(
     integral = jnp.issubdtype(x.dtype, jnp.integer)
     if not integral and not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"max_pool takes integers or real floating-point numbers, got {x.dtype}; cast with .astype")
+    if form is None and math.prod(geometry.window) > MOST_TAPS:
+        form = "xla"
     if choose_form(form, "taps", x) == "xla":
         return _reduce_window(x, _lowest(x.dtype), lax.max, geometry)
     return _search(x, geometry)[0] if integral else _max_pool(x, geometry)

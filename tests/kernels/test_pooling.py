@@ -166,6 +166,13 @@ def test_the_gradient_is_no_select_and_scatter():
     assert "select-and-scatter" not in loop and "scatter(" not in loop
 
 
+def test_a_window_too_large_to_unroll_is_left_to_xla():
+    x = normal((1, 40, 40, 2), "float32")
+    program = str(jax.make_jaxpr(lambda x: max_pool(x, 40))(x))
+    assert "reduce_window" in program and program.count("max") < 10
+    np.testing.assert_array_equal(max_pool(x, 40)[:, 0, 0], x.max((1, 2)))
+
+
 def test_an_empty_batch_shard_map_and_export():
     pool = lambda x: max_pool(x, 3, strides=2, padding="SAME", form="taps")  # noqa: E731
     gradient = jax.jit(jax.grad(lambda x: (pool(x) ** 2).sum() + avg_pool(x, 2).sum()))

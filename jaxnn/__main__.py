@@ -44,7 +44,7 @@ RECIPES = {
     ("digits", "rnn"): Recipe(60, 32, 8e-3, 0.0, (64,)),
     ("iris", "mlp"): Recipe(100, 16, 1e-2, 0.0, (32,)),
     ("wine", "mlp"): Recipe(100, 16, 1e-2, 0.0, (32,)),
-    ("fashion-mnist", "cnn"): Recipe(10, 128, 2e-3, 0.25),
+    ("fashion-mnist", "cnn"): Recipe(8, 128, 2e-3, 0.25),
 }
 OTHERWISE = {
     "cnn": Recipe(20, 64, 2e-3, 0.25),

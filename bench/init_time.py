@@ -58,9 +58,7 @@ def equinox() -> float:
     def build(key):
         keys = jax.random.split(key, len(shapes()))
         return [
-            eqx.nn.Linear(*s, use_bias=False, key=k)
-            if len(s) == 2
-            else eqx.nn.Conv2d(s[2], s[3], s[:2], use_bias=False, key=k)
+            eqx.nn.Linear(*s, use_bias=False, key=k) if len(s) == 2 else eqx.nn.Conv2d(s[2], s[3], s[:2], use_bias=False, key=k)
             for s, k in zip(shapes(), keys, strict=True)
         ]
 

@@ -68,7 +68,8 @@ def convolve(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
 
 
 def _varying(x: jax.Array) -> frozenset:
-    return jax.typeof(x).manual_axis_type.varying
+    kind: Any = jax.typeof(x)
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # as jax spells it
 
 
 def _output_shape(x: Any, kernel: Any, member: Member) -> tuple[int, ...]:

@@ -183,12 +183,13 @@ def _check_parts(model: Any, loss: Any, optimizer: Any) -> None:
 
 
 def _signature(arguments: Any) -> tuple:
+    """What a program is compiled for: shapes, dtypes, and where the arrays were put, if that was said."""
     leaves, structure = jax.tree.flatten(arguments)
-    return tuple(jax.typeof(leaf) for leaf in leaves), structure
+    return tuple((leaf.shape, leaf.dtype, leaf.sharding if leaf.committed else None) for leaf in leaves), structure
 
 
 @lru_cache(maxsize=64)
-def _compiled(model, loss, optimizer, batch_size, metrics, avals, structure) -> Callable:
+def _compiled(model, loss, optimizer, batch_size, metrics, leaves, structure) -> Callable:
     """The compiled epoch for arguments of that signature; kept, so that a second run does not compile again."""
     epoch = train_epoch(model, loss=loss, optimizer=optimizer, batch_size=batch_size, metrics=dict(metrics))
     test = evaluation(model, loss=loss, metrics=dict(metrics), batch_size=batch_size)
@@ -197,7 +198,7 @@ def _compiled(model, loss, optimizer, batch_size, metrics, avals, structure) -> 
         train_state, logs = epoch(train_state, data)
         return train_state, with_validation(logs, validation and test(train_state.params, train_state.state, validation))
 
-    structs = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals])
+    structs = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in leaves])
     return jax.jit(program, compiler_options=kernels.compiler_options()).lower(*structs).compile()
 
 

@@ -306,3 +306,25 @@ def test_progress_in_a_terminal_is_a_bar(monkeypatch, capsys):
     shown = shown.err + shown.out
     assert "3/3" in shown
     assert "loss" in shown
+
+
+def test_data_on_another_device_or_over_several():
+    program = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np, optax, jaxnn as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+y = (x[:, 0] > 0).astype(np.int32)
+model = nn.serial(nn.dense(8), nn.relu, nn.dense(2))
+second = jax.devices()[1]
+both = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
+def losses(place):
+    data = (x, y) if place is None else jax.device_put((x, y), place)
+    return nn.fit(model, data, loss=nn.losses.cross_entropy, optimizer=optax.adam(1e-2), epochs=3,
+                  key=jax.random.key(0), progress=False).history["loss"]
+np.testing.assert_allclose(losses(second), losses(None), rtol=1e-5)
+np.testing.assert_allclose(losses(both), losses(None), rtol=1e-5)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -270,7 +270,7 @@ waited = time.perf_counter() - interrupted[0]
 assert result.stopped == "interrupted", result.stopped
 assert len(result.history["loss"]) == result.epoch > 0
 assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(result.params)))
-print(max(result.history["seconds"]), waited)
+print(max(result.history["seconds"]), waited, flush=True)
 os._exit(0)  # without waiting for the epoch that was left behind
 """
 

@@ -81,15 +81,25 @@ def shuffled(key: jax.Array, n: int) -> jax.Array:
     def permuted(position):
         left, right = position // b, position % b
         for i in range(0, rounds, 2):
-            left = (left + _hash(right, keys[i]) % a) % a
-            right = (right + _hash(left, keys[i + 1]) % b) % b
+            left = _plus(left, _below(a, _hash(right, keys[i])), a)
+            right = _plus(right, _below(b, _hash(left, keys[i + 1])), b)
         return left * b + right
 
-    first = permuted(jnp.arange(n, dtype=jnp.uint32))
+    positions = jnp.arange(-(-n // 16) * 16, dtype=jnp.uint32)  # XLA vectorizes a length that its registers divide
     order = jax.lax.while_loop(
-        lambda order: jnp.any(order >= n), lambda order: jnp.where(order < n, order, permuted(order)), first
+        lambda order: jnp.any(order[:n] >= n), lambda order: jnp.where(order < n, order, permuted(order)), permuted(positions)
     )
-    return order.astype(jnp.int32)
+    return order[:n].astype(jnp.int32)
+
+
+def _plus(x: jax.Array, y: jax.Array, modulus: int) -> jax.Array:
+    """(x + y) mod the modulus, both below it."""
+    return jnp.where(x + y >= modulus, x + y - modulus, x + y)
+
+
+def _below(limit: int, bits: jax.Array) -> jax.Array:
+    """⌊limit · bits / 2³²⌋ in 32-bit arithmetic, the limit below 2¹⁶: an even choice below the limit, without a division."""
+    return ((bits >> 16) * limit + ((bits & 0xFFFF) * limit >> 16)) >> 16
 
 
 def _hash(x: jax.Array, key: jax.Array) -> jax.Array:

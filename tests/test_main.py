@@ -265,4 +265,9 @@ def test_defaults_reach_their_bar(capsys, argv, seeds, bar):
             pytest.skip("Fashion-MNIST is not on this machine")
     outputs = [run(capsys, *argv.split(), "--seed", str(seed))[1] for seed in range(seeds)]
     scores = [float(re.search(r"test (?:accuracy|R²) ([\d.-]+)", out)[1]) for out in outputs]
+    print(f"\n{argv}: mean {np.mean(scores):.4g} of {scores}")
     assert np.mean(scores) >= bar, scores
+
+
+def test_fashion_mnist_is_learned_in_ten_epochs():
+    assert RECIPES["fashion-mnist", "cnn"].epochs <= 10

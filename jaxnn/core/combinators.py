@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.core.block import compose
+from jaxnn.core.draw import is_undrawn
 from jaxnn.core.dtypes import cast_floating, promote
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
 from jaxnn.core.scope import abstract, check_name, name_hash
@@ -165,8 +166,7 @@ def repeat(layer: Any, n: int) -> Layer:
             return leaf.repeated(n, levels=len(path))
 
         params, state = (
-            jax.tree_util.tree_map_with_path(stacked, tree, is_leaf=lambda leaf: hasattr(leaf, "initializer"))
-            for tree in (one.params, one.state)
+            jax.tree_util.tree_map_with_path(stacked, tree, is_leaf=is_undrawn) for tree in (one.params, one.state)
         )
         return Spec("repeat", one.output, params, state, one.children)
 
@@ -247,7 +247,7 @@ def dtype_policy(layer: Any, *, dtype: Any = jnp.float32, param_dtype: Any = jnp
         stored = jax.tree.map(
             lambda leaf: leaf.astype(param_dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
             spec.params,
-            is_leaf=lambda leaf: hasattr(leaf, "initializer"),
+            is_leaf=is_undrawn,
         )
         output = jax.eval_shape(lambda y: cast_floating(y, dtype), spec.output)
         return Spec(spec.kind, output, stored, spec.state, spec.children)

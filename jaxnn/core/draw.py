@@ -120,7 +120,7 @@ def undrawn_call(init: Callable, x: Any) -> tuple[dict, dict]:
     def undrawn(path, leaf):
         return leaf if isinstance(leaf, Undrawn) else Undrawn(_FromInit(init, x, path), leaf.shape, leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(undrawn, returned, is_leaf=_is_undrawn)
+    return jax.tree_util.tree_map_with_path(undrawn, returned, is_leaf=is_undrawn)
 
 
 @lru_cache
@@ -130,7 +130,7 @@ def _abstract_key() -> jax.ShapeDtypeStruct:
 
 def draw(key: jax.Array, tree: Any) -> Any:
     """Fill every undrawn leaf of `tree`, a tuple of nested dicts; a pure function of `key` under any transform."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_undrawn)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_undrawn)
     values: list[Any] = [None] * len(leaves)
     groups: dict[tuple, list[_Request]] = {}
     for i, (steps, leaf) in enumerate(leaves):
@@ -263,5 +263,6 @@ def _chunk_program(distribution: str, dtype: np.dtype) -> Callable:
     return chunk
 
 
-def _is_undrawn(leaf: Any) -> bool:
+def is_undrawn(leaf: Any) -> bool:
+    """Whether a node is a leaf not yet drawn; to be passed as `is_leaf`, since to JAX it is static and no leaf at all."""
     return isinstance(leaf, Undrawn)

@@ -20,7 +20,7 @@ def test_every_sample_comes_once(n, seed):
 
 
 def test_large_sets_and_sizes_around_squares_and_powers():
-    for n in (1, 2, 3, 255, 256, 257, 65535, 65536, 99**2 + 1, 1_000_003):
+    for n in (1, 2, 3, 4, 5, 255, 256, 257, 65535, 65536, 65537, 99**2, 99**2 + 1, 1_000_003):
         np.testing.assert_array_equal(np.sort(shuffled(jax.random.key(n), n)), np.arange(n))
 
 

@@ -9,7 +9,9 @@ from jax.extend.core import get_opaque_trace_state
 
 from jaxnn.kernels.forms import platform
 
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+# Each product and convolution goes to the library alone. The value without INDIVIDUAL lets XLA join products with what
+# surrounds them, is no faster, and crashes the process where many padded products are added up (jaxlib 0.10.2).
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 _lock = threading.Lock()
 
 

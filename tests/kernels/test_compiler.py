@@ -33,6 +33,19 @@ def test_an_unknown_option_is_left_out(fresh_probe, monkeypatch):
     assert kernels.jit(lambda x: x + 1)(jnp.zeros(())) == 1
 
 
+def test_many_padded_products_do_not_crash():
+    """A sum of padded products, as the gradient of causal attention has: other options crash the process here."""
+    parts = [jnp.ones((2, (i + 1) * 256, 256)) for i in range(8)]
+
+    @kernels.jit
+    def total(x, parts):
+        products = (jnp.einsum("nkq,nqd->nkd", p, x[:, i * 256 : (i + 1) * 256]) for i, p in enumerate(parts))
+        return sum(jnp.pad(p, ((0, 0), (0, 2048 - p.shape[1]), (0, 0))) for p in products)
+
+    y = total(jnp.ones((2, 2048, 32)), parts)
+    np.testing.assert_array_equal(y[0, ::256, 0], 256 * np.arange(8, 0, -1))
+
+
 def test_other_backends_get_no_options(monkeypatch):
     monkeypatch.setattr(compiler, "platform", lambda: "tpu")
     assert kernels.compiler_options() == {}

@@ -1,0 +1,162 @@
+"""Scaled dot-product attention by blocks of queries."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.typing import ArrayLike
+
+from jaxnn.kernels.forms import choose_form, widen
+
+MOST_SCORES = 1024**2  # of one head: above, the backward pass computes a block's scores again instead of keeping them
+
+
+def dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    form: str | None = None,
+) -> jax.Array:
+    """Scaled dot-product attention, softmax(q kᵀ / √d) v (Vaswani et al. 2017).
+
+    For each head, with i over queries and j over the keys that i may attend to::
+
+        y[i] = Σ_j p[i, j] v[j]        p[i, j] = exp(s q[i]·k[j]) / Σ_j' exp(s q[i]·k[j'])
+
+    On a CPU the queries are taken in blocks: a causal block sees the keys up to its own end only, so about half of the
+    scores are never computed, and long sequences never hold more than a few blocks of them.
+
+    Args:
+        query: (batch, queries, heads, d), floating-point.
+        key: (batch, keys, heads, d), or with fewer heads that divide query's: each serves a group of query heads.
+        value: (batch, keys, key heads, d_v).
+        mask: Which keys a query may attend to, boolean, of a shape that broadcasts to (batch, heads, queries, keys);
+            None allows all. A padding mask m of shape (batch, keys) is given as ``m[:, None, None]``.
+        is_causal: Whether query i sees only keys 0 to i; there must be as many keys as queries.
+        scale: s; None is 1/√d.
+        form: None lets the backend decide, "blocks" or "xla" forces a form. They differ in rounding only.
+
+    Returns:
+        (batch, queries, heads, d_v), in query's dtype; scores and sums are at least float32. A query that may attend to
+        no key gives zero.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+        TypeError: If the dtypes are not the same floating-point one, or the mask is not boolean.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> query, key = jnp.zeros((1, 2, 1, 4)), jnp.zeros((1, 2, 1, 4))
+        >>> value = jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)
+        >>> dot_product_attention(query, key, value, is_causal=True).ravel()
+        Array([1., 2.], dtype=float32)
+    """
+    query, key, value = jnp.asarray(query), jnp.asarray(key), jnp.asarray(value)
+    mask = None if mask is None else jnp.asarray(mask)
+    _check(query, key, value, mask, is_causal)
+    batch, _, heads, d = query.shape
+    scale = d**-0.5 if scale is None else scale
+    groups = heads // key.shape[2]
+    # (batch · heads, length, d): a head's rows lie together, as the products below want them
+    flat = lambda x, times: _by_head(jnp.repeat(widen(x), times, axis=2) if times > 1 else widen(x))  # noqa: E731
+    q, k, v = flat(query, 1) * jnp.asarray(scale, widen(query).dtype), flat(key, groups), flat(value, groups)
+    allowed = None if mask is None else _mask_by_head(mask, batch, heads)
+    if choose_form(form, "blocks", query, key, value) == "blocks":
+        y = _by_blocks(q, k, v, allowed, is_causal)
+    else:
+        y = _attend(q, k, v, allowed, 0 if is_causal else None)
+    return y.reshape(batch, heads, *y.shape[1:]).swapaxes(1, 2).astype(query.dtype)
+
+
+def _by_head(x: jax.Array) -> jax.Array:
+    return lax.collapse(x.swapaxes(1, 2), 0, 2)
+
+
+def _mask_by_head(mask: jax.Array, batch: int, heads: int) -> jax.Array:
+    """(batch · heads, keys, queries), the last two of which may still be 1."""
+    mask = lax.expand_dims(mask, range(4 - mask.ndim))
+    mask = jnp.broadcast_to(mask, (batch, heads, *mask.shape[2:]))
+    return lax.collapse(mask, 0, 2).swapaxes(1, 2)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array | None, first: int | None) -> jax.Array:
+    """The definition, for a block of queries of which the first is number `first` among the keys (None: not causal).
+
+    Scores are (heads, keys, queries): so the sums over keys run along whole rows, and of all the products, here and in
+    the derivatives, none is of the kind that XLA's CPU compiler is slow at (AᵀB with few columns).
+    """
+    scores = jnp.einsum("nkd,nqd->nkq", k, q)
+    seen = jnp.ones((1, 1, 1), bool) if allowed is None else allowed
+    if first is not None:
+        at_key, at_query = (lax.broadcasted_iota(jnp.int32, scores.shape[1:], axis) for axis in (0, 1))
+        seen = seen & (at_key <= at_query + first)[None]
+    lowest = jnp.asarray(jnp.finfo(scores.dtype).min / 2, scores.dtype)  # -inf would make NaN of a row without keys
+    seen = jnp.broadcast_to(seen, scores.shape)
+    scores = jnp.where(seen, scores, lowest)
+    p = jnp.exp(scores - _kept(lax.stop_gradient(scores.max(1, keepdims=True))))
+    y = _kept(jnp.einsum("nkd,nkq->ndq", v, p)) / _kept(p.sum(1)[:, None])  # divided last, where there is least to divide
+    if allowed is not None:
+        y = jnp.where(seen.any(1)[:, None], y, jnp.zeros_like(y))
+    return y.swapaxes(1, 2)
+
+
+_kept = functools.partial(checkpoint_name, name="attention")
+
+
+def _by_blocks(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array | None, causal: bool) -> jax.Array:
+    """All blocks of queries one after another; of long sequences two heads at a time, their scores computed twice."""
+    if q.shape[1] * k.shape[1] <= MOST_SCORES:
+        return _blocks((q, k, v, allowed), _attend, causal)
+    keep = jax.checkpoint_policies.save_only_these_names("attention")
+    again = jax.checkpoint(_attend, policy=keep, static_argnums=4, prevent_cse=False)  # the loop prevents it
+    at_once = 2 if q.shape[0] % 2 == 0 else 1
+    heads = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), (q, k, v, allowed))
+    return lax.collapse(lax.map(lambda some: _blocks(some, again, causal), heads), 0, 2)
+
+
+def _blocks(operands: tuple, attend, causal: bool) -> jax.Array:
+    q, k, v, allowed = operands
+    queries, keys = q.shape[1], k.shape[1]
+    if queries * keys <= MOST_SCORES and not (causal and queries > 32):
+        return attend(q, k, v, allowed, 0 if causal else None)
+    size = max(32, math.ceil(queries / 8))  # smaller blocks save scores, but their products are slow and many to compile
+    rows = []
+    for low in range(0, queries, size):
+        high = min(low + size, queries)
+        end = high if causal else keys
+        part = None
+        if allowed is not None:
+            part = allowed[:, :end] if allowed.shape[1] > 1 else allowed
+            part = part[..., low:high] if part.shape[2] > 1 else part
+        rows.append(attend(q[:, low:high], k[:, :end], v[:, :end], part, low if causal else None))
+    return jnp.concatenate(rows, axis=1)
+
+
+def _check(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, causal: bool) -> None:
+    shapes = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in (("query", query), ("key", key), ("value", value)))
+    if not query.ndim == key.ndim == value.ndim == 4:
+        raise ValueError(f"attention takes (batch, length, heads, d) three times, got {shapes}")
+    if not query.dtype == key.dtype == value.dtype or not jnp.issubdtype(query.dtype, jnp.floating):
+        raise TypeError(f"query, key and value must have the same floating-point dtype, got {shapes}; cast with .astype")
+    if query.shape[0] != key.shape[0] or key.shape[:3] != value.shape[:3] or query.shape[3] != key.shape[3]:
+        raise ValueError(
+            f"batch sizes must be equal, key and value must agree in length and heads, query and key in d: got {shapes}"
+        )
+    if 0 in key.shape[1:] or 0 in query.shape[2:] or query.shape[2] % key.shape[2]:
+        raise ValueError(f"key's heads must divide query's, and there must be a key to attend to: got {shapes}")
+    if causal and query.shape[1] != key.shape[1]:
+        raise ValueError(f"causal attention takes as many keys as queries, got {shapes}; give a mask for other layouts")
+    if mask is None:
+        return
+    if mask.dtype != jnp.bool_:
+        raise TypeError(f"mask must be boolean, true where a query may attend, got {mask.dtype}; compare, as in mask > 0")
+    full = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+    if mask.ndim > 4 or any(m not in (1, n) for m, n in zip(mask.shape[::-1], full[::-1], strict=False)):
+        raise ValueError(f"mask {list(mask.shape)} does not broadcast to (batch, heads, queries, keys) = {list(full)}")

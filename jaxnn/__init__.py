@@ -19,7 +19,7 @@ from jaxnn.functional import initializers, losses, metrics, schedules
 from jaxnn.functional.activations import *  # noqa: F403
 from jaxnn.functional.activations import __all__ as _activations
 from jaxnn.inspect import summary
-from jaxnn.layers.convolution import conv
+from jaxnn.layers.convolution import conv, conv_transpose
 from jaxnn.layers.dropout import dropout
 from jaxnn.layers.linear import dense, embedding
 from jaxnn.layers.normalization import batch_norm, layer_norm
@@ -45,6 +45,7 @@ __all__ = [
     "block",
     "branch",
     "conv",
+    "conv_transpose",
     "data",
     "dense",
     "dropout",

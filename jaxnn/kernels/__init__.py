@@ -1,7 +1,22 @@
 """The fast lowering of an operation, chosen at trace time by backend and shape."""
 
+from jaxnn.kernels.attention import dot_product_attention
 from jaxnn.kernels.compiler import compiler_options, jit
-from jaxnn.kernels.convolution import conv
+from jaxnn.kernels.convolution import conv, conv_transpose
+from jaxnn.kernels.cross_entropy import linear_cross_entropy
+from jaxnn.kernels.dropout import dropout
 from jaxnn.kernels.pooling import avg_pool, max_pool
+from jaxnn.kernels.recurrence import recurrence
 
-__all__ = ["avg_pool", "compiler_options", "conv", "jit", "max_pool"]
+__all__ = [
+    "avg_pool",
+    "compiler_options",
+    "conv",
+    "conv_transpose",
+    "dot_product_attention",
+    "dropout",
+    "jit",
+    "linear_cross_entropy",
+    "max_pool",
+    "recurrence",
+]

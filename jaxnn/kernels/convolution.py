@@ -69,24 +69,81 @@ def conv(
             f"the kernel does not fit into the input: kernel sizes {kernel.shape[:-2]} with dilation {dilation} span "
             f"{window}, the input has {sizes} with padding {padding}; use a smaller kernel, or pad more"
         )
+    member = Member(strides, padding, (1,) * axes, dilation, groups)
     if choose_form(form, "canonical", x, kernel) == "xla":
-        return _xla(x, kernel, strides, padding, dilation, groups)
+        return _xla(x, kernel, member)
     if groups == 1 and math.prod(kernel.shape[:-2]) == 1 and not any(map(any, padding)):
         return _product(x, kernel, strides)
-    return convolve(x, kernel, Member(strides, padding, (1,) * axes, dilation, groups))
+    return convolve(x, kernel, member)
 
 
-def _xla(x, kernel, strides, padding, dilation, groups) -> jax.Array:
+def conv_transpose(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    form: str | None = None,
+) -> jax.Array:
+    """Transposed convolution: each input point spreads the kernel over the output (Zeiler et al. 2010).
+
+    With stride s, low padding p and dilation d, along one axis::
+
+        y[b, j, o] = Σ_{i, t, c} x[b, i, c] · kernel[t, c, o]        over all i, t with  i·s + t·d − p = j
+
+    It is the transpose of :func:`conv` in its input, with the kernel's two feature axes exchanged, and PyTorch's and
+    Keras's convention; ``jax.lax.conv_transpose`` flips the kernel in space. On a CPU, input points that lie apart are
+    not filled up with zeros: outputs that meet the same part of the kernel are a convolution of their own.
+
+    Args:
+        x: The input, (batch, *space, C_in), with one to three spatial axes.
+        kernel: The kernel, (*window, C_in / groups, C_out), of x's dtype.
+        strides: Distance of neighbouring input points in the output, one integer or one per spatial axis.
+        padding: "SAME" (size · stride outputs), "VALID" (all (size − 1) · stride + span of them, where the kernel spans
+            (taps − 1) · dilation + 1), or a (low, high) pair per spatial axis that is cut off those; a negative number
+            adds zeros. PyTorch's ``padding=p, output_padding=q`` is ``(p, p - q)``.
+        dilation: Distance between the kernel's taps, one integer or one per spatial axis.
+        groups: The features are cut into so many groups, each convolved on its own.
+        form: None lets the backend decide, "canonical" or "xla" forces a form. They differ in rounding only.
+
+    Returns:
+        (batch, *places, C_out), in x's dtype.
+
+    Raises:
+        ValueError: If the shapes, groups or options do not fit each other, or the padding leaves no output.
+        TypeError: If the dtypes differ, or an option is not an integer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
+        >>> conv_transpose(x, jnp.ones((3, 1, 1)), strides=2, padding="VALID").ravel()
+        Array([1., 1., 3., 2., 2.], dtype=float32)
+        >>> conv_transpose(x, jnp.ones((3, 1, 1)), strides=2).shape
+        (1, 4, 1)
+    """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    _check_operands(x, kernel, groups)
+    axes = x.ndim - 2
+    strides, dilation = per_axis(strides, axes, "strides"), per_axis(dilation, axes, "dilation")
+    window = tuple(dilated(k, d) for k, d in zip(kernel.shape[:-2], dilation, strict=True))
+    if padding == "SAME":
+        surplus = [w - s for w, s in zip(window, strides, strict=True)]
+        padding = tuple((low, more - low) for more in surplus for low in (max(more, 0) // 2,))
+    padding = resolve_padding(padding, x.shape[1:-1], window, strides)
+    around = tuple((w - 1 - low, w - 1 - high) for w, (low, high) in zip(window, padding, strict=True))
+    if 0 in output_sizes([dilated(n, s) for n, s in zip(x.shape[1:-1], strides, strict=True)], window, (1,) * axes, around):
+        raise ValueError(f"nothing is left of the output after a padding of {padding} is cut off; use a smaller padding")
+    member = Member((1,) * axes, around, strides, dilation, groups)
+    kernel = jnp.flip(kernel, range(axes))
+    return _xla(x, kernel, member) if choose_form(form, "canonical", x, kernel) == "xla" else convolve(x, kernel, member)
+
+
+def _xla(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """The reference: XLA's convolution and XLA's gradients."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        padding,
-        rhs_dilation=dilation,
-        dimension_numbers=LABELS[x.ndim - 2],
-        feature_group_count=groups,
-    )
+    *geometry, groups = member
+    return lax.conv_general_dilated(x, kernel, *geometry, dimension_numbers=LABELS[x.ndim - 2], feature_group_count=groups)
 
 
 def _product(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:

@@ -54,23 +54,87 @@ def conv(
         >>> layer(params, jnp.ones((8, 28, 28, 1))).shape, params["kernel"].shape
         ((8, 14, 14, 32), (3, 3, 1, 32))
     """
-    features, groups = whole("conv", "features", features), whole("conv", "groups", groups)
+    return _convolution(
+        "conv", kernels.conv, features, kernel_size, strides, padding, dilation, groups, use_bias, kernel_init, bias_init
+    )
+
+
+def conv_transpose(
+    features: int,
+    kernel_size: Size,
+    *,
+    strides: Size = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+    dilation: Size = 1,
+    groups: int = 1,
+    use_bias: bool = True,
+    kernel_init=he_normal(),
+    bias_init=zeros,
+) -> Layer:
+    """A transposed convolution: y[p, o] = b[o] + Σ x[i, c] w[k, c, o] over all i, k with s·i + d·k − pad = p.
+
+    Parameters: `kernel` (*kernel_size, channels / groups, features) and `bias` (features,).
+
+    Args:
+        features: the number of output channels.
+        kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
+        strides: s, the distance of neighbouring input points in the output, one number or one an axis.
+        padding: `"SAME"` (output size size · strides), `"VALID"` (all of the output) or `((low, high), ...)`, what is cut
+            off the output, one pair an axis; PyTorch's `padding=p, output_padding=q` is `(p, p - q)`.
+        dilation: d, the distance between the kernel's taps.
+        groups: input and output channels in that many groups that do not mix.
+        use_bias: whether b is there.
+        kernel_init: initializer of the kernel; He's by default, fan-in kernel size × channels / groups.
+        bias_init: initializer of b.
+
+    Returns:
+        A `Layer` from (batch, *space, channels) to (batch, *space', features).
+
+    Raises:
+        ValueError: if the input's rank or channels do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.conv_transpose(16, 4, strides=2)
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((8, 14, 14, 32)))
+        >>> layer(params, jnp.ones((8, 14, 14, 32))).shape, params["kernel"].shape
+        ((8, 28, 28, 16), (4, 4, 32, 16))
+    """
+    return _convolution(
+        "conv_transpose",
+        kernels.conv_transpose,
+        features,
+        kernel_size,
+        strides,
+        padding,
+        dilation,
+        groups,
+        use_bias,
+        kernel_init,
+        bias_init,
+    )
+
+
+def _convolution(
+    name, convolve, features, kernel_size, strides, padding, dilation, groups, use_bias, kernel_init, bias_init
+) -> Layer:
+    features, groups = whole(name, "features", features), whole(name, "groups", groups)
 
     def init(key, x):
-        size = spatial("conv", "kernel_size", kernel_size, x)
+        size = spatial(name, "kernel_size", kernel_size, x)
         if x.shape[-1] % groups or features % groups:
-            raise ValueError(f"conv in {groups} groups: the {x.shape[-1]} channels and {features} features must both divide")
+            raise ValueError(f"{name} in {groups} groups: the {x.shape[-1]} channels and {features} features must both divide")
         params = {"kernel": param(kernel_init, (*size, x.shape[-1] // groups, features))}
         return params | ({"bias": param(bias_init, (features,))} if use_bias else {})
 
     def apply(params, x):
-        spatial("conv", "kernel_size", kernel_size, x)
-        step, spread = spatial("conv", "strides", strides, x), spatial("conv", "dilation", dilation, x)
+        spatial(name, "kernel_size", kernel_size, x)
+        step, spread = spatial(name, "strides", strides, x), spatial(name, "dilation", dilation, x)
         x, kernel = promote(x, params["kernel"])
-        y = kernels.conv(x, kernel, strides=step, padding=padding, dilation=spread, groups=groups)
+        y = convolve(x, kernel, strides=step, padding=padding, dilation=spread, groups=groups)
         return y + trailing(params["bias"].astype(y.dtype), y) if use_bias else y
 
-    return stateless(init, apply)
+    return stateless(init, apply, name)
 
 
 def spatial(layer: str, option: str, value: Size, x) -> tuple[int, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
+from jaxnn import kernels
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.layer import Layer
 from jaxnn.core.options import fraction
@@ -40,8 +40,6 @@ def dropout(rate: float) -> Layer:
     def apply(params, state, x, *, key=None, training=False):
         if not training or (not isinstance(rate, jax.Array) and rate == 0):
             return x, state
-        keep = 1 - jnp.asarray(rate, jnp.float32)
-        kept = jax.random.bernoulli(require_key(key), keep, x.shape)
-        return jnp.where(kept, x / keep.astype(x.dtype), jnp.zeros_like(x)), state
+        return kernels.dropout(x, rate, require_key(key)), state
 
     return positionwise(Layer(init, apply, "dropout"))

@@ -42,8 +42,3 @@ def cast_floating(tree: Any, dtype: Any) -> Any:
         return jnp.asarray(leaf, dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     return jax.tree.map(cast, tree)
-
-
-def trailing(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """A vector over the last axis of `like`, with as many axes: broadcasting that is said and not implied."""
-    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

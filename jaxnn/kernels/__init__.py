@@ -5,18 +5,24 @@ from jaxnn.kernels.compiler import compiler_options, jit
 from jaxnn.kernels.convolution import conv, conv_transpose
 from jaxnn.kernels.cross_entropy import linear_cross_entropy
 from jaxnn.kernels.dropout import dropout
+from jaxnn.kernels.normalization import batch_norm
 from jaxnn.kernels.pooling import avg_pool, max_pool
 from jaxnn.kernels.recurrence import recurrence
+from jaxnn.kernels.rows import column_sum, linear, spread
 
 __all__ = [
     "avg_pool",
+    "batch_norm",
+    "column_sum",
     "compiler_options",
     "conv",
     "conv_transpose",
     "dot_product_attention",
     "dropout",
     "jit",
+    "linear",
     "linear_cross_entropy",
     "max_pool",
     "recurrence",
+    "spread",
 ]

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxnn.kernels.bilinear import LABELS, Member, convolve
 from jaxnn.kernels.forms import choose_form, widen
+from jaxnn.kernels.rows import linear
 from jaxnn.kernels.windows import dilated, output_sizes, per_axis, resolve_padding
 
 
@@ -142,14 +143,22 @@ def conv_transpose(
 
 def _xla(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """The reference: XLA's convolution and XLA's gradients."""
-    *geometry, groups = member
-    return lax.conv_general_dilated(x, kernel, *geometry, dimension_numbers=LABELS[x.ndim - 2], feature_group_count=groups)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        member.strides,
+        member.padding,
+        lhs_dilation=member.lhs_dilation,
+        rhs_dilation=member.rhs_dilation,
+        dimension_numbers=LABELS[x.ndim - 2],
+        feature_group_count=member.groups,
+    )
 
 
 def _product(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
     """One tap: a matrix product over the features, of which both gradients are products too."""
     x = x[(slice(None), *(slice(None, None, s) for s in strides))]
-    return jnp.matmul(widen(x), widen(kernel.reshape(kernel.shape[-2:]))).astype(x.dtype)
+    return linear(widen(x), widen(kernel.reshape(kernel.shape[-2:])), form="rows").astype(x.dtype)
 
 
 def _check_operands(x: jax.Array, kernel: jax.Array, groups: int) -> None:

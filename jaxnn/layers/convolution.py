@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jaxnn import kernels
 from jaxnn.core.draw import param
-from jaxnn.core.dtypes import promote, trailing
+from jaxnn.core.dtypes import promote
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.options import whole
 from jaxnn.functional.initializers import he_normal, zeros
@@ -132,7 +132,7 @@ def _convolution(
         step, spread = spatial(name, "strides", strides, x), spatial(name, "dilation", dilation, x)
         x, kernel = promote(x, params["kernel"])
         y = convolve(x, kernel, strides=step, padding=padding, dilation=spread, groups=groups)
-        return y + trailing(params["bias"].astype(y.dtype), y) if use_bias else y
+        return y + kernels.spread(params["bias"].astype(y.dtype), y) if use_bias else y
 
     return stateless(init, apply, name)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from jaxnn import kernels
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.draw import param
-from jaxnn.core.dtypes import promote, trailing
+from jaxnn.core.dtypes import promote
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.options import whole
 from jaxnn.functional.initializers import he_normal, normal, zeros
@@ -55,8 +56,7 @@ def dense(features: int, *, use_bias: bool = True, kernel_init=he_normal(), bias
                 "give it what init was given, or init the model anew for this input"
             )
         x, kernel = promote(x, params["kernel"])
-        z = jnp.dot(x, kernel)  # (..., n_in) (n_in, n_out) -> (..., n_out)
-        return z + trailing(params["bias"].astype(z.dtype), z) if use_bias else z
+        return kernels.linear(x, kernel, params.get("bias"))
 
     return positionwise(stateless(init, apply))
 

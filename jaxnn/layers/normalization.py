@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxnn import kernels
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.draw import param
-from jaxnn.core.dtypes import at_least_float32, trailing
+from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.functional.initializers import ones, zeros
 
@@ -59,11 +60,11 @@ def batch_norm(*, momentum: float = 0.9, epsilon: float = 1e-5, use_scale: bool 
                 f"batch_norm cannot find a variance from one value a channel (input {list(x.shape)}) in training: "
                 "use larger batches, or a batch size that leaves no last batch of one"
             )
-        axes = tuple(range(x.ndim - 1))
-        mean, var = jnp.mean(wide, axes), jnp.var(wide, axes)
+        scale, bias = params.get("scale", jnp.ones(x.shape[-1:])), params.get("bias", jnp.zeros(x.shape[-1:]))
+        y, mean, var = kernels.batch_norm(wide, scale.astype(wide.dtype), bias.astype(wide.dtype), epsilon)
         running = {"mean": mean, "var": var * (n / (n - 1))}
         after = {k: momentum * state[k] + (1 - momentum) * running[k].astype(state[k].dtype) for k in running}
-        return _normalized(wide, mean, var, epsilon, params).astype(x.dtype), after
+        return y.astype(x.dtype), after
 
     return Layer(init, apply, "batch_norm")
 
@@ -108,7 +109,7 @@ def _affine(channels: tuple[int, ...], use_scale: bool, use_bias: bool) -> dict:
 
 def _normalized(x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float, params: dict) -> jax.Array:
     def along(v):
-        return v.astype(x.dtype) if v.ndim == x.ndim else trailing(v.astype(x.dtype), x)
+        return v.astype(x.dtype) if v.ndim == x.ndim else kernels.spread(v.astype(x.dtype), x)
 
     factor = jax.lax.rsqrt(along(var) + epsilon)
     if "scale" in params:

@@ -1,4 +1,4 @@
-"""Recurrent layers over (batch, time, features): one cell each, one scan for all.
+"""Recurrent layers over (batch, time, features): one cell each, one recurrence for all.
 
 A padded sequence is `(x, mask)`, the mask (batch, time) true where there is data: at the other positions the carry stays
 as it was and the output is zero, so the last state is that of the last real position.
@@ -14,11 +14,12 @@ import jax.numpy as jnp
 
 from jaxnn.core.combinators import split_mask
 from jaxnn.core.draw import param
-from jaxnn.core.dtypes import promote, trailing
+from jaxnn.core.dtypes import promote
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.options import whole
 from jaxnn.functional.activations import sigmoid, tanh
 from jaxnn.functional.initializers import fan_in_uniform, zeros
+from jaxnn.kernels.recurrence import recurrence
 
 
 def rnn(
@@ -57,8 +58,8 @@ def rnn(
         (4, 16)
     """
 
-    def cell(params, h, x):
-        return activation(x @ params["kernel"] + h @ params["recurrent_kernel"] + trailing(params["bias"], h))
+    def cell(z, h):
+        return activation(z)
 
     return _recurrent("rnn", 1, features, return_sequences, (kernel_init, recurrent_init, bias_init), cell)
 
@@ -100,10 +101,9 @@ def lstm(
         ((4, 7, 16), 1280)
     """
 
-    def cell(params, carry, x):
-        h, c = carry
-        gates = x @ params["kernel"] + h @ params["recurrent_kernel"] + trailing(params["bias"], h)
-        i, f, g, o = jnp.split(gates, 4, axis=-1)
+    def cell(z, carry):
+        _, c = carry
+        i, f, g, o = jnp.split(z, 4, axis=-1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         return sigmoid(o) * tanh(c), c
 
@@ -148,19 +148,21 @@ def gru(
         (4, 7, 16)
     """
 
-    def cell(params, h, x):
-        from_x = x @ params["kernel"] + trailing(params["bias"], h)
-        from_h = h @ params["recurrent_kernel"]
-        r_x, z_x, n_x = jnp.split(from_x, 3, axis=-1)
-        r_h, z_h, n_h = jnp.split(from_h, 3, axis=-1)
-        r, z = sigmoid(r_x + r_h), sigmoid(z_x + z_h)
-        n = tanh(n_x + r * (n_h + trailing(params["recurrent_bias"], h)))
+    def cell(z, h):
+        n_x, r, z, n_h = jnp.split(z, 4, axis=-1)
+        z = sigmoid(z)
+        n = tanh(n_x + sigmoid(r) * n_h)
         return (1 - z) * n + z * h
+
+    def weights(params):  # the columns of n come from x and from h apart: first and last
+        kernel, bias = (jnp.roll(params[k], features, axis=-1) for k in ("kernel", "bias"))
+        return kernel, params["recurrent_kernel"], jnp.concatenate([bias, params["recurrent_bias"]])
 
     def extra(features):
         return {"recurrent_bias": param(bias_init, (features,))}
 
-    return _recurrent("gru", 3, features, return_sequences, (kernel_init, recurrent_init, bias_init), cell, extra=extra)
+    initializers = (kernel_init, recurrent_init, bias_init)
+    return _recurrent("gru", 3, features, return_sequences, initializers, cell, extra=extra, weights=weights)
 
 
 def _recurrent(
@@ -169,12 +171,17 @@ def _recurrent(
     features: int,
     return_sequences: bool,
     initializers: tuple,
-    cell: Callable[[dict, Any, jax.Array], Any],
+    cell: Callable[[jax.Array, Any], Any],
     *,
     carries: int = 1,
     extra: Callable[[int], dict] = lambda features: {},
+    weights: Callable[[dict], tuple[jax.Array, jax.Array, jax.Array]] = lambda params: (
+        params["kernel"],
+        params["recurrent_kernel"],
+        params["bias"],
+    ),
 ) -> Layer:
-    """The layer of a cell `(params, carry, xₜ) -> carry`, whose carry is h, or a tuple of `carries` arrays with h first."""
+    """The layer of a cell of `kernels.recurrence`, whose carry is h, or a tuple of `carries` arrays with h first."""
     features = whole(name, "features", features)
     kernel_init, recurrent_init, bias_init = initializers
 
@@ -192,22 +199,9 @@ def _recurrent(
         x, *values = promote(x, *params.values())
         params = dict(zip(params, values, strict=True))
         h = jnp.zeros((x.shape[0], features), x.dtype)
-        times = (x.swapaxes(0, 1), None if mask is None else mask.swapaxes(0, 1))  # (time, batch, ...)
-
-        def step(carry, now):
-            x, valid = now
-            after = cell(params, carry, x)
-            if valid is not None:
-                after = jax.tree.map(lambda new, old: jnp.where(valid[:, None], new, old), after, carry)
-            h = after[0] if carries > 1 else after
-            if not return_sequences:
-                return after, None
-            return after, h if valid is None else jnp.where(valid[:, None], h, jnp.zeros_like(h))
-
-        last, hs = jax.lax.scan(step, (h,) * carries if carries > 1 else h, times)
+        last, hs = recurrence(cell, x, *weights(params), (h,) * carries if carries > 1 else h, mask)
         if not return_sequences:
             return last[0] if carries > 1 else last
-        hs = hs.swapaxes(0, 1)  # (batch, time, features)
         return hs if mask is None else (hs, mask)
 
     return stateless(init, apply, name)

@@ -1,0 +1,191 @@
+"""A recurrence over time with one affine map a step: the heart of every RNN, LSTM and GRU.
+
+Differentiated step by step, a scan adds to the gradient of the whole kernel, and sums the bias's over the batch, at every
+step. Here the derivative is written down for the recurrence as one: the tangents of kernel, bias and input act on all
+steps in one product, before a scan that is linear and knows nothing of them. Transposed, that is a backward scan, and
+after it one product for all weights.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxnn.kernels.bilinear import _varying as varying
+from jaxnn.kernels.forms import choose_form, widen
+
+Cell = Callable[[jax.Array, Any], Any]
+
+
+def recurrence(
+    cell: Cell,
+    x: ArrayLike,
+    kernel: ArrayLike,
+    recurrent_kernel: ArrayLike,
+    bias: ArrayLike,
+    carry: Any,
+    mask: ArrayLike | None = None,
+    *,
+    form: str | None = None,
+) -> tuple[Any, jax.Array]:
+    """Run a cell over the time axis of x, with an affine map of input and output in front of it.
+
+    For every step, with h the first array of the carry::
+
+        z[t] = [x[t] W, 0] + [0, h[t−1] U] + b;  carry[t] = cell(z[t], carry[t−1])
+
+    W acts on the first columns of z and U on the last. Mostly both act on all. On a CPU each step then makes one product
+    of x and h together, and the gradients of W, U and b are one product over all steps; z is kept for the backward pass
+    and the cell computed again there. Where some columns are apart, as a GRU wants them, that was slower than a plain
+    scan. Every transformation of JAX applies.
+
+    Args:
+        cell: From z (batch, width) and a carry to the next carry. It may close over traced arrays.
+        x: The input, (batch, time, n_in).
+        kernel: W, (n_in, at most width).
+        recurrent_kernel: U, (features, at most width); each column of z belongs to W, to U or to both.
+        bias: b, (width,).
+        carry: The carry before the first step: one array h, (batch, features), or a tuple of arrays whose first is h.
+        mask: (batch, time), true where there is data: elsewhere the carry stays as it was and the output is zero. None
+            means everywhere.
+        form: None lets the backend and the widths decide; "joined" forces the form described here, "xla" a plain scan.
+
+    Returns:
+        The last carry and every h, (batch, time, features), in the dtype of x; half precision is summed in float32.
+
+    Raises:
+        ValueError: If the shapes do not fit each other or the form.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> weights = jnp.ones((1, 1)), jnp.full((1, 1), 0.5), jnp.zeros(1)
+        >>> x = jnp.array([1.0, 2.0, 3.0]).reshape(1, 3, 1)
+        >>> last, h = recurrence(lambda z, carry: z, x, *weights, jnp.zeros((1, 1)))
+        >>> h.ravel()
+        Array([1.  , 2.5 , 4.25], dtype=float32)
+    """
+    arrays: Any = jax.tree.map(jnp.asarray, (x, kernel, recurrent_kernel, bias, carry))
+    mask = None if mask is None else jnp.asarray(mask, bool)
+    _check(*arrays, mask=mask)
+    joined = arrays[1].shape[-1] == arrays[2].shape[-1] == len(arrays[3])
+    form = choose_form("xla" if form is None and not joined else form, "joined", *jax.tree.leaves(arrays))
+    if form == "joined" and not joined:
+        raise ValueError('the form "joined" wants kernel and recurrent_kernel as wide as the bias; take form="xla"')
+    return _time_first(cell, form, *_varying_alike((*arrays, mask)))
+
+
+def _check(x, kernel, recurrent_kernel, bias, carry, *, mask) -> None:
+    h = jax.tree.leaves(carry)[0]
+    shapes = [list(v.shape) for v in (x, kernel, recurrent_kernel, bias, h)]
+    if x.ndim != 3 or h.ndim != 2:
+        raise ValueError(f"recurrence takes x (batch, time, n_in) and h (batch, features), got {shapes[0]} and {shapes[-1]}")
+    widths = kernel.shape[-1], recurrent_kernel.shape[-1]
+    expected = [[*x.shape], [x.shape[-1], widths[0]], [h.shape[-1], widths[1]], [*bias.shape], [x.shape[0], h.shape[-1]]]
+    if shapes != expected or bias.ndim != 1:
+        names = "x, kernel, recurrent_kernel, bias and h"
+        raise ValueError(f"the shapes of {names} do not fit: expected {expected}, got {shapes}")
+    if not max(widths) <= len(bias) <= sum(widths):
+        raise ValueError(f"kernel and recurrent_kernel have {widths} columns; they cannot make up the bias's {len(bias)}")
+    if mask is not None and mask.shape != x.shape[:2]:
+        raise ValueError(f"mask must be (batch, time), {list(x.shape[:2])} here, got {list(mask.shape)}")
+
+
+def _varying_alike(operands):
+    """Inside shard_map: have all vary over the same mesh axes, so that a scan finds its carry's type unchanged."""
+    axes = frozenset().union(*map(varying, jax.tree.leaves(operands)))
+    return jax.tree.map(lambda v: lax.pcast(v, tuple(sorted(axes - varying(v))), to="varying"), operands)
+
+
+def _time_first(cell: Cell, form: str, x, kernel, recurrent_kernel, bias, carry, mask) -> tuple[Any, jax.Array]:
+    xs = x.swapaxes(0, 1)  # (time, batch, n_in)
+    valid = None if mask is None else mask.T[..., None]
+    run = _plain if form == "xla" or not len(xs) else _one_product_for_all_steps
+    last, carries = run(cell, kernel, recurrent_kernel, bias, xs, valid, carry)
+    hs = jax.tree.leaves(carries)[0]
+    hs = hs if valid is None else jnp.where(valid, hs, jnp.zeros_like(hs))
+    return last, hs.swapaxes(0, 1)
+
+
+def _where(valid: jax.Array | None, new: Any, old: Any) -> Any:
+    return new if valid is None else jax.tree.map(functools.partial(jnp.where, valid), new, old)
+
+
+def _plain(cell: Cell, kernel, recurrent_kernel, bias, xs, valid, carry):
+    product = functools.partial(jnp.matmul, preferred_element_type=widen(bias).dtype)
+    from_x_alone = len(bias) - recurrent_kernel.shape[-1]
+    both = kernel.shape[-1] - from_x_alone
+
+    def step(carry, now):
+        x, valid = now
+        from_x, from_h = product(x, kernel), product(jax.tree.leaves(carry)[0], recurrent_kernel)
+        sums = from_x[:, from_x_alone:] + from_h[:, :both]
+        z = jnp.concatenate([from_x[:, :from_x_alone], sums, from_h[:, both:]], -1) + widen(bias)[None]
+        carry = _where(valid, cell(z.astype(x.dtype), carry), carry)
+        return carry, carry
+
+    return lax.scan(step, carry, (xs, valid))
+
+
+# The fast form
+
+
+def _one_product_for_all_steps(cell: Cell, kernel, recurrent_kernel, bias, xs, valid, carry):
+    narrow = carry
+    kernel, recurrent_kernel, bias, xs, carry = jax.tree.map(widen, (kernel, recurrent_kernel, bias, xs, carry))
+    weights = jnp.concatenate([kernel, recurrent_kernel, bias[None]])  # those of x, of h and of 1
+    cell, closed_over = jax.closure_convert(cell, xs[0] @ kernel, carry)  # of this z only the type is used
+    last, carries, _ = _run(cell, weights, xs, valid, carry, tuple(closed_over))
+    return tuple(jax.tree.map(lambda v, like: v.astype(like.dtype), tree, narrow) for tree in (last, carries))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _run(cell, weights, xs, valid, carry, closed_over):
+    """The last carry, and all carries and z that the derivative needs; they are dropped where there is none."""
+
+    def step(carry, now):
+        x, valid = now
+        z = jnp.concatenate([x, jax.tree.leaves(carry)[0]], -1) @ weights[:-1] + weights[-1:]
+        carry = _where(valid, cell(z, carry, *closed_over), carry)
+        return carry, (carry, z)
+
+    last, (carries, zs) = lax.scan(step, carry, (xs, valid))
+    return last, carries, zs
+
+
+@_run.defjvp
+def _run_jvp(cell, primals, tangents):
+    weights, xs, valid, carry, closed_over = primals
+    d_weights, d_xs, _, d_carry, d_closed_over = tangents
+    n_in = xs.shape[-1]
+    last, carries, zs = _run(cell, *primals)
+    before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), carry, carries)
+    d_zs = _from_weights(xs, jax.tree.leaves(before)[0], d_weights) + d_xs @ weights[:n_in]
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # keeps z alone for the backward scan, not every factor
+    def tangent(z, carry, valid, *tangents):
+        advance = lambda z, carry, *rest: _where(valid, cell(z, carry, *rest), carry)  # noqa: E731
+        return jax.jvp(advance, (z, carry, *closed_over), tangents)[1]
+
+    def step(d_carry, now):
+        z, carry, valid, d_z = now
+        d_z = d_z + jax.tree.leaves(d_carry)[0] @ weights[n_in:-1]
+        d_carry = tangent(z, carry, valid, d_z, d_carry, *d_closed_over)
+        return d_carry, (d_carry, d_z)
+
+    d_last, (d_carries, d_zs) = lax.scan(step, d_carry, (zs, before, valid, d_zs))
+    return (last, carries, zs), (d_last, d_carries, d_zs)
+
+
+def _from_weights(xs: jax.Array, hs: jax.Array, d_weights: jax.Array) -> jax.Array:
+    """What a change of the weights adds to all z, (time, batch, width), written for the sake of its transpose.
+
+    That contracts time and batch. XLA's product of a transposed matrix with a row-major one is several times slower
+    than that of two row-major ones, and its sum over rows is slower still: hence the copy, and ones for the bias.
+    """
+    rows = jnp.concatenate([xs, hs, jnp.ones_like(xs[..., :1])], -1)
+    columns = lax.optimization_barrier(rows.reshape(-1, rows.shape[-1]).T)  # (n_in + features + 1, time · batch)
+    return (d_weights.T @ columns).T.reshape(*xs.shape[:2], -1)

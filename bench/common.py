@@ -35,7 +35,8 @@ def table(title: str, unit: str, rounds: dict[str, list[float]], ours: str, pack
     Where the environment names a file in JAXNN_BENCH_RECORD, the table is added to it as a line of JSON, too.
     """
     print(f"\n{title}")
-    print(f"{machine()}; {', '.join(f'{name} {_version(name)}' for name in packages)}")
+    where = f"{machine()}; {', '.join(f'{name} {_version(name)}' for name in packages)}"
+    print(where)
     print(f"median [min, max] of {len(rounds[ours])} interleaved rounds, {unit}")
     width = max(map(len, rounds))
     rows = {}
@@ -44,7 +45,7 @@ def table(title: str, unit: str, rounds: dict[str, list[float]], ours: str, pack
         rows[name] = [float(np.median(values)), min(values), max(values), ratio]
         print(f"  {name:<{width}}  {rows[name][0]:8.3f}  [{min(values):.3f}, {max(values):.3f}]  × {ratio:.2f}", flush=True)
     if record := os.environ.get("JAXNN_BENCH_RECORD"):
-        line = {"title": title, "unit": unit, "rounds": len(rounds[ours]), "ours": ours, "rows": rows}
+        line = {"title": title, "machine": where, "unit": unit, "rounds": len(rounds[ours]), "ours": ours, "rows": rows}
         with open(record, "a") as file:
             print(json.dumps(line, ensure_ascii=False), file=file)
 

@@ -29,9 +29,12 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnn.kernels.forms import widen
+from jaxnn.kernels.phases import by_phases
 from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes
 
 LABELS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+# From this size on images are gone through one by one, so that each stays in the cache.
+LARGE_IMAGE = 2**17
 
 
 class Member(NamedTuple):
@@ -84,16 +87,26 @@ def _output_shape(x: Any, kernel: Any, member: Member) -> tuple[int, ...]:
 def evaluate(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
     """Compute a member of the family in the form that is fast on a CPU, in a loop or out of it.
 
-    One input channel a group (depthwise, grey images, populations of either) is a sum over taps; other groups are a
-    loop; a kernel larger than the input changes places with it; all else is a convolution in canonical labels.
+    - A dilated input (a transposed convolution, the input gradient of a strided one) is taken phase by phase.
+    - Up to four input channels a group and few taps are a sum over taps: depthwise, a first layer's grey or coloured
+      images, small networks of a population.
+    - One example with few places, in groups, is a sum over columns: the kernel gradient of a depthwise convolution.
+    - Other groups are a loop over them.
+    - A kernel larger than the input changes places with it.
+    - All else is a convolution in canonical labels.
     """
     dtype = x.dtype
     x, kernel = widen(x), widen(kernel)
     places = _output_shape(x, kernel, member)[1:-1]
-    taps = kernel.shape[:-2]
-    one_channel = kernel.shape[-2] == 1 and max(member.lhs_dilation) == 1
-    if one_channel and math.prod(taps) <= MOST_TAPS and math.prod(taps) <= math.prod(places):
+    *taps, channels, _ = kernel.shape
+    if max(member.lhs_dilation) > 1 == max(*member.strides, *member.rhs_dilation):
+        undilated = member._replace(lhs_dilation=(1,) * len(taps))
+        part = lambda x, kernel, padding: evaluate(x, kernel, member=undilated._replace(padding=padding))  # noqa: E731
+        y = by_phases(x, kernel, member.lhs_dilation, member.padding, places, part)
+    elif channels in (1, 2, 3, 4) and channels * math.prod(taps) <= MOST_TAPS:
         y = _sum_over_taps(x, kernel, member, places)
+    elif member.groups > 1 and x.shape[0] == 1 and math.prod(places) <= MOST_TAPS:
+        y = _sum_over_columns(x, kernel, member, places)
     elif member.groups > 1:
         y = _one_group_at_a_time(x, kernel, member)
     elif math.prod(taps) > math.prod(x.shape[1:-1]):
@@ -132,18 +145,81 @@ def _exchanged(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
 
 
 def _sum_over_taps(x: jax.Array, kernel: jax.Array, member: Member, places: tuple[int, ...]) -> jax.Array:
-    """One input channel a group: shifted copies of x, each times its tap, fused by the compiler into one pass."""
-    taps, groups = kernel.shape[:-2], member.groups
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in member.padding), (0, 0, 0)])
-    x = x[..., None]  # (batch, *space, groups, 1)
-    kernel = kernel.reshape(*taps, *(1,) * (len(taps) + 1), groups, kernel.shape[-1] // groups)
+    """Few taps and channels: shifted copies of each channel, times its tap, fused by the compiler into one pass."""
+    taps = kernel.shape[:-2]
+    x = _split(_padded(x, member), member.groups)  # (batch, *space, groups, C_in)
+    kernel = _split(kernel, member.groups)  # (*taps, C_in, groups, C_out)
 
-    def term(tap: tuple[int, ...]) -> jax.Array:
+    def term(place: tuple[int, ...]) -> jax.Array:
+        *tap, channel = place
         rows = zip(tap, member.rhs_dilation, places, member.strides, strict=True)
         window = tuple(slice(t * r, t * r + dilated(n, s), s) for t, r, n, s in rows)
-        return x[(slice(None), *window)] * kernel[tap]
+        factor = lax.expand_dims(kernel[place], range(len(tap) + 1))
+        return x[(slice(None), *window, slice(None), slice(channel, channel + 1))] * factor
 
-    return _merge(functools.reduce(operator.add, map(term, np.ndindex(*taps))))
+    return _merge(functools.reduce(operator.add, map(term, np.ndindex(*taps, kernel.shape[-3]))))
+
+
+def _padded(x: jax.Array, member: Member) -> jax.Array:
+    edges = [(low, high, d - 1) for (low, high), d in zip(member.padding, member.lhs_dilation, strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+
+
+def _sum_over_columns(x: jax.Array, kernel: jax.Array, member: Member, places: tuple[int, ...]) -> jax.Array:
+    """One example, few places and many taps: the kernel's gradient where the convolution is a sum over taps.
+
+    For each row of places, a sum over the columns of taps is fused into one pass, in which the same rows of x and of
+    the kernel meet at all columns of places and so stay in the cache. A product with ones then sums over the rest.
+    """
+    *rows, width = places
+    step, dilation = member.strides[-1], member.rhs_dilation[-1]
+
+    def row(place: tuple[int, ...], x: jax.Array, kernel: jax.Array) -> jax.Array:
+        window = zip(place, member.strides, kernel.shape[1:], member.rhs_dilation, strict=False)
+        x = x[(slice(None), *(slice(p * s, p * s + dilated(n, r), r) for p, s, n, r in window))]
+
+        def term(column: int) -> jax.Array:
+            first = column * dilation
+            shifted = lax.slice_in_dim(x, first, first + dilated(width, step), step, axis=-2)
+            return shifted * lax.slice_in_dim(kernel, column, column + 1, axis=-2)
+
+        total = functools.reduce(operator.add, map(term, range(kernel.shape[-2])))
+        total = lax.collapse(total, 0, total.ndim - 1)  # (C_in · taps · width, groups · C_out)
+        ones = lax.broadcast_in_dim(jnp.eye(width, dtype=x.dtype), (width, total.shape[0] // width, width), (0, 2))
+        return lax.collapse(ones, 1) @ total
+
+    def one_pass(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.stack([row(place, x, kernel) for place in np.ndindex(*rows)])
+
+    x = _padded(_split(x, member.groups).swapaxes(0, -1)[..., 0], member)  # (C_in, *space, groups)
+    kernel = jnp.moveaxis(kernel, -2, 0)  # (C_in, *taps, groups · C_out)
+    x = jnp.repeat(x, kernel.shape[-1] // member.groups, -1)
+    if kernel.shape[-2] > 2 * MOST_TAPS:  # too many to unroll
+        blocks = _in_blocks(x, kernel, dilation, dilated(width, step) - 1)
+        y = lax.map(lambda block: one_pass(*block), blocks).sum(0)
+    elif math.prod(kernel.shape[1:]) >= LARGE_IMAGE:
+        y = lax.map(lambda image: one_pass(image[0][None], image[1][None]), (x, kernel)).sum(0)
+    else:
+        y = one_pass(x, kernel)
+    return y.reshape(1, *places, -1)
+
+
+def _in_blocks(x: jax.Array, kernel: jax.Array, dilation: int, overlap: int) -> tuple[jax.Array, jax.Array]:
+    """Cut long rows, (..., columns, C), into blocks, (blocks, ..., columns, C).
+
+    Each block of x goes on for ``overlap`` columns into the next one; the kernel's last block is filled up with zeros.
+    """
+    columns = kernel.shape[-2]
+    size = max(MOST_TAPS, -(-overlap // dilation))
+    blocks = -(-columns // size)
+    around = [(0, 0, 0)] * (x.ndim - 2)
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, [*around, (0, (blocks + 1) * size * dilation - x.shape[-2], 0), (0, 0, 0)])
+    kernel = lax.pad(kernel, zero, [*around, (0, blocks * size - columns, 0), (0, 0, 0)])
+    x = x.reshape(*x.shape[:-2], blocks + 1, size * dilation, x.shape[-1])
+    x = jnp.concatenate([x[..., :-1, :, :], x[..., 1:, :overlap, :]], -2)
+    kernel = kernel.reshape(*kernel.shape[:-2], blocks, size, kernel.shape[-1])
+    return jnp.moveaxis(x, -3, 0), jnp.moveaxis(kernel, -3, 0)
 
 
 def _one_group_at_a_time(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:

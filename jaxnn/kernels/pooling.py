@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnn.kernels.forms import choose_form, widen
-from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes, per_axis, resolve_padding
+from jaxnn.kernels.windows import MOST_TAPS, Pairs, output_sizes, per_axis, resolve_padding
 
 
 class Geometry(NamedTuple):
@@ -75,7 +75,7 @@ def max_pool(
         form = "xla"
     if choose_form(form, "taps", x) == "xla":
         return _reduce_window(x, _lowest(x.dtype), lax.max, geometry)
-    return _search(x, geometry)[0] if integral else _max_pool(x, geometry)
+    return _largest(x, geometry) if integral else _max_pool(x, geometry)
 
 
 def avg_pool(
@@ -159,62 +159,70 @@ def _lowest(dtype):
     return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
 
 
-# The maximum by taps. A tap is one position in the window. The padded input is cut into cells of one stride: with
-# strides (2, 2) it is (batch, rows, 2, columns, 2, C). A window of w positions begins in a cell of its own and reaches
-# (w − 1) // s cells further; the tap (i, j) is the place (i % s, j % s) in the cell (i // s, j // s) after the first.
+# The maximum by taps. A tap is one position in the window, and its code is its number in row-major order. What a tap sees
+# of the input is a strided slice, and the places where it looks outside are padded afterwards, so that the compiler fuses
+# the padding with the rest instead of writing a padded copy of the input.
 
 
-def _reach(geometry: Geometry) -> tuple[int, ...]:
-    return tuple((w - 1) // s for w, s in zip(geometry.window, geometry.strides, strict=True))
+def _views(x: jax.Array, geometry: Geometry) -> Iterator[tuple[tuple, tuple, list]]:
+    """For each tap: the part of x it sees, the places from which it sees it, and the padding from these to all places."""
+    for tap in np.ndindex(*geometry.window):
+        seen, places, edges = [], [], []
+        for n, t, s, (low, _), m in zip(x.shape[1:-1], tap, *geometry[1:], strict=True):
+            first, stop = (min(max(-((t - low - end) // s), 0), m) for end in (0, n))  # 0 ≤ place · s + t − low < n
+            seen.append(slice(first * s + t - low, stop * s + t - low, s))
+            places.append(slice(first, stop))
+            edges.append((first, m - stop, 0))
+        yield (slice(None), *seen), (slice(None), *places), [(0, 0, 0), *edges, (0, 0, 0)]
 
 
-def _code(tap, geometry: Geometry):
-    """One integer for a tap, unique even among the taps beyond the window's end that its last cell holds."""
-    code = 0
-    for t, r, s in zip(tap, _reach(geometry), geometry.strides, strict=True):
-        code = code * ((r + 1) * s) + t
-    return code
+def _largest(x: jax.Array, geometry: Geometry) -> jax.Array:
+    lowest = np.asarray(_lowest(x.dtype), x.dtype)[()]
+    return functools.reduce(jnp.maximum, [lax.pad(x[seen], lowest, edges) for seen, _, edges in _views(x, geometry)])
 
 
-def _search(x: jax.Array, geometry: Geometry) -> tuple[jax.Array, jax.Array]:
-    """The maximum of each window, and the code of the tap that holds it."""
-    window, strides, padding, places = geometry
-    x = lax.pad(x, np.asarray(_lowest(x.dtype), x.dtype)[()], [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
-    best = jnp.full((x.shape[0], *places, x.shape[-1]), _lowest(x.dtype), x.dtype)
-    winner = jnp.zeros(best.shape, jnp.int32)
-    for tap in np.ndindex(*window):
-        rows = zip(tap, places, strides, strict=True)
-        value = x[(slice(None), *(slice(t, t + dilated(n, s), s) for t, n, s in rows))]
-        better = (value > best) | jnp.isnan(value)
-        winner = jnp.where(better, jnp.int32(_code(tap, geometry)), winner)
-        best = jnp.maximum(best, value)
-    return best, winner
+def _winner(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
+    """The code of the first tap of each window that holds its maximum y."""
+    y = jnp.where(jnp.isnan(y), jnp.asarray(jnp.inf, y.dtype), y)  # then only a NaN, and infinity, is not less than it
+    winner = jnp.zeros(y.shape, jnp.float32)
+    for code, (seen, places, edges) in reversed(list(enumerate(_views(x, geometry)))):
+        loses = lax.pad(x[seen] < y[places], np.True_, edges)
+        winner = jnp.where(loses, winner, np.float32(code**2))
+    # XLA repeats cheap operations in each of their consumers, which would search anew for every element of the gradient.
+    # A square root it takes for dear, so the winners are stored, in few bytes.
+    return lax.sqrt(winner).astype(_code_type(geometry))
+
+
+def _code_type(geometry: Geometry) -> np.dtype:
+    return np.min_scalar_type(-math.prod(geometry.window) - 1)
 
 
 def _pick(v: jax.Array, winner: jax.Array, geometry: Geometry) -> jax.Array:
     """The element of v that won in each window: linear in v.
 
     The obvious form, a sum of strided slices of v, has a slow transpose: strided slices become dilated paddings, one
-    for each tap. Here the cells move and v stays, so that in the transpose the gradient is padded once and then only
-    sliced and compared.
+    for each tap. Here v is cut into cells of one stride: with strides (2, 2) it is (batch, rows, 2, columns, 2, C). A
+    window of w positions begins in a cell of its own and reaches (w − 1) // s cells further. The cells' winners move and
+    v stays, so that in the transpose the gradient is padded once and then only sliced and compared.
     """
-    strides, places, reach = geometry.strides, geometry.places, _reach(geometry)
+    window, strides, padding, places = geometry
     axes = len(strides)
+    reach = tuple((w - 1) // s for w, s in zip(window, strides, strict=True))
     cells = tuple(n + r for n, r in zip(places, reach, strict=True))
-    edges = zip(v.shape[1:-1], cells, strides, geometry.padding, strict=True)
+    edges = zip(v.shape[1:-1], cells, strides, padding, strict=True)
     config = [(0, 0, 0), *((low, m * s - n - low, 0) for n, m, s, (low, _) in edges), (0, 0, 0)]
     v = lax.pad(v, jnp.zeros((), v.dtype), config)
     v = v.reshape(v.shape[0], *(size for pair in zip(cells, strides, strict=True) for size in pair), v.shape[-1])
     within = tuple(range(2, 2 * axes + 1, 2))  # the axes of v that run inside a cell
-    iotas = [lax.broadcasted_iota(jnp.int32, (*strides,), axis) for axis in range(axes)]
-    inside = lax.expand_dims(_code(iotas, geometry), (0, *range(1, 2 * axes, 2), 2 * axes + 1))
-    winner = lax.pad(winner, jnp.int32(-1), [(0, 0, 0), *((r, r, 0) for r in reach), (0, 0, 0)])
+    codes = np.full([(r + 1) * s for r, s in zip(reach, strides, strict=True)], -1, winner.dtype)
+    codes[tuple(map(slice, window))] = np.arange(math.prod(window)).reshape(window)
+    winner = lax.pad(winner, winner.dtype.type(-2), [(0, 0, 0), *((r, r, 0) for r in reach), (0, 0, 0)])
 
     def part(shift: tuple[int, ...]) -> jax.Array:
         rows = list(zip(shift, reach, cells, strict=True))
         holder = winner[(slice(None), *(slice(r - a, r - a + m) for a, r, m in rows))]
-        tap = _code([a * s for a, s in zip(shift, strides, strict=True)], geometry)
-        won = lax.expand_dims(holder, within) == inside + jnp.int32(tap)
+        cell = codes[tuple(slice(a * s, (a + 1) * s) for a, s in zip(shift, strides, strict=True))]
+        won = lax.expand_dims(holder, within) == np.expand_dims(cell, (0, *range(1, 2 * axes, 2), 2 * axes + 1))
         picked = jnp.where(won, v, jnp.zeros((), v.dtype)).sum(within)
         return lax.pad(picked, jnp.zeros((), v.dtype), [(0, 0, 0), *((r - a, a, 0) for a, r, _ in rows), (0, 0, 0)])
 
@@ -224,10 +232,10 @@ def _pick(v: jax.Array, winner: jax.Array, geometry: Geometry) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _max_pool(x: jax.Array, geometry: Geometry) -> jax.Array:
-    return _search(x, geometry)[0]
+    return _largest(x, geometry)
 
 
 @_max_pool.defjvp
 def _max_pool_jvp(geometry: Geometry, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    y, winner = _search(primals[0], geometry)
-    return y, _pick(tangents[0], winner, geometry)
+    y = _max_pool(primals[0], geometry)
+    return y, _pick(tangents[0], _winner(primals[0], y, geometry), geometry)

@@ -72,7 +72,7 @@ def test_equals_pytorch(axes, taps, options, x64):
 
 
 def test_compiles_without_the_zeros():
-    x, kernel = normal((2, 6, 6, 4), "float32"), normal((4, 4, 4, 3), "float32")
+    x, kernel = normal((2, 6, 6, 8), "float32"), normal((4, 4, 8, 3), "float32")
     f = lambda x, kernel: jnp.sum(conv_transpose(x, kernel, strides=2, form="canonical") ** 2)  # noqa: E731
     assert "lhs_dilate" not in jax.jit(jax.grad(f, (0, 1))).lower(x, kernel).as_text("hlo")
 

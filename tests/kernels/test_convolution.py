@@ -12,23 +12,26 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxnn.kernels import conv
+from jaxnn.kernels import bilinear, conv
 
 CANONICAL_LABELS = {"b0f_0io->b0f", "b01f_01io->b01f", "b012f_012io->b012f"}
 
 # name: (input shape, kernel shape, options); together they reach every way in which a convolution is computed
 CASES = {
-    "plain": ((2, 6, 5, 3), (3, 3, 3, 4), {}),
-    "strided": ((2, 7, 6, 3), (3, 2, 3, 4), {"strides": (2, 3)}),
-    "dilated": ((2, 7, 8, 2), (3, 2, 2, 3), {"dilation": (2, 3), "padding": "VALID"}),
-    "asymmetric": ((2, 6, 6, 2), (3, 3, 2, 3), {"padding": ((2, 0), (-1, 3)), "strides": 2}),
+    "plain": ((5, 6, 5, 5), (3, 3, 5, 6), {}),
+    "strided": ((5, 7, 6, 5), (3, 2, 5, 6), {"strides": (2, 3)}),
+    "dilated": ((5, 7, 8, 5), (3, 2, 5, 6), {"dilation": (2, 3), "padding": "VALID"}),
+    "asymmetric": ((2, 6, 6, 5), (3, 3, 5, 3), {"padding": ((2, 0), (-1, 3)), "strides": 2}),
     "one channel": ((2, 6, 6, 1), (3, 3, 1, 3), {"strides": (1, 2)}),
+    "few channels": ((5, 6, 5, 3), (3, 2, 3, 6), {"strides": (2, 1)}),
     "one tap": ((2, 5, 4, 3), (1, 1, 3, 4), {"strides": 2}),
-    "one padded tap": ((2, 4, 4, 2), (1, 1, 2, 3), {"padding": ((1, 1), (0, 2))}),
-    "groups": ((2, 5, 5, 6), (3, 3, 3, 4), {"groups": 2}),
-    "depthwise": ((2, 5, 5, 3), (3, 3, 1, 6), {"groups": 3, "strides": 2}),
-    "small input": ((2, 2, 3, 3), (4, 3, 3, 2), {"strides": (1, 2), "dilation": (1, 2)}),
-    "one dimension": ((3, 9, 2), (4, 2, 3), {"strides": 3, "dilation": 2}),
+    "one padded tap": ((2, 4, 4, 5), (1, 1, 5, 3), {"padding": ((1, 1), (0, 2))}),
+    "groups": ((5, 5, 5, 10), (3, 3, 5, 10), {"groups": 2}),
+    "groups of few": ((5, 5, 5, 6), (3, 3, 3, 4), {"groups": 2}),
+    "depthwise": ((5, 5, 5, 3), (3, 3, 1, 6), {"groups": 3, "strides": 2}),
+    "depthwise, long rows": ((5, 140, 2), (3, 1, 2), {"groups": 2, "dilation": 2}),
+    "small input": ((5, 2, 3, 5), (4, 3, 5, 6), {"strides": (1, 2), "dilation": (1, 2)}),
+    "one dimension": ((5, 9, 5), (4, 5, 6), {"strides": 3, "dilation": 2}),
     "three dimensions": ((2, 4, 3, 5, 2), (2, 3, 2, 2, 2), {"strides": (1, 2, 2)}),
 }
 
@@ -63,8 +66,9 @@ def convolutions(draw):
     sizes = tuple(span + extra for span, extra in zip(spans, per_axis(0, 3), strict=True))
     pairs = [(draw(st.integers(-min(n - w, 1), 2)), draw(st.integers(0, 2))) for n, w in zip(sizes, spans, strict=True)]
     padding = draw(st.sampled_from(["SAME", "VALID", tuple(pairs)]))
-    groups, c_in, c_out = (draw(st.integers(1, 2)) for _ in range(3))
-    x_shape = (draw(st.integers(1, 2)), *sizes, groups * c_in)
+    groups, c_out = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    batch, c_in = draw(st.sampled_from([1, 2, 5])), draw(st.sampled_from([1, 2, 5]))
+    x_shape = (batch, *sizes, groups * c_in)
     options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
     return x_shape, (*taps, c_in, groups * c_out), options
 
@@ -119,6 +123,16 @@ def test_every_transformation(name, x64):
         return jax.jit(transformed)(x, kernel, xs, kernels)
 
     assert_close(everything("canonical"), everything("xla"))
+
+
+@pytest.mark.parametrize("large", [0, 2**17])
+def test_kernel_gradients_of_depthwise_convolutions(large, monkeypatch, x64):
+    # Long rows are cut into blocks, large images go one by one; both must sum to the same.
+    monkeypatch.setattr(bilinear, "LARGE_IMAGE", large)
+    for name in ("depthwise", "depthwise, long rows"):
+        x, kernel, options = operands(name)
+        gradients = [jax.jit(jax.grad(loss(form, options), 1))(x, kernel) for form in ("canonical", "xla")]
+        assert_close(*gradients)
 
 
 @pytest.mark.parametrize("name", CASES)

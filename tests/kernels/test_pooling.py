@@ -18,6 +18,7 @@ CASES = {
     "overlapping": ((2, 7, 8, 3), (3, 3), (2, 2), ((1, 1), (1, 0))),
     "stride one": ((2, 5, 4, 2), (3, 2), (1, 1), "SAME"),
     "gaps": ((2, 8, 9, 2), (2, 1), (3, 2), "VALID"),
+    "edges wider than the input": ((2, 1, 2, 3), (4, 3), (3, 1), ((3, 2), (2, 2))),
     "one dimension": ((2, 9, 3), (4,), (3,), "SAME"),
     "three dimensions": ((2, 4, 3, 3, 2), (2, 2, 1), (2, 1, 2), "SAME"),
 }
@@ -78,7 +79,7 @@ def test_max_pool_forms_agree_with_ties(case, seed):
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["cells", "overlapping", "gaps", "one dimension", "three dimensions"])
+@pytest.mark.parametrize("name", ["cells", "overlapping", "gaps", "edges wider than the input", "three dimensions"])
 def test_max_pool_equals_the_definition_in_every_derivative(name, x64):
     shape, window, strides, padding = CASES[name]
     x, direction = normal(shape), normal(shape, seed=1)
@@ -124,6 +125,18 @@ def test_nan_is_the_maximum_and_takes_the_gradient():
     y, pullback = jax.vjp(lambda x: max_pool(x, 3, form="taps"), x)
     np.testing.assert_array_equal(y.ravel(), [np.nan, 3.0])
     np.testing.assert_array_equal(pullback(jnp.ones_like(y))[0].ravel(), [0, 1, 0, 0, 0, 1])
+
+
+def test_a_window_without_a_finite_number_gives_its_gradient_to_its_first_element():
+    x = jnp.full((1, 3, 1), -jnp.inf).at[0, 2].set(jnp.nan)
+    _, pullback = jax.vjp(lambda x: max_pool(x, 2, padding=((1, 0),), form="taps"), x)
+    np.testing.assert_array_equal(pullback(jnp.ones((1, 2, 1)))[0].ravel(), [1, 0, 1])
+
+
+def test_the_winner_is_found_among_many_taps():
+    x = jnp.zeros((1, 600, 1)).at[0, [290, 300]].set(1.0)
+    gradient = jax.jit(jax.grad(lambda x: max_pool(x, 300, form="taps").sum()))(x)
+    np.testing.assert_array_equal(jnp.flatnonzero(gradient), [290, 300])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8", "uint8", "int32"])

@@ -1,0 +1,90 @@
+"""Convolutions, forward and both gradients: depthwise, grouped, one-dimensional, transposed.
+
+    python bench/convolution.py [--rounds 7]
+
+Ours and XLA's form run in one compiled scan, where a step convolves a new input and pulls a gradient back to the input and
+the kernel. PyTorch runs eagerly, with 1 and 2 threads, in 2-D channels first and channels last. XLA's form takes seconds a
+step, so it is timed once. Needs `pip install -e ".[bench]"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from common import interleave, table
+
+import jaxnn as nn
+
+STEPS = 16  # long enough to outlast the threads that PyTorch leaves spinning
+CASES = {  # name: (operation, input, kernel, options)
+    "Depthwise 3×3, 16×32×32×64": ("conv", (16, 32, 32, 64), (3, 3, 1, 64), {"groups": 64}),
+    "Depthwise 7×7, 16×32×32×64": ("conv", (16, 32, 32, 64), (7, 7, 1, 64), {"groups": 64}),
+    "32 groups of 4 channels, 3×3, 16×32×32×128": ("conv", (16, 32, 32, 128), (3, 3, 4, 128), {"groups": 32}),
+    "4 groups of 32 channels, 3×3, 16×32×32×128": ("conv", (16, 32, 32, 128), (3, 3, 32, 128), {"groups": 4}),
+    "1-D, 9 taps, 16×4096×64": ("conv", (16, 4096, 64), (9, 64, 64), {}),
+    "Transposed 1-D, 4 taps, stride 2, 16×1024×64": ("conv_transpose", (16, 1024, 64), (4, 64, 64), {"strides": 2}),
+    "Transposed 2-D, 4×4, stride 2, 16×16×16×64 to 32": ("conv_transpose", (16, 16, 16, 64), (4, 4, 64, 32), {"strides": 2}),
+}
+
+
+def scanned(operation, x, kernel, g, options, form, steps):
+    """A compiled loop; the scalar in the carry makes each step's operands new."""
+
+    def epoch(x, kernel, g):
+        def step(carry, _):
+            convolve = lambda x, kernel: getattr(nn.kernels, operation)(x, kernel, form=form, **options)  # noqa: E731
+            y, pullback = jax.vjp(convolve, x * carry[0], kernel)
+            results = y, *pullback(g * carry[0])
+            return (1 + 1e-9 * sum(v.ravel()[0] for v in results), results), None
+
+        start = jnp.float32(1), (jnp.zeros_like(g), jnp.zeros_like(x), jnp.zeros_like(kernel))
+        return jax.lax.scan(step, start, length=steps)[0]
+
+    loop = nn.kernels.jit(epoch)
+    return lambda: loop(x, kernel, g)
+
+
+def theirs(operation, x, kernel, g, options) -> dict:
+    axes = x.ndim - 2
+    convolve = getattr(torch.nn.functional, f"{operation}{axes}d")
+    # both pad as "SAME" does: k // 2 at stride 1; a transposed one of 4 taps and stride 2 cuts off 1 on either side
+    settings = {"padding": 1, "stride": 2} if operation == "conv_transpose" else {"padding": kernel.shape[0] // 2}
+    settings |= {"groups": options.get("groups", 1)}
+    order = (axes, axes + 1) if operation == "conv_transpose" else (axes + 1, axes)
+
+    def run(x, kernel, g, threads):
+        torch.set_num_threads(threads)
+        for _ in range(STEPS):
+            x.grad = kernel.grad = None
+            convolve(x, kernel, **settings).backward(g)
+
+    runs = {}
+    for layout in ("channels first", "channels last")[:axes]:
+        form = torch.channels_last if layout == "channels last" else torch.contiguous_format
+        x_there, g_there = (torch.tensor(np.array(v)).movedim(-1, 1).contiguous(memory_format=form) for v in (x, g))
+        there = torch.tensor(np.array(kernel)).permute(*order, *range(axes)).contiguous(memory_format=form).requires_grad_()
+        x_there.requires_grad_()
+        for threads in (1, 2):
+            name = f"PyTorch, {threads} thread(s), {layout}"
+            runs[name] = lambda x=x_there, w=there, g=g_there, threads=threads: run(x, w, g, threads)
+    return runs
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    rng = np.random.default_rng(0)
+    for title, (operation, x_shape, kernel_shape, options) in CASES.items():
+        x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in (x_shape, kernel_shape))
+        y = jax.eval_shape(lambda x, w, op=operation, kw=options: getattr(nn.kernels, op)(x, w, **kw), x, kernel)
+        g = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
+        arguments = operation, x, kernel, g, options
+        times = interleave({"jaxnn": scanned(*arguments, None, STEPS), **theirs(*arguments)}, rounds, 1e3 / STEPS)
+        xla = interleave({"XLA's form": scanned(*arguments, "xla", 2)}, 1, 1e3 / 2)
+        times["XLA's form"] = xla["XLA's form"] * rounds
+        table(f"{title}, forward and backward", "ms", times, "jaxnn", ("jax", "torch"))

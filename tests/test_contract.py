@@ -51,6 +51,9 @@ LAYERS = {
     "conv 3-D": Entry(
         lambda: nn.conv(2, (1, 3, 2), padding="VALID", use_bias=False), floats(2, 2, 5, 4, 2), {"kernel": (1, 3, 2, 2, 2)}
     ),
+    "conv_transpose 2-D": Entry(
+        lambda: nn.conv_transpose(3, 3, strides=2), floats(2, 4, 3, 2), {"bias": (3,), "kernel": (3, 3, 2, 3)}
+    ),
     "conv in groups, dilated": Entry(
         lambda: nn.conv(4, 3, groups=2, dilation=2), floats(2, 6, 6, 4), {"bias": (4,), "kernel": (3, 3, 2, 4)}
     ),

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from jaxnn.core.draw import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer
 from jaxnn.core.scope import abstract
 
@@ -83,7 +84,7 @@ def summary(model: Layer, x: Any) -> Summary:
         total: 2,410 parameters, 9.6 kB
     """
     spec = as_layer(model).setup(abstract(x))
-    leaves = jax.tree.leaves(spec.params, is_leaf=_is_leaf)
+    leaves = jax.tree.leaves(spec.params, is_leaf=is_undrawn)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     return Summary(tuple(_rows(spec, spec.params, ())), sum(leaf.size for leaf in leaves), size)
 
@@ -92,7 +93,7 @@ def _rows(spec: Spec, params: dict, path: tuple[str, ...]) -> Iterator[Row]:
     # The root's parameters are looked up by path, not taken from each spec: a `repeat` above stacks them.
     own = {k: v for k, v in params.items() if k not in spec.children} if spec.children else params
     if own or not spec.children:
-        shapes = [leaf.shape for leaf in sorted(jax.tree.leaves(own, is_leaf=_is_leaf), key=lambda leaf: -len(leaf.shape))]
+        shapes = [leaf.shape for leaf in sorted(jax.tree.leaves(own, is_leaf=is_undrawn), key=lambda leaf: -len(leaf.shape))]
         formula = " + ".join("·".join(map(str, shape)) or "1" for shape in shapes)
         total = sum(math.prod(shape) for shape in shapes)
         yield Row("/".join(path) or spec.kind, spec.kind, _shape(spec.output), formula, total)
@@ -104,10 +105,6 @@ def _shape(output: Any) -> str:
     if hasattr(output, "shape"):
         return f"(B{''.join(f', {n}' for n in output.shape[1:])})"
     return ", ".join(_shape(leaf) for leaf in jax.tree.leaves(output))
-
-
-def _is_leaf(leaf: Any) -> bool:
-    return hasattr(leaf, "initializer")
 
 
 def _bytes(n: int) -> str:

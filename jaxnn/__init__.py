@@ -25,9 +25,14 @@ from jaxnn.layers.linear import dense, embedding
 from jaxnn.layers.normalization import batch_norm, layer_norm
 from jaxnn.layers.pooling import avg_pool, flatten, global_avg_pool, max_pool
 from jaxnn.layers.recurrent import gru, lstm, rnn
+from jaxnn.train import callbacks
+from jaxnn.train.epoch import train_epoch, train_run
 from jaxnn.train.evaluation import evaluate, predict
-from jaxnn.train.fit import FitResult, fit
-from jaxnn.train.step import TrainState, init_train_state, train_epoch, train_run, train_step
+from jaxnn.train.fit import FitResult, NonFiniteError, fit
+from jaxnn.train.history import History
+from jaxnn.train.state import TrainState, init_train_state
+from jaxnn.train.step import Objective, train_step
+from jaxnn.train.streams import DataError
 
 if TYPE_CHECKING:
     from jaxnn import data, models
@@ -36,14 +41,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     *_activations,
+    "DataError",
     "FitResult",
+    "History",
     "Layer",
+    "NonFiniteError",
+    "Objective",
     "TrainState",
     "as_layer",
     "avg_pool",
     "batch_norm",
     "block",
     "branch",
+    "callbacks",
     "conv",
     "conv_transpose",
     "data",

@@ -334,7 +334,7 @@ def _fit(job: _Job, train: Dataset, validation: Dataset) -> Any:
             key=jax.random.key(arguments.seed),
             validation=(validation.x, job.scaled(validation.y)),
             metrics={"r2": nn.metrics.r2} if regression else {"accuracy": nn.metrics.accuracy},
-            patience=arguments.patience,
+            callbacks=[nn.callbacks.early_stopping(arguments.patience)] if arguments.patience else [],
         )
 
 

@@ -1,10 +1,22 @@
 """Every test runs strict: no implicit dtype or rank promotion, no tracer leaks that go unseen, warnings are errors."""
 
+import os
+from pathlib import Path
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    """Keep what is compiled for the next run; each worker for itself, as writing is not atomic."""
+    folder = Path(config.rootpath, ".pytest_cache", "compiled", os.environ.get("PYTEST_XDIST_WORKER", "main"))
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")  # a killed run's
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ CASES = {
     "a model that is none": (lambda: fit(model=nn.relu), TypeError, ["Layer", "nn.serial"]),
     "no epochs": (lambda: fit(epochs=0), ValueError, ["epochs", "at least 1", "0"]),
     "half a batch": (lambda: fit(batch_size=0.5), TypeError, ["batch_size", "whole number", "0.5"]),
-    "negative patience": (lambda: fit(patience=-1), ValueError, ["patience", "at least 1"]),
+    "negative patience": (lambda: nn.callbacks.early_stopping(-1), ValueError, ["patience", "at least 1"]),
     "predictions and targets of different shapes": (
         lambda: fit(X, X[:, :1], loss=nn.losses.mse),
         ValueError,

@@ -101,25 +101,58 @@ def regression_figure(history: History, targets: np.ndarray, predicted: np.ndarr
     return figure
 
 
+def history_figure(history: History, names: Sequence[str]) -> Figure:
+    """One picture a name, the curves of `plot_curves`, side by side.
+
+    Args:
+        history: Lists of one value an epoch.
+        names: What to draw, without `val_`.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> history = {"loss": [1.0, 0.5], "val_loss": [1.0, 0.75], "accuracy": [0.5, 0.75]}
+        >>> len(history_figure(history, ["loss", "accuracy"]).axes)
+        2
+    """
+    columns = min(len(names), 3 if len(names) != 4 else 2)
+    rows = -(-len(names) // columns)
+    figure = new_figure(0.6 + 4.4 * columns, 3.4 * rows)
+    for place, name in enumerate(names, 1):
+        plot_curves(figure.add_subplot(rows, columns, place), history, name, log=name in ("loss", "learning_rate"))
+    return figure
+
+
 def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -> None:
-    """Draw `history[name]` and `history["val_" + name]` over the epochs; `log` allows a logarithmic axis."""
+    """Draw `history[name]` and `history["val_" + name]`, one of which may be missing, over the epochs.
+
+    Values that are missing or not finite are passed over. With `log` the axis is logarithmic if the values span more than
+    two decades.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    both = [*history[name], *history.get(f"val_{name}", ())]
+    drawn = {}
     for key, label, color in ((name, "training", _TRAINING), (f"val_{name}", "validation", _VALIDATION)):
-        if values := list(history.get(key, ())):
-            marker = "o" if len(values) <= 10 else None
-            axes.plot(np.arange(1, len(values) + 1), values, color=color, marker=marker, markersize=4, label=label)
-    if log and both and max(both) > 10 * min(both) > 0:
+        values = np.asarray(list(history.get(key, ())), float)
+        epochs = np.asarray(history.get("epoch", np.arange(1, len(values) + 1)))
+        shown = np.isfinite(values)
+        if shown.any():
+            marker = "o" if shown.sum() <= 10 else None
+            axes.plot(epochs[shown], values[shown], color=color, marker=marker, markersize=4, label=label)
+            drawn[key] = values[shown]
+    both = np.concatenate(list(drawn.values())) if drawn else np.zeros(1)
+    if log and both.max() > 100 * both.min() > 0:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if both.max() < 1e4 * both.min() else (1,)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_title(name, loc="left", fontsize=11)
+    axes.set_title(name if name in drawn else f"val_{name}", loc="left", fontsize=11)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color="#dddddd", linewidth=0.6)
-    axes.legend(frameon=False)
+    if len(drawn) == 2:
+        axes.legend(frameon=False)
     _open_frame(axes)
 
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 
-def leading_size(data: Any) -> int:
-    """The number of samples: the length of every leaf's leading axis."""
-    return jax.tree.leaves(data)[0].shape[0]
+def leading_size(data: Any, axis: int = 0) -> int:
+    """The number of samples: the length of every leaf's leading axis (in stacked batches, of the one after)."""
+    return jax.tree.leaves(data)[0].shape[axis]
 
 
 def over_batches(

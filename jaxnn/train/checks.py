@@ -12,23 +12,35 @@ from jaxnn.core.layer import Layer
 from jaxnn.core.scope import abstract
 
 
-def checked_data(data: Any, what: str = "data") -> tuple[Any, Any]:
-    """`(x, y)` as arrays on the device, of one length, finite and not empty.
+def checked_data(data: Any, what: str = "data") -> tuple:
+    """`(x, y)` or `(x, y, weights)` as arrays on the device, of one length, finite and not empty.
 
     Raises:
-        TypeError: if it is no pair, or holds something that is no number.
-        ValueError: on lengths that differ, no samples, NaN or infinite values, or numbers that 32 bits cannot hold.
+        TypeError: if it is no such tuple, or holds something that is no number.
+        ValueError: on lengths that differ, no samples, NaN or infinite values, numbers that 32 bits cannot hold, or weights
+            that are not one number a sample, at least 0.
     """
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise TypeError(f"{what} is a pair (x, y), got {type(data).__name__}")
-    x, y = checked_inputs(data[0], f"x of the {what}"), checked_inputs(data[1], f"y of the {what}")
-    lengths = [leaf.shape[0] for leaf in (*jax.tree.leaves(x), *jax.tree.leaves(y))]
-    if len(set(lengths)) > 1:
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise TypeError(f"{what} is a pair (x, y), or (x, y, weights); got {type(data).__name__}")
+    names = ("x", "y", "weights")
+    parts = tuple(checked_inputs(part, f"{name} of the {what}") for part, name in zip(data, names, strict=False))
+    lengths = {leaf.shape[0] for leaf in jax.tree.leaves(parts)}
+    if len(lengths) > 1:
+        shapes = [f"{name} {_lengths(part)}" for name, part in zip(names, parts, strict=False)]
         raise ValueError(
-            f"x and y of the {what} have one entry a sample each, got {_lengths(x)} and {_lengths(y)}: "
+            f"x and y of the {what} have one entry a sample each, got {', '.join(shapes)}: "
             "one of them was cut, or is transposed"
         )
-    return x, y
+    if len(parts) == 3:
+        _check_weights(parts[2], what)
+    return parts
+
+
+def _check_weights(weights: Any, what: str) -> None:
+    if not isinstance(weights, jax.Array) or weights.ndim != 1:
+        raise ValueError(f"weights of the {what} are one number a sample, of shape (N,); got {_lengths(weights)}")
+    if bool((weights < 0).any()):
+        raise ValueError(f"weights of the {what} are at least 0, got {weights.min()} at index {int(weights.argmin())}")
 
 
 def checked_inputs(x: Any, what: str) -> Any:
@@ -47,13 +59,13 @@ def checked_inputs(x: Any, what: str) -> Any:
     return x
 
 
-def checked_labels(model: Layer, data: tuple[Any, Any], params: Any, state: Any) -> None:
+def checked_labels(model: Layer, data: tuple, params: Any, state: Any) -> None:
     """Integer labels name one of the model's outputs.
 
     Raises:
         ValueError: if a label is negative or beyond the last class.
     """
-    x, y = data
+    x, y, *_ = data
     if not isinstance(y, jax.Array) or not jnp.issubdtype(y.dtype, jnp.integer):
         return
     output = jax.eval_shape(lambda p, s, x: model.apply(p, s, x)[0], *map(abstract, (params, state, x)))
@@ -81,6 +93,11 @@ def _on_device(leaf: Any, what: str) -> jax.Array:
             "drop these samples or fill the values in"
         )
     return jnp.asarray(leaf)
+
+
+def as_host_array(leaf: Any, what: str) -> np.ndarray:
+    """A batch's leaf, of whatever kind, in a dtype that JAX has; its values are not looked at."""
+    return _without_loss(np.asarray(leaf), what)
 
 
 def _without_loss(array: np.ndarray, what: str) -> np.ndarray:

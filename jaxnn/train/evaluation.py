@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from jaxnn import kernels
 from jaxnn.core.layer import Layer
 from jaxnn.core.options import whole
-from jaxnn.functional.metrics import Metric, as_metric
-from jaxnn.train.batches import leading_size, over_batches
+from jaxnn.train.batches import over_batches
 from jaxnn.train.checks import checked_data, checked_inputs, checked_labels
+from jaxnn.train.hyperparameters import model_of, split
+from jaxnn.train.step import objective_of, targets_of
+from jaxnn.train.totals import named_metrics, totals_of, weight_of
 
 
 def evaluate(
@@ -85,15 +87,26 @@ def predict(model: Layer, result: Any, x: Any, *, batch_size: int = 256) -> Any:
     return _prediction_program(model, whole("predict", "batch_size", batch_size))(params, state, checked_inputs(x, "x"))
 
 
-def evaluation(model: Layer, *, loss: Callable | None, metrics: Mapping[str, Any] | None, batch_size: int) -> Callable:
-    """`run(params, state, (x, y)) -> logs`, pure."""
+def evaluation(
+    model: Any,
+    *,
+    loss: Any,
+    metrics: Mapping[str, Any] | None,
+    batch_size: int,
+    hyperparameters: Mapping[str, Any] | None = None,
+) -> Callable:
+    """`run(params, state, data, hyperparameters={}, step=0) -> logs`, pure; the hyperparameters are the traced ones."""
     start, update, finish = totals_of(metrics)
+    fixed, _ = split(hyperparameters)
 
-    def run(params, state, data):
+    def run(params, state, data, traced=None, step=0):
+        values = fixed.at(traced or {}, step)
+        layer = model_of(model, values)
+        objective = objective_of(_no_loss if loss is None else loss, values).function
+
         def one(totals, batch):
-            x, y = batch
-            predictions, _ = model.apply(params, state, x)
-            return update(totals, 0.0 if loss is None else loss(predictions, y), predictions, y), None
+            value, (_, predictions) = objective(layer, params, state, batch, None)
+            return update(totals, value, weight_of(batch), predictions, targets_of(batch)), None
 
         totals, _ = over_batches(one, start(), data, batch_size)
         logs = finish(totals)
@@ -102,43 +115,8 @@ def evaluation(model: Layer, *, loss: Callable | None, metrics: Mapping[str, Any
     return run
 
 
-def totals_of(metrics: Mapping[str, Any] | None) -> tuple[Callable, Callable, Callable]:
-    """Running totals of the loss and the metrics over batches that may differ in size: how they start, grow and end."""
-    streams = named_metrics(metrics)
-
-    def start():
-        return jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), {k: m.init() for k, m in streams.items()}
-
-    def update(totals, value, predictions, y):
-        total, samples, states = totals
-        n = leading_size(y)
-        states = {k: m.update(states[k], predictions, y) for k, m in streams.items()}
-        return total + jnp.asarray(value, jnp.float32) * n, samples + n, states
-
-    def finish(totals):
-        total, samples, states = totals
-        return {"loss": total / samples} | {k: m.compute(states[k]) for k, m in streams.items()}
-
-    return start, update, finish
-
-
-def named_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
-    """The metrics by name, functions made into metrics.
-
-    Raises:
-        TypeError: if they do not come by name, or one is no metric.
-        ValueError: if one is called `"loss"`.
-    """
-    if not isinstance(metrics, Mapping | None):
-        raise TypeError(f'metrics are given by name, as {{"accuracy": nn.metrics.accuracy}}, got {metrics!r}')
-    if "loss" in (metrics or {}):
-        raise ValueError("a metric called 'loss' would hide the loss: give it another name")
-    return {name: as_metric(metric) for name, metric in (metrics or {}).items()}
-
-
-def with_validation(logs: dict, validation: dict | None) -> dict:
-    """The logs of training and validation as one."""
-    return logs | {f"val_{name}": value for name, value in (validation or {}).items()}
+def _no_loss(predictions: Any, y: Any) -> jax.Array:
+    return jnp.zeros(())
 
 
 def as_numbers(logs: dict[str, jax.Array]) -> dict[str, Any]:

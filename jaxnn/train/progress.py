@@ -6,18 +6,20 @@ import sys
 import time
 from typing import Any
 
+from jaxnn.train.rows import TIMES
+
 LOG_SECONDS = 10.0  # between lines where nothing can be overwritten
 
 
 class Progress:
-    """`with Progress(epochs, shown) as progress: progress.update(epoch, logs)`.
+    """`with Progress(epochs, steps_per_epoch, shown) as progress: progress.update(step, rows)`.
 
     A bar needs tqdm (`pip install "jaxnn[demo]"`) and a terminal or notebook; without, and in a log file, there is a line
     for the first epoch, the last one, and one every ten seconds between.
     """
 
-    def __init__(self, total: int, shown: bool):
-        self._total, self._shown = total, shown
+    def __init__(self, epochs: int, steps_per_epoch: int | None, shown: bool):
+        self._epochs, self._steps, self._shown = epochs, steps_per_epoch, shown
         self._bar: Any = None
         self._last = -LOG_SECONDS
         self._latest = ""
@@ -30,21 +32,27 @@ class Progress:
                 return self
             # In a notebook the error stream is shown in red, and widgets are lost when the page is exported.
             stream = sys.stderr if sys.stderr.isatty() else sys.stdout
-            self._bar = tqdm(total=self._total, unit="epoch", file=stream)
+            total = self._epochs * self._steps if self._steps else None
+            self._bar = tqdm(total=total, unit="step", unit_scale=True, file=stream)
         return self
 
-    def update(self, epoch: int, logs: dict[str, float]) -> None:
-        """Epoch number `epoch`, counted from 1, has ended with these logs."""
+    def update(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """So many steps are made; these are the lines of the history for the epochs that ended since the last call."""
         if not self._shown:
             return
-        text = "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update()
+            if rows:
+                self._bar.set_postfix_str(self._text(rows[-1]), refresh=False)
+            self._bar.update(step - self._bar.n)
             return
-        self._latest = f"epoch {epoch}/{self._total}  {text}"
-        if epoch in (1, self._total) or time.monotonic() - self._last >= LOG_SECONDS:
-            self._print()
+        for row in rows:
+            self._latest = self._text(row)
+            if row["epoch"] in (1, self._epochs) or time.monotonic() - self._last >= LOG_SECONDS:
+                self._print()
+
+    def _text(self, row: dict[str, Any]) -> str:
+        values = {name: value for name, value in row.items() if isinstance(value, float) and name not in TIMES}
+        return "  ".join([f"epoch {row['epoch']}/{self._epochs}", *(f"{name} {value:.4g}" for name, value in values.items())])
 
     def __exit__(self, *_: Any) -> None:
         if self._bar is not None:

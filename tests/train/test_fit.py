@@ -31,7 +31,7 @@ def equal(a, b):
 def test_the_same_key_gives_the_same_result_bit_for_bit():
     one, two = (nn.fit(network(), (X, Y), **OPTIONS, metrics={"accuracy": nn.metrics.accuracy}) for _ in range(2))
     equal(one.params, two.params)
-    assert {k: v for k, v in one.history.items() if k != "seconds"} == {k: v for k, v in two.history.items() if k != "seconds"}
+    assert one.history.same_as(two.history)
     other = nn.fit(network(), (X, Y), **{**OPTIONS, "key": jax.random.key(1)})
     assert other.history["loss"] != one.history["loss"]
 
@@ -95,7 +95,7 @@ def test_fit_is_the_pure_run():
     state, history = jax.jit(run)(KEY, (jnp.asarray(X), jnp.asarray(Y)), jax.tree.map(jnp.asarray, validation))
     for a, b in zip(jax.tree.leaves(result.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    assert history.keys() == result.history.keys() - {"seconds"}
+    assert set(history) == set(result.history) - {"epoch", "step", "seconds", "samples_per_second", "compile_seconds"}
     for name, values in history.items():
         np.testing.assert_allclose(values, result.history[name], rtol=1e-4, atol=1e-6)
 
@@ -142,11 +142,12 @@ def test_early_stopping_by_its_rule():
         training = y[0] == 0
         return jnp.where(training, -predictions[0], values[jnp.maximum(count - 1, 0)] + 0 * predictions[0])
 
-    def run(**options):
+    def run(**early):
         ones, zeros = jnp.ones((4, 1)), jnp.zeros(4)
         return nn.fit(
             counter(), (ones, zeros), loss=loss, optimizer=optax.sgd(1.0), epochs=8, batch_size=4, key=KEY,
-            validation=(ones, zeros + 1), progress=False, **options,
+            validation=(ones, zeros + 1), progress=False,
+            callbacks=[nn.callbacks.early_stopping(**early)] if early else [],
         )  # fmt: skip
 
     everything = run()
@@ -257,21 +258,23 @@ def interrupt():
     time.sleep(1.0)
     interrupted.append(time.perf_counter())
     os.kill(os.getpid(), signal.SIGINT)
-class Progress(nn.train.progress.Progress):
+class Progress(sys.modules["jaxnn.train.progress"].Progress):
+    started = False
     def __enter__(self):
         return self
-    def update(self, epoch, logs):
-        if epoch == 1:
+    def update(self, step, rows):
+        if not self.started:
+            self.started = True
             threading.Thread(target=interrupt, daemon=True).start()
-nn.train.fit.Progress = Progress
+sys.modules["jaxnn.train.fit"].Progress = Progress
 result = nn.fit(nn.models.mlp([128, 128], 2), (x, y), loss=nn.losses.cross_entropy, optimizer=optax.sgd(1e-3),
                 epochs=10**7, batch_size=8, key=jax.random.key(0))
 waited = time.perf_counter() - interrupted[0]
 assert result.stopped == "interrupted", result.stopped
-assert len(result.history["loss"]) == result.epoch > 0
+assert len(result.history.rows) == result.epoch
+assert int(result.train_state.step) > 0
 assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(result.params)))
-print(max(result.history["seconds"]), waited, flush=True)
-os._exit(0)  # without waiting for the epoch that was left behind
+print(waited, flush=True)
 """
 
 
@@ -280,8 +283,7 @@ def test_ctrl_c_returns_what_was_trained(samples):
     program = INTERRUPTED.format(samples=samples)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    longest, waited = map(float, done.stdout.split())
-    assert waited < max(0.5, longest / 2), (longest, waited)
+    assert float(done.stdout) < 1.0
 
 
 def test_progress_in_a_log_file_is_lines():

@@ -1,0 +1,324 @@
+"""A program evaluated one equation at a time, with an account of where the values that are not finite come from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+# Calls whose program is evaluated in their place; what is not listed, and is no loop or branch, is one operation.
+CALLS = frozenset(
+    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split()
+)
+# Operations that make each value of one value of each input.
+POINTWISE = frozenset(
+    "add sub mul div rem neg max min exp exp2 expm1 log log1p sqrt rsqrt cbrt pow integer_pow square logistic tan tanh sinh cosh "
+    "asin acos atanh acosh lgamma digamma convert_element_type".split()
+)
+
+PIECE = 32  # so many equations are computed as one
+
+
+class Place(NamedTuple):
+    """Where an equation stands: in the model, in the program and in the user's code."""
+
+    names: tuple[str | int, ...] = ()  # scopes, and the steps of loops
+    address: tuple[int, ...] = ()  # the equation's index, which of its programs, the index in there, ...
+    trail: tuple[tuple[Any, str | None], ...] = ()  # tracebacks from the outside in, and the jitted functions they end in
+    function: str | None = None  # the innermost jitted function around it
+
+    def of(self, index: int, eqn: Any) -> Place:
+        """The place of an equation of the program that stands here."""
+        scopes = tuple(part.name for part in eqn.source_info.name_stack.stack if type(part).__name__ == "Scope")
+        trail = (*self.trail, (eqn.source_info.traceback, self.function))
+        return Place(self.names + scopes, (*self.address, index), trail, self.function)
+
+    def enter(self, body: int = 0, *, function: str | None = None, step: int | None = None) -> Place:
+        """The place of one of the programs of the equation that stands here."""
+        names = self.names if step is None else (*self.names, step)
+        return Place(names, (*self.address, body), self.trail, function or self.function)
+
+
+@dataclass(eq=False, slots=True)
+class Origin:
+    """A value that is not finite, and what it was made from.
+
+    It is `new` if it was made from finite values, or if it is a NaN made from infinities that are meant. These are
+    constants, and what was made from nothing else that is not finite: the −∞ of a mask, and the masked values.
+    """
+
+    number: int  # in the order of evaluation
+    place: Place
+    operation: str
+    output: int  # which of the equation's
+    what: tuple[str, int, int, str]  # kind, count, size, dtype and shape
+    rows: dict[int, tuple[int, ...]]  # for each axis as long as the batch: where along it the value is not finite
+    new: bool
+    meant: bool
+    parents: tuple[Origin, ...] = ()
+    example: str = ""
+
+
+class Value(NamedTuple):
+    """An array, and what is known of it."""
+
+    array: Any
+    finite: bool
+    nan: bool
+    constant: bool  # computed from nothing that the program was given
+    origins: tuple[Origin, ...] = ()
+
+
+def constant(array: Any) -> Value:
+    """A value the program has in itself."""
+    return Value(array, *_finite_nan(array), True)
+
+
+class Piece(NamedTuple):
+    """Some equations of a program, one after the other, and the program they are by themselves."""
+
+    start: int
+    eqns: Sequence[Any]
+    inputs: list[Any]
+    outputs: list[Any]
+    done: list[Any]  # the inputs that nothing after it needs
+    compute: Any
+
+
+class Evaluation:
+    """The evaluation of one program.
+
+    A piece of the program is compiled and computed as one. If what comes out is finite, nothing in it matters; otherwise
+    it is computed again, one operation after the other.
+    """
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._numbers = itertools.count()
+        self._pieces: dict[int, tuple[Any, list[Piece]]] = {}
+
+    def given(self, array: Any, phase: str, path: str) -> Value:
+        """A value the program is given, called `path` if it is where all begins."""
+        finite, nan = _finite_nan(array)
+        if finite:
+            return Value(array, True, False, False)
+        what, rows = self._described(array, nan)
+        return Value(array, False, nan, False, (Origin(next(self._numbers), Place((phase, path)), "", 0, what, rows, True, False),))
+
+    def run(self, jaxpr: Any, consts: Sequence, inputs: Sequence[Value], place: Place, *, need_first: bool = False) -> list:
+        """The outputs of a program.
+
+        With `need_first`, the evaluation ends when the first output is there and not finite; it alone is returned.
+        """
+        env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(constant, consts), *inputs), strict=True))
+        if id(jaxpr) not in self._pieces:  # the program is kept with its pieces, so that its id stays its own
+            self._pieces[id(jaxpr)] = jaxpr, _in_pieces(jaxpr)
+        for piece in self._pieces[id(jaxpr)][1]:
+            values = [env[v] for v in piece.inputs]
+            outputs = self._together(piece, values) if len(piece.eqns) > 1 else None
+            env |= zip(piece.outputs, outputs or self._one_by_one(piece, values, place), strict=True)
+            if need_first and jaxpr.outvars[0] in piece.outputs and not env[jaxpr.outvars[0]].finite:
+                return [env[jaxpr.outvars[0]]]
+            for v in piece.done:
+                del env[v]  # not all values of a large model are kept
+        return [_read(env, v) for v in jaxpr.outvars]
+
+    def _together(self, piece: Piece, values: list[Value]) -> list[Value] | None:
+        """The outputs of a piece, or None if one of them is not finite without being known to follow from a NaN before."""
+        before = _origins(v for v in values if v.nan and not all(origin.meant for origin in v.origins))
+        outputs = [Value(array, *_finite_nan(array), False) for array in piece.compute(*(v.array for v in values))]
+        if not all(v.finite or (v.nan and before) for v in outputs):
+            return None
+        return [v if v.finite else v._replace(origins=before) for v in outputs]
+
+    def _one_by_one(self, piece: Piece, values: list[Value], place: Place) -> list[Value]:
+        env = dict(zip(piece.inputs, values, strict=True))
+        for index, eqn in enumerate(piece.eqns, piece.start):
+            outputs = self._equation(eqn, [_read(env, v) for v in eqn.invars], place.of(index, eqn))
+            env |= zip(eqn.outvars, outputs, strict=True)
+        return [env[v] for v in piece.outputs]
+
+    def _equation(self, eqn: Any, values: list[Value], place: Place) -> list[Value]:
+        name, programs = eqn.primitive.name, bodies(eqn)
+        if name in CALLS and programs:
+            return self.run(*programs[0], values, place.enter(function=eqn.params.get("name")))
+        if name == "scan":
+            return self._scan(eqn.params, *programs[0], values, place)
+        if name == "while":
+            return self._while(eqn.params, programs, values, place)
+        if name == "cond":
+            branch = int(values[0].array)
+            return self.run(*programs[branch], values[1:], place.enter(branch))
+        return self._operation(eqn, values, place)
+
+    def _scan(self, params: dict, body: Any, consts: Sequence, values: list[Value], place: Place) -> list[Value]:
+        n_consts, n_carry, length = params["num_consts"], params["num_carry"], params["length"]
+        fixed, carry, stacks = values[:n_consts], values[n_consts:][:n_carry], values[n_consts + n_carry :]
+        stacks = [v._replace(array=_on_host(v.array)) for v in stacks]
+        rows: list[list[Value]] = [[]] * length
+        for i in reversed(range(length)) if params["reverse"] else range(length):
+            inputs = [*fixed, *carry, *(_entry(v, i) for v in stacks)]
+            outputs = self.run(body, consts, inputs, place.enter(step=i))
+            carry, rows[i] = outputs[:n_carry], outputs[n_carry:]
+        empty = [v.aval for v in body.outvars[n_carry:]]
+        return [*carry, *(_stacked([row[k] for row in rows], like) for k, like in enumerate(empty))]
+
+    def _while(self, params: dict, programs: list, values: list[Value], place: Place) -> list[Value]:
+        n_test, n_body = params["cond_nconsts"], params["body_nconsts"]
+        for_test, for_body, carry = values[:n_test], values[n_test:][:n_body], values[n_test + n_body :]
+        for i in itertools.count():
+            if not self.run(*programs[0], [*for_test, *carry], place.enter(0, step=i))[0].array:
+                break
+            carry = self.run(*programs[1], [*for_body, *carry], place.enter(1, step=i))
+        return carry
+
+    def _operation(self, eqn: Any, values: list[Value], place: Place) -> list[Value]:
+        outputs = bound(eqn, [v.array for v in values])
+        return [self._seen(i, y, eqn.primitive.name, values, place) for i, y in enumerate(outputs)]
+
+    def _seen(self, output: int, array: Any, operation: str, values: list[Value], place: Place) -> Value:
+        finite, nan = _finite_nan(array)
+        is_constant = all(v.constant for v in values)
+        if finite:
+            return Value(array, True, False, is_constant)
+        bad = _passed_on(operation, values)
+        if nan:  # a NaN is followed to a NaN first
+            bad = [v for v in bad if v.nan] or bad
+        all_meant = all(v.constant or all(origin.meant for origin in v.origins) for v in bad)
+        new = not bad or (all_meant and nan and not any(v.nan for v in bad))
+        parents = () if new else _origins(v for v in bad if not v.constant)
+        what, rows = self._described(array, nan)
+        origin = Origin(
+            next(self._numbers), place, operation, output, what, rows, new, is_constant or (all_meant and not new), parents
+        )
+        if new:
+            origin.example = _example(operation, values, np.asarray(array))
+        return Value(array, False, nan, is_constant, (origin,))
+
+    def _described(self, array: Any, nan: bool) -> tuple[tuple[str, int, int, str], dict[int, tuple[int, ...]]]:
+        bad = ~np.isfinite(np.asarray(array))
+        axes = [i for i, n in enumerate(bad.shape) if n == self._batch_size]
+        others = {i: tuple(k for k in range(bad.ndim) if k != i) for i in axes}
+        rows = {i: tuple(np.flatnonzero(bad.any(axis=others[i])).tolist()) for i in axes}
+        return ("nan" if nan else "inf", int(bad.sum()), bad.size, f"{array.dtype}{list(bad.shape)}"), rows
+
+
+def first(values: Sequence[Value]) -> Origin | None:
+    """Where it began, among all that these values were made from."""
+    waiting = [origin for v in values for origin in v.origins]
+    found = {id(origin): origin for origin in waiting}
+    while waiting:
+        fresh = [origin for origin in waiting.pop().parents if id(origin) not in found]
+        found |= {id(origin): origin for origin in fresh}
+        waiting += fresh
+    origins = [o for o in found.values() if o.new and not o.meant] or list(found.values())  # else a constant that was meant
+    return min(origins, key=lambda origin: origin.number, default=None)
+
+
+def _in_pieces(jaxpr: Any) -> list[Piece]:
+    """A program cut every so many equations, and after the one that makes its first output."""
+    made = {v: i for i, eqn in enumerate(jaxpr.eqns) for v in eqn.outvars}
+    last = {v: i for i, eqn in enumerate(jaxpr.eqns) for v in eqn.invars if not isinstance(v, Literal)}
+    last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, Literal)}
+    cuts = {*range(0, len(jaxpr.eqns), PIECE), len(jaxpr.eqns)}
+    cuts |= {made[v] + 1 for v in jaxpr.outvars[:1] if not isinstance(v, Literal) and v in made}
+    return [_piece(jaxpr.eqns, start, stop, last) for start, stop in itertools.pairwise(sorted(cuts))]
+
+
+def _piece(eqns: Sequence[Any], start: int, stop: int, last: dict[Any, int]) -> Piece:
+    part = eqns[start:stop]
+    made = {v: None for eqn in part for v in eqn.outvars}
+    inputs = list({v: None for eqn in part for v in eqn.invars if not isinstance(v, Literal) and v not in made})
+    outputs = [v for v in made if last.get(v, -1) >= stop]
+    done = [v for v in inputs if last[v] < stop]
+
+    def compute(*arrays):
+        env = dict(zip(inputs, arrays, strict=True))
+        for eqn in part:
+            results = bound(eqn, [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars])
+            env |= zip(eqn.outvars, results, strict=True)
+        return [env[v] for v in outputs]
+
+    return Piece(start, part, inputs, outputs, done, jax.jit(compute))
+
+
+def bound(eqn: Any, arrays: Sequence[Any]) -> Sequence[Any]:
+    """The outputs of one equation."""
+    with eqn.ctx.manager:
+        outputs = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
+    return outputs if eqn.primitive.multiple_results else [outputs]
+
+
+def _read(env: dict, v: Any) -> Value:
+    return constant(v.val) if isinstance(v, Literal) else env[v]
+
+
+def _origins(values: Iterable[Value]) -> tuple[Origin, ...]:
+    return tuple(dict.fromkeys(origin for v in values for origin in v.origins))
+
+
+def bodies(eqn: Any) -> list[tuple[Any, Sequence]]:
+    """The programs of a call, loop or branch, with their constants."""
+    keys = ("cond_jaxpr", "body_jaxpr") if eqn.primitive.name == "while" else ("jaxpr", "call_jaxpr")
+    programs = eqn.params.get("branches") or [eqn.params[key] for key in keys if key in eqn.params]
+    return [(getattr(program, "jaxpr", program), getattr(program, "consts", ())) for program in programs]
+
+
+def finite(array: Any) -> bool:
+    """Whether an array has neither NaN nor infinite values."""
+    return _finite_nan(array)[0]
+
+
+def _finite_nan(array: Any) -> tuple[bool, bool]:
+    if not jnp.issubdtype(getattr(array, "dtype", type(array)), jnp.inexact):
+        return True, False
+    array = np.asarray(array)
+    return (True, False) if np.isfinite(array).all() else (False, bool(np.isnan(array).any()))
+
+
+def _passed_on(operation: str, values: list[Value]) -> list[Value]:
+    """The inputs that are not finite; of a selection, those that are so where they are chosen."""
+    if operation != "select_n":
+        return [v for v in values if not v.finite]
+    which = np.asarray(values[0].array)
+    return [v for i, v in enumerate(values[1:]) if not v.finite and (~np.isfinite(np.asarray(v.array)) & (which == i)).any()]
+
+
+def _example(operation: str, values: list[Value], result: np.ndarray) -> str:
+    """The first value that is not finite with its arguments, or the size of the arguments."""
+    arrays = [np.asarray(v.array) for v in values if jnp.issubdtype(getattr(v.array, "dtype", type(v.array)), jnp.inexact)]
+    arrays = [a if np.iscomplexobj(a) else a.astype(np.float64) for a in arrays]
+    if operation in POINTWISE and arrays and all(a.shape in ((), result.shape) for a in arrays):
+        place = tuple(np.argwhere(~np.isfinite(result))[0])
+        arguments = ", ".join(f"{a[place] if a.ndim else a[()]:.4g}" for a in arrays)
+        return f"{operation}({arguments}) = {result.astype(arrays[0].dtype)[place]:.4g}"
+    sizes = [np.abs(a).max() for a in arrays if a.size]
+    return f"{operation} of values up to {max(sizes):.4g}" if sizes else ""
+
+
+def _on_host(array: Any) -> Any:
+    return array if jnp.issubdtype(array.dtype, jax.dtypes.extended) else np.asarray(array)  # keys stay where they are
+
+
+def _entry(value: Value, i: int) -> Value:
+    array = value.array[i]
+    array = np.asarray(array) if isinstance(value.array, np.ndarray) else array
+    finite, nan = (True, False) if value.finite else _finite_nan(array)
+    return Value(array, finite, nan, value.constant, () if finite else value.origins)
+
+
+def _stacked(values: list[Value], like: Any) -> Value:
+    if not values:
+        return constant(jnp.zeros((0, *like.shape), like.dtype))
+    if jnp.issubdtype(like.dtype, jax.dtypes.extended):
+        array = jnp.stack([v.array for v in values])
+    else:
+        array = jnp.asarray(np.stack([np.asarray(v.array) for v in values]))
+    finite, nan = all(v.finite for v in values), any(v.nan for v in values)
+    return Value(array, finite, nan, all(v.constant for v in values), _origins(values))

@@ -1,0 +1,394 @@
+"""Callbacks: what happens beside the steps of a run. `nn.callbacks.early_stopping(patience=5)`.
+
+A `Callback` is up to nine small functions. Some are pure and part of the compiled program; what they remember is a leaf
+of the `TrainState`, so a run that was cut and resumed, or trained under `vmap`, is the same run. The others are called on
+the host, between programs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.core.options import whole
+
+
+@dataclass(frozen=True, eq=False)
+class Callback:
+    """Up to nine functions. `weights` below is `(params, state)`; a `train_state` may be returned changed.
+
+    Attributes:
+        name: the callback's place in `train_state.memory`; one of a name in a run.
+        init: pure, `init(train_state) -> memory` at the start.
+        after_step: pure, `after_step(memory, train_state) -> (memory, train_state)`.
+        after_epoch: pure, `after_epoch(memory, train_state, logs, weights) -> (memory, train_state, stop)`; `logs` has
+            the epoch's losses and metrics, `weights` are those that were validated.
+        weights: pure, `weights(memory, weights) -> weights`: what to validate and to return instead of the trained ones.
+        finish: pure, `finish(memory, epoch, weights) -> (epoch, weights)`: what to return at the end of the run.
+        on_start: `on_start(history)`, on the host, before the first step; an error ends the run before it has begun.
+        on_row: `on_row(row)`, on the host, for each new line of the history, which may come some short epochs late.
+        on_epoch: `on_epoch(row, train_state)`, on the host, at the end of each epoch; returning True ends the run.
+        on_end: `on_end()`, on the host, however the run ended.
+
+    Example:
+        The gradient's size is kept small by hand: weights never exceed 1.
+
+        >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
+        >>> def clip(memory, train_state):
+        ...     params = jax.tree.map(lambda w: jnp.clip(w, -1, 1), train_state.params)
+        ...     return memory, train_state._replace(params=params)
+        >>> result = nn.fit(
+        ...     nn.dense(1), (jnp.ones((8, 1)), jnp.full((8, 1), 9.0)), loss=nn.losses.mse, optimizer=optax.sgd(0.1),
+        ...     epochs=20, key=jax.random.key(0), callbacks=[nn.callbacks.Callback("clip", after_step=clip)], progress=False)
+        >>> result.params["kernel"].item()
+        1.0
+    """
+
+    name: str
+    init: Callable[[Any], Any] = lambda train_state: ()
+    after_step: Callable[[Any, Any], tuple] | None = None
+    after_epoch: Callable[[Any, Any, dict, tuple], tuple] | None = None
+    weights: Callable[[Any, tuple], tuple] | None = None
+    finish: Callable[[Any, jax.Array, tuple], tuple] | None = None
+    on_start: Callable[[Any], None] | None = None
+    on_row: Callable[[dict], None] | None = None
+    on_epoch: Callable[[dict, Any], bool | None] | None = None
+    on_end: Callable[[], None] | None = None
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether it has a part in the compiled program."""
+        return any((self.after_step, self.after_epoch, self.weights, self.finish))
+
+
+def start_memory(callbacks: Sequence[Callback], train_state: Any) -> dict[str, Any]:
+    """The callbacks' memory at the start, by name.
+
+    Raises:
+        TypeError: if one is no callback.
+        ValueError: if two have one name.
+    """
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks are made by nn.callbacks, as early_stopping(patience=5); got {callback!r}")
+    names = [callback.name for callback in callbacks]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each callback has a name of its own, got {', '.join(names)}: give one of them name=")
+    memory = {callback.name: callback.init(train_state) for callback in callbacks if callback.is_pure}
+    return jax.tree.map(jnp.copy, memory)  # buffers of its own, as a train state may be donated
+
+
+def after_step(callbacks: Sequence[Callback], train_state: Any) -> Any:
+    """The train state after all that happens after a step."""
+    for callback in callbacks:
+        if callback.after_step:
+            memory, train_state = callback.after_step(train_state.memory[callback.name], train_state)
+            train_state = train_state._replace(memory=train_state.memory | {callback.name: memory})
+    return train_state
+
+
+def after_epoch(callbacks: Sequence[Callback], train_state: Any, logs: dict, weights: tuple) -> Any:
+    """The train state after all that happens after an epoch."""
+    for callback in callbacks:
+        if callback.after_epoch:
+            memory, train_state, stop = callback.after_epoch(train_state.memory[callback.name], train_state, logs, weights)
+            memory = train_state.memory | {callback.name: memory}
+            train_state = train_state._replace(memory=memory, stopped=train_state.stopped | stop)
+    return train_state
+
+
+def evaluated_weights(callbacks: Sequence[Callback], train_state: Any) -> tuple:
+    """The `(params, state)` that are validated."""
+    weights = (train_state.params, train_state.state)
+    for callback in callbacks:
+        if callback.weights:
+            weights = callback.weights(train_state.memory[callback.name], weights)
+    return weights
+
+
+def final_weights(callbacks: Sequence[Callback], train_state: Any) -> tuple:
+    """The epoch and the `(params, state)` that the run returns."""
+    epoch, weights = train_state.epoch, evaluated_weights(callbacks, train_state)
+    for callback in callbacks:
+        if callback.finish:
+            epoch, weights = callback.finish(train_state.memory[callback.name], epoch, weights)
+    return epoch, weights
+
+
+# --- the built-in ones; those that are pure are made once for each set of options, so that no program is compiled twice ---
+
+
+@lru_cache(maxsize=128)
+def early_stopping(
+    patience: int,
+    *,
+    monitor: str | None = None,
+    mode: str = "min",
+    min_delta: float = 0.0,
+    restore_best: bool = True,
+    name: str = "early_stopping",
+) -> Callback:
+    """Stop when a value has not improved for some epochs in a row (Prechelt 1998).
+
+    A value improves if it is better than the best one by more than `min_delta`.
+
+    Args:
+        patience: how many epochs in a row without improvement end the run.
+        monitor: the value's name in the history; the validation loss by default, or the loss without validation data.
+        mode: `"min"` if smaller is better, `"max"` if larger is.
+        min_delta: at least 0.
+        restore_best: return the weights of the best epoch instead of the last one.
+        name: of the callback.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ValueError: on a patience below 1, another mode, or a negative `min_delta`; in the run, if there is no such value.
+
+    Example:
+        >>> early_stopping(patience=5, monitor="val_accuracy", mode="max").name
+        'early_stopping'
+    """
+    whole("early_stopping", "patience", patience)
+    sign = _sign("early_stopping", mode)
+    if not min_delta >= 0:
+        raise ValueError(f"early_stopping takes min_delta of at least 0, got {min_delta}")
+
+    def init(train_state):
+        best = (train_state.params, train_state.state) if restore_best else ()
+        return jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32), best
+
+    def after_epoch(memory, train_state, logs, weights):
+        best, best_epoch, kept = memory
+        value = sign * _monitored(name, logs, monitor)
+        better = best - value > min_delta
+        kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), weights, kept) if restore_best else ()
+        best_epoch = jnp.where(better, train_state.epoch, best_epoch)
+        return (jnp.where(better, value, best), best_epoch, kept), train_state, train_state.epoch - best_epoch >= patience
+
+    def finish(memory, epoch, weights):
+        _, best_epoch, kept = memory
+        found = best_epoch > 0
+        return jnp.where(found, best_epoch, epoch), jax.tree.map(lambda a, b: jnp.where(found, a, b), kept, weights)
+
+    return Callback(name, init, after_epoch=after_epoch, finish=finish if restore_best else None)
+
+
+@lru_cache(maxsize=128)
+def target(monitor: str, value: float, *, mode: str = "max", name: str = "target") -> Callback:
+    """Stop as soon as a value of the history is reached.
+
+    Args:
+        monitor: its name, such as `"val_accuracy"`.
+        value: what is to be reached.
+        mode: `"max"` to stop at `value` or more, `"min"` to stop at `value` or less.
+        name: of the callback.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ValueError: on another mode; in the run, if there is no such value.
+
+    Example:
+        >>> target("val_accuracy", 0.99).name
+        'target'
+    """
+    sign = _sign("target", mode)
+
+    def after_epoch(memory, train_state, logs, weights):
+        return memory, train_state, sign * _monitored(name, logs, monitor) <= sign * value
+
+    return Callback(name, after_epoch=after_epoch)
+
+
+@lru_cache(maxsize=128)
+def ema(decay: float = 0.999, *, name: str = "ema") -> Callback:
+    """Validate and return an exponential moving average of the weights instead of the last ones (Polyak & Juditsky 1992).
+
+    After step t: m ← d m + (1 − d) W with d = min(decay, (1 + t)/(10 + t)), so that the first weights are soon forgotten.
+    The model's state is averaged likewise where it is floating-point.
+
+    Args:
+        decay: in [0, 1).
+        name: of the callback.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ValueError: if the decay is not in [0, 1).
+
+    Example:
+        >>> ema(0.99).name
+        'ema'
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"ema takes a decay in [0, 1), got {decay}")
+
+    def after_step(memory, train_state):
+        t = train_state.step.astype(jnp.float32)
+        d = jnp.minimum(jnp.asarray(decay, jnp.float32), (1 + t) / (10 + t))
+        return _mix(memory, (train_state.params, train_state.state), 1 - d), train_state
+
+    return Callback(name, _weights, after_step=after_step, weights=lambda memory, weights: memory)
+
+
+@lru_cache(maxsize=128)
+def swa(first_epoch: int, *, name: str = "swa") -> Callback:
+    """Stochastic weight averaging: the mean of the weights at the end of each epoch from `first_epoch` on (Izmailov 2018).
+
+    The model's state, such as batch norm's statistics, is averaged likewise.
+
+    Args:
+        first_epoch: the first that counts, from 1.
+        name: of the callback.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ValueError: if `first_epoch` is below 1.
+
+    Example:
+        >>> swa(10).name
+        'swa'
+    """
+    whole("swa", "first_epoch", first_epoch)
+
+    def after_epoch(memory, train_state, logs, weights):
+        count, mean = memory
+        count = count + (train_state.epoch >= first_epoch).astype(jnp.int32)
+        share = jnp.where(count > 0, 1 / jnp.maximum(count, 1).astype(jnp.float32), 1.0)
+        return (count, _mix(mean, (train_state.params, train_state.state), share)), train_state, False
+
+    def init(train_state):
+        return jnp.zeros((), jnp.int32), _weights(train_state)
+
+    def averaged(memory, weights):
+        return jax.tree.map(lambda mean, last: jnp.where(memory[0] > 0, mean, last), memory[1], weights)
+
+    return Callback(name, init, after_epoch=after_epoch, weights=averaged)
+
+
+@lru_cache(maxsize=128)
+def reduce_on_plateau(
+    factor: float = 0.1,
+    patience: int = 10,
+    *,
+    hyperparameter: str = "learning_rate",
+    monitor: str | None = None,
+    mode: str = "min",
+    min_delta: float = 0.0,
+    minimum: float = 0.0,
+    name: str = "reduce_on_plateau",
+) -> Callback:
+    """Multiply the learning rate by a factor when a value has not improved for some epochs in a row.
+
+    The learning rate is a traced hyperparameter: `fit(..., optimizer=optax.adam, hyperparameters={"learning_rate": 1e-3})`.
+
+    Args:
+        factor: in (0, 1).
+        patience: how many epochs in a row without improvement.
+        hyperparameter: the name of what is reduced.
+        monitor: the value's name in the history; the validation loss by default, or the loss without validation data.
+        mode: `"min"` if smaller is better, `"max"` if larger is.
+        min_delta: a value improves if it is better than the best one by more than this.
+        minimum: the hyperparameter does not fall below.
+        name: of the callback.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ValueError: on options out of range; at the start of a run without such a traced hyperparameter.
+
+    Example:
+        >>> reduce_on_plateau(0.5, patience=3).name
+        'reduce_on_plateau'
+    """
+    whole("reduce_on_plateau", "patience", patience)
+    sign = _sign("reduce_on_plateau", mode)
+    if not 0 < factor < 1:
+        raise ValueError(f"reduce_on_plateau takes a factor in (0, 1), got {factor}")
+
+    def init(train_state):
+        if hyperparameter not in train_state.hyperparameters:
+            raise ValueError(
+                f"reduce_on_plateau changes the hyperparameter {hyperparameter!r}, which is not one that is traced here: "
+                f'fit(..., optimizer=optax.adam, hyperparameters={{"{hyperparameter}": 1e-3}})'
+            )
+        return jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32)
+
+    def after_epoch(memory, train_state, logs, weights):
+        best, waited = memory
+        value = sign * _monitored(name, logs, monitor)
+        better = best - value > min_delta
+        waited = jnp.where(better, 0, waited + 1)
+        old = train_state.hyperparameters[hyperparameter]
+        new = jnp.where(waited >= patience, jnp.maximum(old * factor, minimum), old)
+        changed = train_state._replace(hyperparameters=train_state.hyperparameters | {hyperparameter: new})
+        return (jnp.where(better, value, best), jnp.where(waited >= patience, 0, waited)), changed, False
+
+    return Callback(name, init, after_epoch=after_epoch)
+
+
+def time_budget(seconds: float, *, name: str = "time_budget") -> Callback:
+    """Stop after the first epoch that ends more than so many seconds after the run began, compiling included.
+
+    Args:
+        seconds: above 0.
+        name: of the callback.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ValueError: if the seconds are not above 0.
+
+    Example:
+        >>> time_budget(3600).name
+        'time_budget'
+    """
+    if not seconds > 0:
+        raise ValueError(f"time_budget takes seconds above 0, got {seconds}")
+    began = [0.0]
+
+    def on_start(history):
+        began[0] = time.monotonic()
+
+    return Callback(name, on_start=on_start, on_epoch=lambda row, train_state: time.monotonic() - began[0] > seconds)
+
+
+def _weights(train_state: Any) -> tuple:
+    return train_state.params, train_state.state
+
+
+def _mix(old: Any, new: Any, share: jax.Array) -> Any:
+    """(1 − share) · old + share · new where they are floating-point, new elsewhere."""
+
+    def mixed(a, b):
+        return a + (b - a) * share.astype(a.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else b
+
+    return jax.tree.map(mixed, old, new)
+
+
+def _sign(caller: str, mode: str) -> int:
+    if mode not in ("min", "max"):
+        raise ValueError(f'{caller} takes mode "min" or "max", got {mode!r}')
+    return 1 if mode == "min" else -1
+
+
+def _monitored(caller: str, logs: dict, monitor: str | None) -> jax.Array:
+    monitor = ("val_loss" if "val_loss" in logs else "loss") if monitor is None else monitor
+    if monitor not in logs or jnp.shape(logs[monitor]) != ():
+        known = ", ".join(name for name, value in logs.items() if jnp.shape(value) == ())
+        raise ValueError(f"{caller} monitors {monitor!r}, which is no number of this run; there are {known}")
+    return logs[monitor].astype(jnp.float32)

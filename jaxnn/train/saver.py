@@ -1,0 +1,71 @@
+"""A run's checkpoints: when they are written, what is in them, and which of them a run may go on from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnn.train.history import History
+from jaxnn.train.rows import TIMES
+from jaxnn.train.state import TrainState
+
+SECONDS = 60.0  # between two saves, where only a folder is given
+
+
+class Saver:
+    """What `fit` does with its `checkpoints`."""
+
+    def __init__(self, checkpoints: Any, batch_size: int, samples: int):
+        from jaxnn.io import Checkpoints
+
+        self._store = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints, every=SECONDS)
+        self._within_epochs = checkpoints is not self._store or self._store.every > 0
+        self._run = {"batch_size": batch_size, "samples": samples}
+        self._saved: tuple[int, int] | None = None
+
+    def restored(self, start: TrainState) -> tuple[TrainState, History]:
+        """The last sound checkpoint, or the start of the run if there is none.
+
+        Raises:
+            ValueError: if it is not of this run.
+        """
+        found = self._store.restore(start)
+        if found is None:
+            return start, History()
+        train_state, info = found
+        if not np.array_equal(jax.random.key_data(train_state.key), jax.random.key_data(start.key)):
+            raise ValueError(
+                f"the checkpoints in {self._store.folder} are of a run with another key: use it, or another folder"
+            )
+        if info["run"] != self._run:
+            raise ValueError(
+                f"the checkpoints in {self._store.folder} are of a run with {info['run']}, this one has {self._run}: "
+                "its batches would be others; use another folder"
+            )
+        self._saved = self._place(train_state)
+        return train_state, History(info["history"])
+
+    def save_if_due(self, train_state: TrainState, history: History, epoch_ended: bool) -> None:
+        """Save, if there is reason to, in the background."""
+        if (epoch_ended or self._within_epochs) and self._store.due():
+            self._save(train_state, history, wait=False)
+
+    def save_last(self, train_state: TrainState, history: History) -> None:
+        """Save, unless it is done, and wait for it."""
+        if self._saved != self._place(train_state):
+            self._save(train_state, history, wait=True)
+        self._store.wait()
+
+    def _save(self, train_state: TrainState, history: History, *, wait: bool) -> None:
+        rows = history.rows
+        last = rows[-1] if rows and int(train_state.position) == 0 else {}
+        metrics = {name: value for name, value in last.items() if isinstance(value, float) and name not in TIMES}
+        info = {"run": self._run, "history": rows}
+        self._store.save(int(train_state.step), train_state, info, metrics=metrics or None, wait=wait)
+        self._saved = self._place(train_state)
+
+    @staticmethod
+    def _place(train_state: TrainState) -> tuple[int, int]:
+        return int(train_state.step), int(train_state.epoch)

@@ -1,0 +1,62 @@
+"""Running totals of the loss and the metrics over batches that may differ in size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.functional.metrics import Metric, as_metric
+from jaxnn.train.batches import leading_size
+
+
+def totals_of(metrics: Mapping[str, Any] | None) -> tuple[Callable, Callable, Callable]:
+    """How totals start, grow and end.
+
+    Returns:
+        `start() -> totals`, `update(totals, loss, weight, predictions, y) -> totals`, where the loss is the mean over what
+        weighs so much (a batch's samples), and `finish(totals) -> logs`.
+    """
+    streams = named_metrics(metrics)
+
+    def start():
+        return jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), {k: m.init() for k, m in streams.items()}
+
+    def update(totals, loss, weight, predictions, y):
+        total, weights, states = totals
+        states = {k: m.update(states[k], predictions, y) for k, m in streams.items()}
+        return total + jnp.asarray(loss, jnp.float32) * weight, weights + weight, states
+
+    def finish(totals):
+        total, weights, states = totals
+        return {"loss": total / weights} | {k: m.compute(states[k]) for k, m in streams.items()}
+
+    return start, update, finish
+
+
+def named_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
+    """The metrics by name, functions made into metrics.
+
+    Raises:
+        TypeError: if they do not come by name, or one is no metric.
+        ValueError: if one is called `"loss"`.
+    """
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(f'metrics are given by name, as {{"accuracy": nn.metrics.accuracy}}, got {metrics!r}')
+    if "loss" in (metrics or {}):
+        raise ValueError("a metric called 'loss' would hide the loss: give it another name")
+    return {name: as_metric(metric) for name, metric in (metrics or {}).items()}
+
+
+def weight_of(batch: Any) -> jax.Array:
+    """What a batch weighs in a mean: its samples, or the sum of their weights."""
+    if isinstance(batch, tuple) and len(batch) == 3:
+        return jnp.sum(batch[2].astype(jnp.float32))
+    return jnp.asarray(leading_size(batch), jnp.float32)
+
+
+def with_validation(logs: dict, validation: dict | None) -> dict:
+    """The logs of training and validation as one."""
+    return logs | {f"val_{name}": value for name, value in (validation or {}).items()}

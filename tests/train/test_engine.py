@@ -1,0 +1,420 @@
+"""The training engine: however a run is cut, fed, averaged or interrupted, it is the run its arguments say."""
+
+import functools
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnn as nn
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(103, 4)).astype(np.float32)
+Y = (X[:, 0] + X[:, 1] > 0).astype(np.int32)
+MODEL = nn.serial(nn.dense(8), nn.relu, nn.dropout(0.2), nn.dense(2))
+LINEAR = nn.dense(1)
+TARGETS = X @ np.array([[1.0], [-2.0], [0.5], [0.0]], np.float32)
+
+
+def fit(model=MODEL, data=(X, Y), **options):
+    defaults = {"loss": nn.losses.cross_entropy, "optimizer": optax.adam(1e-2), "epochs": 3, "key": KEY, "progress": False}
+    return nn.fit(model, data, **{**defaults, **options})
+
+
+def regression(data=(X, TARGETS), **options):
+    return fit(LINEAR, data, **{"loss": nn.losses.mse, "optimizer": optax.sgd(0.1), "batch_size": 20, **options})
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def close(a, b, rtol=1e-5, atol=1e-6):
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, rtol=rtol, atol=atol)
+
+
+@functools.cache
+def plain():
+    return fit(metrics={"accuracy": nn.metrics.accuracy}, validation=(X[:30], Y[:30]))
+
+
+# --- however it is cut or fed, it is the same run ---
+
+
+@pytest.mark.parametrize("budget", [1, 3, 5, 1000])
+def test_the_length_of_a_call_changes_no_bit(budget, monkeypatch):
+    from jaxnn.train.drivers import Arrays
+
+    call = Arrays.call
+    monkeypatch.setattr(Arrays, "call", lambda self, state, steps: call(self, state, budget))
+    result = fit(metrics={"accuracy": nn.metrics.accuracy}, validation=(X[:30], Y[:30]))
+    equal(result.params, plain().params)
+    assert result.history.same_as(plain().history)
+
+
+@pytest.mark.parametrize("prefetch", [None, 3, 9])
+def test_memory_mapped_arrays_give_the_bits_of_arrays(tmp_path, prefetch):
+    for name, array in (("x", X), ("y", Y)):
+        np.save(tmp_path / f"{name}.npy", array)
+    data = tuple(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy")
+    result = fit(data=data, metrics={"accuracy": nn.metrics.accuracy}, validation=(X[:30], Y[:30]), prefetch=prefetch)
+    close(result.params, plain().params)
+    for name in ("loss", "accuracy", "val_loss"):
+        np.testing.assert_allclose(result.history[name], plain().history[name], rtol=1e-5)
+
+
+def batches(epoch=1):
+    order = np.random.default_rng(epoch).permutation(103)
+    return [(X[rows], Y[rows]) for rows in np.split(order, range(25, 103, 25))]
+
+
+def loop(epochs):
+    """The same by hand, a jitted step at a time."""
+    step = jax.jit(nn.train_step(MODEL, loss=nn.losses.cross_entropy, optimizer=optax.adam(1e-2)))
+    state = nn.init_train_state(MODEL, optax.adam(1e-2), KEY, X)
+    for epoch in range(epochs):
+        for batch in batches(epoch + 1):
+            state, _, _ = step(state, batch)
+    return state
+
+
+def test_streams_of_every_kind_are_the_loop_by_hand():
+    expected = loop(3)
+    result = fit(data=batches)
+    close(result.params, expected.params)
+    assert result.history["samples_per_second"]
+    assert [row["step"] for row in result.history.rows] == [5, 10, 15]
+    once = fit(data=(batch for epoch in (1,) for batch in batches(epoch)), epochs=1)
+    close(once.params, loop(1).params)
+
+    class Loader:
+        def __len__(self):
+            return 5
+
+        def __iter__(self):
+            return iter([list(batch) for batch in batches()])
+
+    again = fit(data=Loader(), epochs=1)
+    close(again.params, loop(1).params)
+
+
+def test_a_torch_data_loader():
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y.astype(np.int64)))
+    loader = torch.utils.data.DataLoader(data, batch_size=103)
+    whole = fit(data=loader, epochs=1)
+    close(whole.params, fit(data=lambda epoch: [(X, Y)], epochs=1).params)
+
+
+def test_a_stream_that_fails_names_the_batch_and_keeps_what_was_trained():
+    def failing(epoch):
+        yield from batches(epoch)[:3]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(nn.DataError, match="batch 3 of epoch 1: OSError: the disk is gone") as raised:
+        fit(data=failing)
+    assert isinstance(raised.value.__cause__, OSError)
+    result = raised.value.result
+    assert int(result.train_state.step) == 3
+    step = jax.jit(nn.train_step(MODEL, loss=nn.losses.cross_entropy, optimizer=optax.adam(1e-2)))
+    state = nn.init_train_state(MODEL, optax.adam(1e-2), KEY, X)
+    for batch in batches()[:3]:
+        state, _, _ = step(state, batch)
+    close(result.params, state.params)
+    with pytest.raises(nn.DataError, match="an iterator can be gone through once"):
+        fit(data=iter(batches()), epochs=2)
+    with pytest.raises(nn.DataError, match=r"batch 1 of epoch 1.*float32\[25, 3\].*only the number of samples may differ"):
+        fit(data=lambda epoch: [(X[:25], Y[:25]), (X[:25, :3], Y[:25])])
+    with pytest.raises(ValueError, match="not one batch"):
+        fit(data=iter(()))
+    assert threading.active_count() < 20
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    from jaxnn.train.interrupts import deferred_interrupt
+
+    with deferred_interrupt() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# --- steps ---
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    whole = regression()
+    for parts in (2, 3, 20):
+        close(regression(accumulate=parts).params, whole.params, rtol=1e-4)
+    weights = RNG.uniform(size=103).astype(np.float32)
+    close(regression((X, TARGETS, weights), accumulate=3).params, regression((X, TARGETS, weights)).params, rtol=1e-4)
+
+
+def test_weights_are_numpys_weighted_least_squares_step():
+    weights = RNG.uniform(size=103).astype(np.float32)
+    params, _ = LINEAR.init(KEY, X)
+    w, b = np.float64(params["kernel"]), np.float64(params["bias"])
+    share = np.float64(weights)[:, None] / weights.sum()
+    losses = []
+    for _ in range(3):
+        error = X @ w + b - TARGETS
+        losses.append((share * error**2).sum())
+        w, b = w - 0.1 * 2 * X.T @ (share * error), b - 0.1 * 2 * (share * error).sum(0)
+    result = regression((X, TARGETS, weights), batch_size=103, initial=(params, {}))
+    np.testing.assert_allclose(result.params["kernel"], w, rtol=1e-4)
+    np.testing.assert_allclose(result.history["loss"], losses, rtol=1e-4)
+    ones = regression((X, TARGETS, np.ones(103, np.float32)))
+    close(ones.params, regression().params)
+    half = np.repeat([1.0, 0.0], [60, 43]).astype(np.float32)
+    close(
+        regression((X, TARGETS, half), batch_size=103).params,
+        regression((X[:60], TARGETS[:60]), batch_size=60).params,
+        rtol=1e-4,
+    )
+    assert nn.evaluate(LINEAR, result, (X, TARGETS, half))["loss"] == pytest.approx(
+        nn.evaluate(LINEAR, result, (X[:60], TARGETS[:60]))["loss"], rel=1e-5
+    )
+
+
+def test_hyperparameters_are_traced_and_do_not_compile_again():
+    def model(rate):
+        return nn.serial(nn.dense(8), nn.relu, nn.dropout(rate), nn.dense(2))
+
+    options = {"optimizer": optax.adam, "hyperparameters": {"learning_rate": 1e-2, "rate": 0.2}}
+    first = fit(model, **options)
+    close(first.params, plain().params, rtol=1e-4)
+    assert first.history["learning_rate"] == pytest.approx([1e-2] * 3)
+    second = fit(model, **{**options, "hyperparameters": {"learning_rate": 1e-3, "rate": 0.0}})
+    assert first.compile_seconds > 0.05 > second.compile_seconds
+    assert isinstance(second.model, nn.Layer)
+    assert nn.predict(second.model, second, X).shape == (103, 2)
+    other = fit(lambda width: nn.dense(width), hyperparameters={"width": 2})  # an int decides on shapes
+    assert other.params["kernel"].shape == (4, 2)
+    delta = fit(LINEAR, (X, TARGETS), loss=nn.losses.huber, hyperparameters={"delta": 0.1})
+    assert delta.history["loss"] != fit(LINEAR, (X, TARGETS), loss=nn.losses.huber).history["loss"]
+
+
+def test_schedules_know_the_runs_length():
+    def rate(step, steps):
+        return 0.1 * (1 - step / steps)
+
+    given = regression(optimizer=optax.sgd, hyperparameters={"learning_rate": rate})
+    close(given.params, regression(optimizer=optax.sgd(optax.linear_schedule(0.1, 0.0, 18))).params)
+    np.testing.assert_allclose(given.history["learning_rate"], [0.1 * (1 - s / 18) for s in (5, 11, 17)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"hyperparameters": {"lr": 1.0}}, ValueError, "nothing takes the hyperparameter 'lr'"),
+        ({"hyperparameters": {"steps": 1}}, ValueError, "known from the run itself"),
+        ({"hyperparameters": [1.0]}, TypeError, "by name"),
+        ({"hyperparameters": {"learning_rate": np.nan}, "optimizer": optax.sgd}, ValueError, "finite"),
+        ({"hyperparameters": {"learning_rate": (1,)}, "optimizer": optax.sgd}, TypeError, "'learning_rate'"),
+        ({"on_nonfinite": "ignore"}, ValueError, "'ignore'"),
+        ({"accumulate": 0}, ValueError, "accumulate"),
+        ({"callbacks": [print]}, TypeError, "nn.callbacks"),
+        ({"callbacks": [nn.callbacks.ema(), nn.callbacks.ema(0.5)]}, ValueError, "a name of its own"),
+        ({"callbacks": [nn.callbacks.target("accuracy", 1.0)]}, ValueError, "monitors 'accuracy'"),
+        ({"callbacks": [nn.callbacks.reduce_on_plateau()]}, ValueError, "hyperparameters="),
+        ({"data": (X, Y, -np.ones(103, np.float32))}, ValueError, "at least 0"),
+        ({"data": (X, Y, np.ones((103, 1), np.float32))}, ValueError, "of shape"),
+        ({"data": (X, Y, np.ones(103, np.float32)), "loss": lambda p, y: p.sum()}, TypeError, "reduction='none'"),
+    ],
+)
+def test_mistakes_are_explained(options, error, words):
+    with pytest.raises(error, match=words):
+        fit(**options)
+
+
+def test_sharpness_aware_minimization_is_its_formula():
+    params = nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X).params
+    gradient = jax.grad(lambda p: nn.losses.mse(LINEAR(p, X), TARGETS))
+    for _ in range(3):
+        g = gradient(params)
+        size = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(g)))
+        g = gradient(jax.tree.map(lambda w, g, size=size: w + 0.05 * g / size, params, g))
+        params = jax.tree.map(lambda w, g: w - 0.1 * g, params, g)
+    close(regression(batch_size=103, sam_radius=0.05).params, params, rtol=1e-4)
+
+
+def test_float16_with_a_scaled_loss_learns_where_its_gradients_would_vanish():
+    model = nn.dtype_policy(LINEAR, dtype=jnp.float16)
+
+    def tiny(predictions, y):
+        return nn.losses.mse(predictions, y.astype(predictions.dtype)) * 1e-6
+
+    options = {"loss": tiny, "optimizer": optax.sgd(0.1 * 1e6), "batch_size": 20, "epochs": 20}
+    scaled = fit(model, (X, TARGETS), **options, loss_scaling=True)
+    np.testing.assert_allclose(scaled.params["kernel"][:, 0], [1.0, -2.0, 0.5, 0.0], atol=0.02)
+    assert scaled.history["skipped"][-1] < 20
+    overflowing = fit(model, (X * 100, TARGETS), loss=nn.losses.mse, optimizer=optax.sgd(1e-6), loss_scaling=True, epochs=2)
+    assert np.isfinite(overflowing.params["kernel"]).all()
+    assert overflowing.history["skipped"][-1] > 0
+    assert float(overflowing.train_state.loss_scale.scale) < 2**15
+
+
+# --- values that are not finite ---
+
+BAD = 7  # the step, in the first epoch of 11, whose batch makes the loss NaN
+
+
+def bad_loss(predictions, y):
+    return nn.losses.mse(predictions, jnp.where(y == 99.0, jnp.nan, y))
+
+
+@functools.cache
+def bad_data():
+    """TARGETS with one 99 in the sample that stands first in batch 7."""
+    from jaxnn.train.epoch import pieces
+
+    state = nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X)
+    order = pieces(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1), batch_size=10).order(state, 103)
+    targets = TARGETS.copy()
+    targets[order[BAD * 10]] = 99.0
+    return (X, targets), np.asarray(order[BAD * 10 : BAD * 10 + 10])
+
+
+def steps_by_hand(count):
+    data, _ = bad_data()
+    step = nn.train_step(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1))
+    from jaxnn.train.epoch import pieces
+
+    state = nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X)
+    order = pieces(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1), batch_size=10).order(state, 103)
+    for i in range(count):
+        rows = order[i * 10 : i * 10 + 10]
+        state, _, _ = step(state, (X[rows], data[1][rows]))
+    return state
+
+
+def test_stop_returns_the_parameters_before():
+    data, _ = bad_data()
+    with pytest.warns(RuntimeWarning, match=f"step {BAD} is not finite"):
+        result = regression(data, loss=bad_loss, batch_size=10)
+    assert result.stopped == "nonfinite"
+    close(result.params, steps_by_hand(BAD - 1).params)
+
+
+def test_raise_names_the_step_the_samples_and_the_layer():
+    data, samples = bad_data()
+    with pytest.raises(nn.NonFiniteError, match=f"the loss of step {BAD}") as raised:
+        regression(data, loss=bad_loss, batch_size=10, on_nonfinite="raise")
+    assert raised.value.step == BAD
+    np.testing.assert_array_equal(raised.value.samples, samples)
+    assert raised.value.found.phase == "loss"
+    close(raised.value.result.params, steps_by_hand(BAD - 1).params)
+    whole = nn.serial(nn.dense(3), lambda x: jnp.log(x * 0), nn.dense(1))
+    with pytest.raises(nn.NonFiniteError, match="log"):
+        fit(whole, (X, TARGETS), loss=nn.losses.mse, on_nonfinite="raise")
+    with pytest.raises(nn.NonFiniteError, match="step 1 "):
+        fit(LINEAR, lambda epoch: [(X, TARGETS), (X * np.nan, TARGETS)], loss=nn.losses.mse, on_nonfinite="raise")
+
+
+def test_skip_leaves_the_step_out_and_counts_it():
+    data, _ = bad_data()
+    result = regression(data, loss=bad_loss, batch_size=10, epochs=2, on_nonfinite="skip")
+    assert result.history["skipped"] == [1, 2]
+    assert np.isfinite(result.history["loss"]).all()
+    assert (result.stopped, int(result.train_state.step)) == ("finished", 22)
+    once = regression(data, loss=bad_loss, batch_size=10, epochs=1, on_nonfinite="skip")
+    state = steps_by_hand(BAD)
+    from jaxnn.train.epoch import pieces
+
+    order = pieces(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1), batch_size=10).order(
+        state._replace(step=BAD * 1, position=BAD), 103
+    )
+    step = nn.train_step(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1))
+    for i in range(BAD + 1, 11):
+        rows = order[i * 10 : i * 10 + 10]
+        state, _, _ = step(state, (X[rows], data[1][rows]))
+    close(once.params, state.params)
+
+
+# --- callbacks ---
+
+
+def test_averages_of_the_weights_are_their_formulas():
+    seen = []
+
+    def remember(row, train_state):
+        seen.append(jax.device_get((train_state.params, train_state.step)))
+
+    spy = nn.callbacks.Callback("spy", on_epoch=remember)
+    options = {"batch_size": 103, "epochs": 5}
+    averaged = regression(**options, callbacks=[nn.callbacks.ema(0.5), spy], validation=(X, TARGETS))
+    mean = jax.tree.map(np.float64, nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X).params)
+    for params, step in seen:
+        d = min(0.5, (1 + step) / (10 + step))
+        mean = jax.tree.map(lambda m, w, d=d: d * m + (1 - d) * w, mean, params)
+    close(averaged.params, mean)
+    assert averaged.history["val_loss"][-1] == pytest.approx(nn.evaluate(LINEAR, averaged, (X, TARGETS))["loss"], rel=1e-5)
+    swa = regression(**options, callbacks=[nn.callbacks.swa(3)])
+    close(swa.params, jax.tree.map(lambda *w: np.mean(w, 0), *(params for params, _ in seen[2:])))
+    close(regression(**options, callbacks=[nn.callbacks.swa(9)]).params, seen[-1][0])
+
+
+def test_a_plateau_lowers_the_learning_rate():
+    result = regression(
+        optimizer=optax.sgd, hyperparameters={"learning_rate": 0.5}, epochs=8, validation=(X, TARGETS),
+        callbacks=[nn.callbacks.reduce_on_plateau(0.5, 2, min_delta=1e9, minimum=0.1)],
+    )  # fmt: skip
+    assert result.history["learning_rate"] == pytest.approx([0.5, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.1])
+
+
+def test_target_time_budget_and_hooks_end_a_run():
+    reached = regression(epochs=50, callbacks=[nn.callbacks.target("loss", 0.05, mode="min")])
+    assert reached.stopped == "early"
+    assert reached.history["loss"][-1] <= 0.05 < reached.history["loss"][-2]
+    assert regression(epochs=50, callbacks=[nn.callbacks.time_budget(1e-9)]).epoch == 1
+    rows, ended = [], []
+    hook = nn.callbacks.Callback(
+        "hook", on_row=rows.append, on_epoch=lambda row, state: row["epoch"] == 4, on_end=lambda: ended.append(1)
+    )
+    result = regression(epochs=50, callbacks=[hook])
+    assert (result.epoch, result.stopped, len(rows), ended) == (4, "early", 4, [1])
+
+
+def test_callbacks_work_in_the_pure_run_and_under_vmap():
+    stop = nn.callbacks.early_stopping(2)
+    options = {"loss": nn.losses.mse, "epochs": 12, "batch_size": 20, "callbacks": [stop]}
+    run = nn.train_run(LINEAR, optimizer=optax.sgd, hyperparameters={"learning_rate": 0.1}, **options)
+    data = (jnp.asarray(X), jnp.asarray(TARGETS))
+    rates = jnp.array([0.1, 0.9])
+    states, history = jax.jit(jax.vmap(lambda rate: run(KEY, data, hyperparameters={"learning_rate": rate})))(rates)
+    for i, rate in enumerate(rates.tolist()):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("jaxnn.train.fit._diverged", str)
+            one = regression(optimizer=optax.sgd, hyperparameters={"learning_rate": rate}, epochs=12, callbacks=[stop])
+        values = history["loss"][i]
+        np.testing.assert_allclose(values[np.isfinite(values)], one.history["loss"], rtol=1e-3)
+        assert int(states.epoch[i]) == len(one.history.rows)
+
+
+def test_an_objective_of_ones_own():
+    def objective(model, params, state, batch, key):
+        y, state = model.apply(params, state, batch["x"], key=key, training=key is not None)
+        penalty = sum(jnp.sum(w**2) for w in jax.tree.leaves(params))
+        return nn.losses.mse(y, batch["y"]) + 0.1 * penalty, (state, y)
+
+    data = {"x": X, "y": TARGETS}
+
+    result = fit(
+        nn.block(lambda run, x: run("out", x["x"] if isinstance(x, dict) else x), out=LINEAR), data,
+        loss=nn.Objective(objective), optimizer=optax.sgd(0.1), metrics={"mae": lambda y, batch: nn.losses.mae(y, batch["y"])},
+        validation=data,
+    )  # fmt: skip
+    assert result.history["val_loss"][-1] < result.history["loss"][0]
+    expected = nn.losses.mae(result.model(result.params, {"x": X}), TARGETS)
+    assert result.history["val_mae"][-1] == pytest.approx(float(expected), rel=1e-5)

@@ -1,0 +1,160 @@
+"""A run that was killed and resumed is the run that was not: parameters, optimizer and history, bit for bit."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxnn as nn
+
+pytest.importorskip("orbax.checkpoint")
+from jaxnn.io import Checkpoints
+
+PROGRAM = """
+import sys, time
+import numpy as np, jax, optax, jaxnn as nn
+from jaxnn.io import Checkpoints
+x = np.random.default_rng(0).normal(size=(103, 4)).astype(np.float32)
+y = (x[:, 0] > 0).astype(np.int32)
+
+def rest(row, train_state):
+    time.sleep(0.02)  # so that there are many moments to be killed at
+
+result = nn.fit(
+    lambda rate: nn.serial(nn.dense(8), nn.relu, nn.batch_norm(), nn.dropout(rate), nn.dense(2)), (x, y),
+    loss=nn.losses.cross_entropy, optimizer=optax.adam, epochs=40, key=jax.random.key(0), batch_size=10, progress=False,
+    hyperparameters={"learning_rate": 1e-2, "rate": 0.2}, validation=(x, y), metrics={"accuracy": nn.metrics.accuracy},
+    callbacks=[nn.callbacks.ema(0.9), nn.callbacks.early_stopping(30), nn.callbacks.reduce_on_plateau(0.5, 3),
+               nn.callbacks.Callback("rest", on_epoch=rest)],
+    checkpoints=Checkpoints(sys.argv[1]))
+leaves = {str(i): jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+          for i, leaf in enumerate(jax.tree.leaves((result.params, result.state, result.train_state)))}
+np.savez(sys.argv[2], **leaves)
+result.history.to_jsonl(sys.argv[2] + ".jsonl")
+"""
+
+
+def train(folder, out, seconds=None):
+    """Run the program, for so many seconds if given, and then kill it; whether it came to its end."""
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(out)]
+    try:
+        done = subprocess.run(command, timeout=seconds, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:  # by SIGKILL
+        return False
+    assert done.returncode == 0, done.stderr
+    return True
+
+
+def same(one, two):
+    a, b = np.load(f"{one}.npz"), np.load(f"{two}.npz")
+    assert a.files == b.files
+    for name in a.files:
+        assert a[name].tobytes() == b[name].tobytes(), name
+    assert nn.History.from_jsonl(f"{one}.jsonl").same_as(nn.History.from_jsonl(f"{two}.jsonl"))
+
+
+@pytest.mark.slow
+def test_killed_at_25_random_moments(tmp_path):
+    start = time.monotonic()
+    train(tmp_path / "whole", tmp_path / "whole-out")
+    whole = time.monotonic() - start
+    moments, kills = random.Random(0), 0
+    while kills < 25:
+        folder, out = tmp_path / "cut", tmp_path / "cut-out"
+        shutil.rmtree(folder, ignore_errors=True)
+        while not train(folder, out, moments.uniform(0.5, 1.0) * whole):
+            kills += 1
+        same(tmp_path / "whole-out", out)
+
+
+def test_killed_once(tmp_path):
+    train(tmp_path / "whole", tmp_path / "whole-out")
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / "cut"), str(tmp_path / "cut-out")])
+    while not list((tmp_path / "cut").glob("*-step-*[0-9]")):
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert train(tmp_path / "cut", tmp_path / "cut-out")
+    same(tmp_path / "whole-out", tmp_path / "cut-out")
+
+
+# --- in one process ---
+
+X = np.random.default_rng(0).normal(size=(103, 4)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(np.int32)
+MODEL = nn.serial(nn.dense(8), nn.relu, nn.dropout(0.2), nn.dense(2))
+OPTIMIZER = optax.adam(1e-2)
+
+
+def fit(checkpoints=None, model=MODEL, **options):
+    defaults = {
+        "loss": nn.losses.cross_entropy,
+        "optimizer": OPTIMIZER,
+        "epochs": 4,
+        "key": jax.random.key(0),
+        "batch_size": 10,
+    }
+    return nn.fit(model, (X, Y), **{**defaults, **options}, checkpoints=checkpoints, progress=False)
+
+
+def test_a_run_cut_in_the_middle_of_an_epoch_goes_on_from_there(tmp_path, monkeypatch):
+    from jaxnn.train.drivers import Arrays
+
+    call, calls = Arrays.call, []
+
+    def failing(self, state, steps):
+        calls.append(int(state.step))
+        if len(calls) == 7:
+            raise MemoryError
+        return call(self, state, 4)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Arrays, "call", failing)
+        with pytest.raises(MemoryError):
+            fit(Checkpoints(tmp_path, every=1e-9))
+    assert calls[-1] == 24
+    resumed, whole = fit(tmp_path), fit()
+    assert resumed.history.same_as(whole.history)
+    for a, b in zip(jax.tree.leaves(resumed.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    fit(tmp_path)
+    with pytest.raises(ValueError, match="another key"):
+        fit(tmp_path, key=jax.random.key(1))
+    with pytest.raises(ValueError, match="'batch_size': 10"):
+        fit(tmp_path, batch_size=20)
+    with pytest.raises(ValueError, match="params/dense/kernel"):
+        fit(tmp_path, model=nn.serial(nn.dense(9), nn.relu, nn.dropout(0.2), nn.dense(2)))
+    with pytest.raises(ValueError, match="opt_state"):
+        fit(tmp_path, optimizer=optax.sgd(0.1, momentum=0.9))
+    again = fit(tmp_path)
+    assert again.compile_seconds < 1
+    assert len(again.history.rows) == 4
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+    fit(Checkpoints(tmp_path), epochs=2)
+    fit(Checkpoints(tmp_path), epochs=3)
+    newest = max(tmp_path.glob("*-step-*"))
+    for path in newest.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(RuntimeWarning, match="passed over a damaged checkpoint"):
+        resumed = fit(Checkpoints(tmp_path))
+    assert resumed.history.same_as(fit().history)
+
+
+def test_the_best_checkpoint_is_kept(tmp_path):
+    store = Checkpoints(tmp_path, keep=1, best=("val_loss", "min"))
+    result = fit(store, validation=(X, Y), callbacks=[nn.callbacks.Callback("each", on_epoch=lambda row, state: False)])
+    rows = result.history.rows
+    assert store.best() == min(rows, key=lambda row: row["val_loss"])["step"]

@@ -30,6 +30,8 @@ from jaxnn.train.epoch import train_epoch, train_run
 from jaxnn.train.evaluation import evaluate, predict
 from jaxnn.train.fit import FitResult, NonFiniteError, fit
 from jaxnn.train.history import History
+from jaxnn.train.learning_rate_finder import LearningRates, find_learning_rate
+from jaxnn.train.optimizers import by_path
 from jaxnn.train.state import TrainState, init_train_state
 from jaxnn.train.step import Objective, train_step
 from jaxnn.train.streams import DataError
@@ -45,6 +47,7 @@ __all__ = [
     "FitResult",
     "History",
     "Layer",
+    "LearningRates",
     "NonFiniteError",
     "Objective",
     "TrainState",
@@ -53,6 +56,7 @@ __all__ = [
     "batch_norm",
     "block",
     "branch",
+    "by_path",
     "callbacks",
     "conv",
     "conv_transpose",
@@ -62,6 +66,7 @@ __all__ = [
     "dtype_policy",
     "embedding",
     "evaluate",
+    "find_learning_rate",
     "fit",
     "flatten",
     "global_avg_pool",

@@ -229,6 +229,7 @@ def cross_entropy(
     targets: ArrayLike,
     *,
     from_logits: bool = True,
+    label_smoothing: ArrayLike = 0.0,
     where: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
@@ -249,6 +250,7 @@ def cross_entropy(
         targets: integer labels of shape (…,), from 0; or one-hot rows or probabilities, floating-point, shape (…,
             classes).
         from_logits: whether predictions are logits; False for probabilities.
+        label_smoothing: ε in [0, 1): y is replaced by (1 − ε) y + ε/classes (Szegedy et al. 2016); may be traced.
         where: boolean mask of shape (…,); None counts every sample.
         reduction: "mean" over samples, "sum" or "none".
 
@@ -257,8 +259,8 @@ def cross_entropy(
 
     Raises:
         TypeError: predictions are not floating-point, targets are neither of the two kinds, or `where` is not boolean.
-        ValueError: shapes do not fit, a label is no class, logits have only one class (their softmax is always 1), or
-            the reduction is unknown.
+        ValueError: shapes do not fit, a label is no class, logits have only one class (their softmax is always 1), ε is
+            not in [0, 1), or the reduction is unknown.
 
     Example:
         >>> logits = jnp.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
@@ -285,16 +287,31 @@ def cross_entropy(
     check_mask("cross_entropy", where, predictions.shape[:-1])
     if not one_hot:
         check_label_range("cross_entropy", predictions, targets, where)
+    value = known(label_smoothing)
+    if jnp.ndim(label_smoothing) or (value is not None and not 0 <= value < 1):
+        raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}, expected one number in [0, 1)")
+    options = {} if value is not None and value == 0 else {"smoothing": label_smoothing}
     loss = _cross_entropy_from_logits if from_logits else _cross_entropy_from_probabilities
-    return _reduced(loss, predictions, labels, where, reduction, caller="cross_entropy")
+    return _reduced(loss, predictions, labels, where, reduction, caller="cross_entropy", **options)
 
 
-def _cross_entropy_from_logits(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    return _minus_expected(jax.nn.log_softmax(_wide(predictions)), targets)
+def _cross_entropy_from_logits(predictions: jax.Array, targets: jax.Array, smoothing: ArrayLike | None = None) -> jax.Array:
+    return _smoothed(jax.nn.log_softmax(_wide(predictions)), targets, smoothing)
 
 
-def _cross_entropy_from_probabilities(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    return _minus_expected(_log(_wide(predictions), jnp.finfo(predictions.dtype).eps), targets)
+def _cross_entropy_from_probabilities(
+    predictions: jax.Array, targets: jax.Array, smoothing: ArrayLike | None = None
+) -> jax.Array:
+    return _smoothed(_log(_wide(predictions), jnp.finfo(predictions.dtype).eps), targets, smoothing)
+
+
+def _smoothed(logs: jax.Array, targets: jax.Array, smoothing: ArrayLike | None) -> jax.Array:
+    """Return −Σⱼ ((1 − ε) yⱼ + ε/classes) logsⱼ over the last axis."""
+    expected = _minus_expected(logs, targets)
+    if smoothing is None:
+        return expected
+    share = jnp.asarray(smoothing, logs.dtype)
+    return (1 - share) * expected - share * jnp.mean(logs, axis=-1)
 
 
 def _minus_expected(logs: jax.Array, targets: jax.Array) -> jax.Array:

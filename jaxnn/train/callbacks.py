@@ -7,16 +7,19 @@ the host, between programs.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.core.options import whole
+from jaxnn.train import logs
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +96,11 @@ def after_step(callbacks: Sequence[Callback], train_state: Any) -> Any:
     return train_state
 
 
-def after_epoch(callbacks: Sequence[Callback], train_state: Any, logs: dict, weights: tuple) -> Any:
+def after_epoch(callbacks: Sequence[Callback], train_state: Any, values: dict, weights: tuple) -> Any:
     """The train state after all that happens after an epoch."""
     for callback in callbacks:
         if callback.after_epoch:
-            memory, train_state, stop = callback.after_epoch(train_state.memory[callback.name], train_state, logs, weights)
+            memory, train_state, stop = callback.after_epoch(train_state.memory[callback.name], train_state, values, weights)
             memory = train_state.memory | {callback.name: memory}
             train_state = train_state._replace(memory=memory, stopped=train_state.stopped | stop)
     return train_state
@@ -165,9 +168,9 @@ def early_stopping(
         best = (train_state.params, train_state.state) if restore_best else ()
         return jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32), best
 
-    def after_epoch(memory, train_state, logs, weights):
+    def after_epoch(memory, train_state, values, weights):
         best, best_epoch, kept = memory
-        value = sign * _monitored(name, logs, monitor)
+        value = sign * _monitored(name, values, monitor)
         better = best - value > min_delta
         kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), weights, kept) if restore_best else ()
         best_epoch = jnp.where(better, train_state.epoch, best_epoch)
@@ -203,8 +206,8 @@ def target(monitor: str, value: float, *, mode: str = "max", name: str = "target
     """
     sign = _sign("target", mode)
 
-    def after_epoch(memory, train_state, logs, weights):
-        return memory, train_state, sign * _monitored(name, logs, monitor) <= sign * value
+    def after_epoch(memory, train_state, values, weights):
+        return memory, train_state, sign * _monitored(name, values, monitor) <= sign * value
 
     return Callback(name, after_epoch=after_epoch)
 
@@ -263,7 +266,7 @@ def swa(first_epoch: int, *, name: str = "swa") -> Callback:
     """
     whole("swa", "first_epoch", first_epoch)
 
-    def after_epoch(memory, train_state, logs, weights):
+    def after_epoch(memory, train_state, values, weights):
         count, mean = memory
         count = count + (train_state.epoch >= first_epoch).astype(jnp.int32)
         share = jnp.where(count > 0, 1 / jnp.maximum(count, 1).astype(jnp.float32), 1.0)
@@ -327,9 +330,9 @@ def reduce_on_plateau(
             )
         return jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32)
 
-    def after_epoch(memory, train_state, logs, weights):
+    def after_epoch(memory, train_state, values, weights):
         best, waited = memory
-        value = sign * _monitored(name, logs, monitor)
+        value = sign * _monitored(name, values, monitor)
         better = best - value > min_delta
         waited = jnp.where(better, 0, waited + 1)
         old = train_state.hyperparameters[hyperparameter]
@@ -367,6 +370,101 @@ def time_budget(seconds: float, *, name: str = "time_budget") -> Callback:
     return Callback(name, on_start=on_start, on_epoch=lambda row, train_state: time.monotonic() - began[0] > seconds)
 
 
+def csv_log(path: str | os.PathLike, *, name: str = "csv_log") -> Callback:
+    """Write each epoch's line of the history to a file of comma-separated values, at once.
+
+    Args:
+        path: the file. A run that is resumed goes on in it, one from the start begins it anew.
+        name: of the callback.
+
+    Returns:
+        The callback.
+
+    Raises:
+        OSError: at once, if the file cannot be written.
+
+    Example:
+        >>> csv_log("run/log.csv")  # doctest: +SKIP
+    """
+    return _log(logs.csv_log(path), name)
+
+
+def jsonl_log(path: str | os.PathLike, *, name: str = "jsonl_log") -> Callback:
+    """Write each epoch's line of the history as a line of JSON, at once; `nn.History.from_jsonl` reads them bit for bit.
+
+    Args:
+        path: the file. A run that is resumed goes on in it, one from the start begins it anew.
+        name: of the callback.
+
+    Returns:
+        The callback.
+
+    Raises:
+        OSError: at once, if the file cannot be written.
+
+    Example:
+        >>> jsonl_log("run/log.jsonl")  # doctest: +SKIP
+    """
+    return _log(logs.jsonl_log(path), name)
+
+
+def tensorboard_log(folder: str | os.PathLike, *, name: str = "tensorboard_log") -> Callback:
+    """Write each epoch's numbers for TensorBoard. Needs `pip install "jaxnn[tensorboard]"`.
+
+    Args:
+        folder: where TensorBoard looks. A run that is resumed goes on in it, one from the start begins it anew.
+        name: of the callback.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ImportError: if tensorboardX is missing.
+        OSError: at once, if the folder cannot be written.
+
+    Example:
+        >>> tensorboard_log("run")  # doctest: +SKIP
+    """
+    return _log(logs.tensorboard_log(folder), name)
+
+
+def plot(path: str | os.PathLike, *, name: str = "plot") -> Callback:
+    """Draw the history when the run ends, however it ends. Needs `pip install "jaxnn[demo]"`.
+
+    Args:
+        path: the picture's file.
+        name: of the callback.
+
+    Returns:
+        The callback.
+
+    Raises:
+        ImportError: at the start of the run, if matplotlib is missing.
+
+    Example:
+        >>> plot("run/history.png").name
+        'plot'
+    """
+    watched: list[Any] = []
+
+    def on_start(history):
+        from jaxnn.inspect import plots
+
+        plots.new_figure()  # says now, not after the training, if matplotlib is missing
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        watched[:] = [history]
+
+    def on_end():
+        if watched and watched[0].rows:
+            watched[0].plot().savefig(path)
+
+    return Callback(name, on_start=on_start, on_end=on_end)
+
+
+def _log(log: logs.Log, name: str) -> Callback:
+    return Callback(name, on_row=log.write, on_end=log.close)
+
+
 def _weights(train_state: Any) -> tuple:
     return train_state.params, train_state.state
 
@@ -386,9 +484,9 @@ def _sign(caller: str, mode: str) -> int:
     return 1 if mode == "min" else -1
 
 
-def _monitored(caller: str, logs: dict, monitor: str | None) -> jax.Array:
-    monitor = ("val_loss" if "val_loss" in logs else "loss") if monitor is None else monitor
-    if monitor not in logs or jnp.shape(logs[monitor]) != ():
-        known = ", ".join(name for name, value in logs.items() if jnp.shape(value) == ())
+def _monitored(caller: str, values: dict, monitor: str | None) -> jax.Array:
+    monitor = ("val_loss" if "val_loss" in values else "loss") if monitor is None else monitor
+    if monitor not in values or jnp.shape(values[monitor]) != ():
+        known = ", ".join(name for name, value in values.items() if jnp.shape(value) == ())
         raise ValueError(f"{caller} monitors {monitor!r}, which is no number of this run; there are {known}")
-    return logs[monitor].astype(jnp.float32)
+    return values[monitor].astype(jnp.float32)

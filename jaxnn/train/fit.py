@@ -30,7 +30,7 @@ from jaxnn.train.step import Objective
 from jaxnn.train.streams import Batches, DataError, Rows, Stream
 from jaxnn.train.totals import named_metrics
 
-CALL_SECONDS = 0.2  # what a call of the program shall take: the progress bar moves, and the call's own cost is far below 1%
+CALL_SECONDS = 0.4  # what a call of the program shall take: the progress bar moves, and the call's own cost is far below 1%
 MOST_ROWS = 64  # epochs a call
 
 

@@ -136,7 +136,7 @@ class History(Mapping[str, list]):
             raise ValueError(f"{path} is not a history in JSON lines: {error}") from error
 
     def plot(self) -> Figure:
-        """Draw the loss, each metric, and the learning rate and its like if they vary, over the epochs; validation beside training.
+        """Draw loss and metrics over the epochs, validation beside training; the learning rate and its like if they vary.
 
         Returns:
             The figure, which a notebook shows; `figure.savefig(path)` writes it.

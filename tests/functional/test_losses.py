@@ -476,3 +476,23 @@ def test_every_loss_is_here():
         "mse",
         "multiclass_hinge",
     }
+
+
+def test_label_smoothing_is_its_formula_and_torchs():
+    torch = pytest.importorskip("torch")
+    logits = np.random.default_rng(3).normal(size=(5, 4)).astype(np.float32)
+    labels = np.array([0, 3, 1, 1, 2])
+    ours = losses.cross_entropy(logits, labels, label_smoothing=0.1)
+    theirs = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels), label_smoothing=0.1)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    soft = 0.9 * np.eye(4, dtype=np.float32)[labels] + 0.025
+    np.testing.assert_allclose(losses.cross_entropy(logits, soft), ours, rtol=1e-6)
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    np.testing.assert_allclose(
+        losses.cross_entropy(probabilities, labels, from_logits=False, label_smoothing=0.1), ours, rtol=1e-5
+    )
+    assert losses.cross_entropy(logits, labels, label_smoothing=0.0) == losses.cross_entropy(logits, labels)
+    traced = jax.jit(lambda smoothing: losses.cross_entropy(logits, labels, label_smoothing=smoothing))
+    np.testing.assert_allclose(traced(0.1), ours, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"label_smoothing is 1.0, expected one number in \[0, 1\)"):
+        losses.cross_entropy(logits, labels, label_smoothing=1.0)

@@ -418,3 +418,48 @@ def test_an_objective_of_ones_own():
     assert result.history["val_loss"][-1] < result.history["loss"][0]
     expected = nn.losses.mae(result.model(result.params, {"x": X}), TARGETS)
     assert result.history["val_mae"][-1] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_logs_and_a_plot_are_written(tmp_path):
+    callbacks = [
+        nn.callbacks.csv_log(tmp_path / "a" / "log.csv"),
+        nn.callbacks.jsonl_log(tmp_path / "log.jsonl"),
+        nn.callbacks.plot(tmp_path / "b" / "history.png"),
+    ]
+    result = regression(epochs=5, callbacks=callbacks)
+    assert nn.History.from_jsonl(tmp_path / "log.jsonl").same_as(result.history)
+    lines = (tmp_path / "a" / "log.csv").read_text().splitlines()
+    assert len(lines) == 6
+    assert lines[0].startswith("epoch,step,loss")
+    assert (tmp_path / "b" / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- optimizers by path, and a learning rate to begin with ---
+
+
+def test_by_path_freezes_and_gives_layers_their_own_rates():
+    model = nn.serial(nn.dense(8), nn.relu, nn.dense(1))
+    start = nn.init_train_state(model, optax.sgd(0.1), KEY, X).params
+    options = {"loss": nn.losses.mse, "batch_size": 103, "epochs": 1, "initial": (start, {})}
+    plain, slow, mixed = (
+        fit(model, (X, TARGETS), optimizer=optimizer, **options).params
+        for optimizer in (
+            optax.sgd(0.1), optax.sgd(0.01), nn.by_path({"dense/*": None, "*/bias": optax.sgd(0.01)}, optax.sgd(0.1))
+        )
+    )  # fmt: skip
+    equal(mixed["dense"], start["dense"])
+    close(mixed["dense_2"]["kernel"], plain["dense_2"]["kernel"])
+    close(mixed["dense_2"]["bias"], slow["dense_2"]["bias"])
+    with pytest.raises(ValueError, match="'decoder/\\*' matches no path"):
+        fit(model, (X, TARGETS), optimizer=nn.by_path({"decoder/*": None}, optax.sgd(0.1)), **options)
+
+
+def test_the_learning_rate_finder_finds_where_gradient_descent_is_fast():
+    found = nn.find_learning_rate(LINEAR, (X, TARGETS), loss=nn.losses.mse, optimizer=optax.sgd, key=KEY, high=100.0)
+    curvature = np.linalg.eigvalsh(2 * X.T @ X / len(X))[-1]
+    assert 0.001 / curvature < found.suggestion < 2 / curvature  # beyond it diverges
+    assert len(found.learning_rates) < 200  # what diverged is left off
+    np.testing.assert_allclose(found.learning_rates[:2], [1e-7, 1e-7 * 1e9 ** (1 / 199)])
+    assert found.plot().axes[0].get_xscale() == "log"
+    with pytest.raises(ValueError, match="got 1 and 1"):
+        nn.find_learning_rate(LINEAR, (X, TARGETS), loss=nn.losses.mse, optimizer=optax.sgd, key=KEY, low=1, high=1)

@@ -1,0 +1,144 @@
+"""A learning rate to begin with, found in one short run: Smith (2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn import kernels
+from jaxnn.core.options import whole
+from jaxnn.train.batches import leading_size, shuffled
+from jaxnn.train.checks import checked_data
+from jaxnn.train.state import init_train_state
+from jaxnn.train.step import train_step
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SMOOTHING, DIVERGED = 0.9, 4.0
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """What `find_learning_rate` found.
+
+    Attributes:
+        learning_rates: those that were tried, ascending, up to where the loss diverged.
+        losses: the loss at each.
+        smoothed: the losses' moving average.
+        suggestion: where the smoothed loss falls fastest.
+    """
+
+    learning_rates: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+    suggestion: float
+
+    def plot(self) -> Figure:
+        """The loss over the learning rate, the suggestion marked.
+
+        Returns:
+            A matplotlib figure; `figure.savefig(path)` writes it.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from jaxnn.inspect import plots
+
+        figure = plots.new_figure(7, 4)
+        axes = figure.subplots()
+        axes.semilogx(self.learning_rates, self.losses, color="#666666", alpha=0.5, label="loss of a batch")
+        axes.semilogx(self.learning_rates, self.smoothed, color="#1f5fa8", label="its moving average")
+        axes.axvline(self.suggestion, color="#e07b00", label=f"suggestion {self.suggestion:.2g}")
+        axes.set(xlabel="learning rate", ylabel="loss", ylim=(None, np.max(self.smoothed) * 1.1))
+        axes.legend(frameon=False)
+        return figure
+
+
+def find_learning_rate(
+    model: Any,
+    data: tuple[Any, Any],
+    *,
+    loss: Any,
+    optimizer: Callable,
+    key: jax.Array,
+    hyperparameters: Mapping[str, Any] | None = None,
+    batch_size: int = 32,
+    low: float = 1e-7,
+    high: float = 10.0,
+    steps: int = 200,
+) -> LearningRates:
+    """Train for a few steps with a learning rate that grows exponentially, and see where the loss falls fastest.
+
+    At step t of T the learning rate is low · (high/low)^(t/(T − 1)). The losses are smoothed, mₜ = 0.9 mₜ₋₁ + 0.1 lₜ,
+    divided by 1 − 0.9ᵗ; where that exceeds four times its lowest value, the run has diverged and the rest is left off.
+    The whole run is one compiled program. Nothing is kept of what was trained.
+
+    Args:
+        model: as for `fit`.
+        data: `(x, y)`, gone through as often as the steps need.
+        loss: as for `fit`.
+        optimizer: a function of the learning rate that returns an optax transformation, such as `optax.adam`.
+        key: the run's key.
+        hyperparameters: others than the learning rate, as for `fit`.
+        batch_size: samples a step, no more than there are.
+        low: the first learning rate.
+        high: the last one.
+        steps: T, at least 10.
+
+    Returns:
+        `LearningRates`, with `suggestion` and `plot()`.
+
+    Raises:
+        ValueError: if not 0 < low < high, there are fewer than 10 steps, or the loss is not finite from the start.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
+        >>> x = jax.random.normal(jax.random.key(1), (100, 2))
+        >>> y = (x[:, 0] > x[:, 1]).astype(jnp.int32)
+        >>> found = nn.find_learning_rate(
+        ...     nn.dense(2), (x, y), loss=nn.losses.cross_entropy, optimizer=optax.adam, key=jax.random.key(0))
+        >>> 1e-4 < found.suggestion < 10
+        True
+    """
+    if not 0 < low < high:
+        raise ValueError(f"find_learning_rate goes from low to a higher rate, both above 0; got {low} and {high}")
+    if whole("find_learning_rate", "steps", steps) < 10:
+        raise ValueError(f"find_learning_rate takes at least 10 steps, got {steps}")
+    data = checked_data(data)
+    n = leading_size(data)
+    batch_size = min(whole("find_learning_rate", "batch_size", batch_size), n)
+    given = {**(hyperparameters or {}), "learning_rate": lambda step: low * (high / low) ** (step / (steps - 1))}
+    step = train_step(model, loss=loss, optimizer=optimizer, hyperparameters=given)
+    start = init_train_state(model, optimizer, key, data[0], hyperparameters=given)
+
+    def run(state, data):
+        per_epoch = n // batch_size
+        epochs = jax.vmap(lambda i: shuffled(jax.random.fold_in(state.key, i), n))(jnp.arange(-(-steps // per_epoch)))
+        rows = epochs[:, : per_epoch * batch_size].reshape(-1, batch_size)[:steps]
+        one = lambda state, rows: step(state, jax.tree.map(lambda a: a[rows], data))[:2]  # noqa: E731
+        return jax.lax.scan(one, state, rows)[1]
+
+    losses = np.asarray(kernels.jit(run)(start, data), np.float64)
+    return _read(low * (high / low) ** (np.arange(steps) / (steps - 1)), losses)
+
+
+def _read(rates: np.ndarray, losses: np.ndarray) -> LearningRates:
+    """Smooth, leave off what diverged, and find the steepest descent over log(learning rate)."""
+    if not np.isfinite(losses[:2]).all():
+        raise ValueError(f"the loss is {losses[0]} from the start: look for extreme values in the data, or lower `low`")
+    smoothed, mean = np.empty_like(losses), 0.0
+    for t, value in enumerate(losses):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
+        smoothed[t] = mean / (1 - SMOOTHING ** (t + 1))
+    lowest = np.minimum.accumulate(np.where(np.isfinite(smoothed), smoothed, np.inf))
+    above = ~np.isfinite(smoothed) | (smoothed - losses[0] > DIVERGED * np.abs(lowest))
+    end = int(above.argmax()) if above.any() else len(losses)
+    end = max(end, 3)
+    slope = np.gradient(smoothed[:end], np.log(rates[:end]))
+    return LearningRates(rates[:end], losses[:end], smoothed[:end], float(rates[int(np.nanargmin(slope))]))

@@ -17,7 +17,7 @@ from jaxnn.train.evaluation import evaluation
 from jaxnn.train.hyperparameters import split
 from jaxnn.train.state import TrainState, init_train_state
 from jaxnn.train.step import objective_of, targets_of, train_step
-from jaxnn.train.totals import totals_of, weight_of, with_validation
+from jaxnn.train.totals import check_numbers, totals_of, weight_of, with_validation
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ def array_program(parts: Pieces, batch_size: int, most_rows: int) -> Callable:
 
         def finish(train_state):
             after, logs = parts.finish(train_state, validation)
-            return after, logs | {"step": train_state.step}
+            return after, check_numbers(logs) | {"step": train_state.step}
 
         def goes_on(carry):
             train_state, _, ended, _, left = carry

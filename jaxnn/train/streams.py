@@ -20,6 +20,7 @@ from jaxnn.train.drivers import Driver, Plan, compiled, signature, waited
 from jaxnn.train.epoch import pieces
 from jaxnn.train.evaluation import as_numbers
 from jaxnn.train.state import TrainState
+from jaxnn.train.totals import check_numbers
 
 BLOCK_BYTES, MOST_BATCHES = 4 * 2**20, 64  # what goes to the device at once, unless `prefetch` says otherwise
 
@@ -286,4 +287,10 @@ def _block_program(plan: Plan, leaves: tuple, structure: Any) -> Callable:
 
 @lru_cache(maxsize=64)
 def _end_program(plan: Plan, leaves: tuple, structure: Any) -> Callable:
-    return compiled(pieces(**plan).finish, leaves, structure)
+    finish = pieces(**plan).finish
+
+    def program(train_state: TrainState, validation: Any):
+        after, logs = finish(train_state, validation)
+        return after, check_numbers(logs)
+
+    return compiled(program, leaves, structure)

@@ -60,3 +60,18 @@ def weight_of(batch: Any) -> jax.Array:
 def with_validation(logs: dict, validation: dict | None) -> dict:
     """The logs of training and validation as one."""
     return logs | {f"val_{name}": value for name, value in (validation or {}).items()}
+
+
+def check_numbers(logs: dict) -> dict:
+    """The logs, if each is a number.
+
+    Raises:
+        ValueError: if one is an array, which a history has no room for.
+    """
+    for name, value in logs.items():
+        if jnp.shape(value):
+            raise ValueError(
+                f"the metric {name!r} is an array of shape {list(jnp.shape(value))}, and a history holds numbers: "
+                "take it after training, nn.evaluate(model, result, data, metrics={...})"
+            )
+    return logs

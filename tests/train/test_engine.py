@@ -224,6 +224,7 @@ def test_schedules_know_the_runs_length():
         ({"hyperparameters": {"learning_rate": (1,)}, "optimizer": optax.sgd}, TypeError, "'learning_rate'"),
         ({"on_nonfinite": "ignore"}, ValueError, "'ignore'"),
         ({"accumulate": 0}, ValueError, "accumulate"),
+        ({"metrics": {"table": nn.metrics.confusion_matrix(2)}}, ValueError, "'table' is an array"),
         ({"callbacks": [print]}, TypeError, "nn.callbacks"),
         ({"callbacks": [nn.callbacks.ema(), nn.callbacks.ema(0.5)]}, ValueError, "a name of its own"),
         ({"callbacks": [nn.callbacks.target("accuracy", 1.0)]}, ValueError, "monitors 'accuracy'"),

@@ -464,3 +464,20 @@ def test_the_learning_rate_finder_finds_where_gradient_descent_is_fast():
     assert found.plot().axes[0].get_xscale() == "log"
     with pytest.raises(ValueError, match="got 1 and 1"):
         nn.find_learning_rate(LINEAR, (X, TARGETS), loss=nn.losses.mse, optimizer=optax.sgd, key=KEY, low=1, high=1)
+
+
+def test_data_on_disk_never_lie_on_the_device_as_a_whole(tmp_path):
+    """16 MB in batches of 64 kB, of which twelve at a time are allowed."""
+    rows = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (16384, 256))
+    rows[:] = 1.0
+    y = np.zeros(16384, np.int32)
+    most = []
+
+    def look(memory, train_state):
+        jax.debug.callback(lambda: most.append(sum(a.nbytes for a in jax.live_arrays() if a.ndim > 1)))
+        return memory, train_state
+
+    data = (np.load(tmp_path / "x.npy", mmap_mode="r"), y)
+    fit(nn.dense(2), data, batch_size=64, prefetch=12, epochs=1, callbacks=[nn.callbacks.Callback("look", after_step=look)])
+    assert len(most) == 256
+    assert max(most) <= 13 * 64 * 256 * 4 + 100_000

@@ -45,6 +45,14 @@ class Driver(abc.ABC):
 
     def __init__(self, plan: dict[str, Any]):
         self.plan = Plan(plan)
+        self.compile_seconds = 0.0  # so far
+
+    def timed(self, compile: Callable[[], Callable]) -> Callable:
+        """What `compile` returns, the time it takes counted."""
+        start = time.perf_counter()
+        program = compile()
+        self.compile_seconds += time.perf_counter() - start
+        return program
 
     @abc.abstractmethod
     def compile(self, train_state: TrainState) -> None:
@@ -89,7 +97,7 @@ class Arrays(Driver):
     def compile(self, train_state: TrainState) -> None:
         """Make the program ready."""
         arguments = (train_state, self._data, self._validation)
-        self._program = _array_program(self.plan, self._most_rows, *signature(arguments))
+        self._program = self.timed(lambda: _array_program(self.plan, self._most_rows, *signature(arguments)))
         self._before = train_state  # as it was a call ago
 
     def call(self, train_state: TrainState, steps: int) -> tuple[TrainState, list[dict], int]:

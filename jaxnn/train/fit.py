@@ -217,7 +217,7 @@ def fit(
         run.history,
         outcome,
         int(epoch),
-        run.compile_seconds,
+        driver.compile_seconds,
         layer,
         finished,
         dict(metrics or {}),
@@ -282,7 +282,7 @@ class _Run:
         self._saver: Saver | None = saver
         if saver is not None:
             self.train_state, self.history = saver.restored(train_state)
-        self.compile_seconds, self.bad = 0.0, -1
+        self.bad = -1
         self.failure: DataError | None = None
         self._epochs, self._callbacks, self._progress = epochs, callbacks, progress
         self._spent = 0.0  # seconds on the present epoch so far
@@ -333,15 +333,13 @@ class _Run:
 
     def _calls(self) -> Iterator[tuple[int, list[dict]]]:
         """Call the program until the run has ended; after each call, the steps made so far and the rows of new epochs."""
-        start = time.perf_counter()
         self.driver.compile(self.train_state)
-        self.compile_seconds = time.perf_counter() - start
         step, budget = int(self.train_state.step), 8
         while int(self.train_state.epoch) < self._epochs and not bool(self.train_state.stopped):
-            start = time.perf_counter()
+            start = time.perf_counter() - self.driver.compile_seconds
             self.train_state, logs, self.bad = self.driver.call(self.train_state, budget)
             made = int(self.train_state.step) - step
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - self.driver.compile_seconds - start
             rows = self._rows(logs, step, seconds, made)
             step += made
             budget = int(min(max(made * CALL_SECONDS / max(seconds, 1e-6), 1), 8 * budget, 2**30))
@@ -356,7 +354,7 @@ class _Run:
             row = {name: value for name, value in logs.items() if name != "samples"}
             row |= {"seconds": spent, "samples_per_second": logs["samples"] / max(spent, 1e-9)}
             if not self.history.rows and not rows:
-                row["compile_seconds"] = self.compile_seconds
+                row["compile_seconds"] = self.driver.compile_seconds
             rows.append(row)
             seconds, step, self._spent = seconds - each * (logs["step"] - step), logs["step"], 0.0
         self._spent += seconds

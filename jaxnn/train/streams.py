@@ -156,7 +156,7 @@ class Stream(Driver):
             self._feed = None
 
     def _program(self, train_state: TrainState, block: Block) -> Callable:
-        return _block_program(self.plan, *signature((train_state, block.batches)))
+        return self.timed(lambda: _block_program(self.plan, *signature((train_state, block.batches))))
 
     def _ended(self, train_state: TrainState) -> tuple[TrainState, list[dict], int]:
         epoch = int(train_state.epoch) + 1
@@ -173,7 +173,7 @@ class Stream(Driver):
                 ),
             )
         self.close()
-        program = _end_program(self.plan, *signature((train_state, self._validation)))
+        program = self.timed(lambda: _end_program(self.plan, *signature((train_state, self._validation))))
         after, logs = program(train_state, self._validation)
         samples, self._samples = self._samples, 0
         row = {"epoch": epoch, "step": int(after.step), **as_numbers(logs), "samples": samples}

@@ -226,6 +226,7 @@ class Checkpoints:
         """What the thread does; a failure is left for `_finish` to report."""
         what = f"the checkpoint of step {step} could not be written to {self.folder}; the next save tries again"
         try:
+            self._remove_left_over()
             number = 1 + max((entry.number for entry in self._entries()), default=0)
             name, content = f"{number:06d}-step-{step}", json.loads(described)
             storage.write(self.folder / name, leaves, content)

@@ -5,10 +5,12 @@ Checksums of the files show damage before Orbax meets it; those of the leaves, t
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import logging
 import os
+import shutil
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
@@ -35,6 +37,7 @@ def is_installed() -> bool:
 
 def write(path: Path, leaves: Mapping[str, HostLeaf], described: Mapping[str, Any]) -> None:
     """Write a checkpoint, which is at `path` when it is complete; `described` is what its manifest holds besides."""
+    _check_space(path.parent, sum(leaf.array.nbytes for leaf in leaves.values()))
     partial = path.with_name(path.name + PARTIAL)
     partial.mkdir()
     if arrays := {name: _storable(leaf.array) for name, leaf in leaves.items() if leaf.array.size}:  # Orbax refuses empty ones
@@ -84,6 +87,13 @@ def read(path: Path, expected: Mapping[str, str]) -> tuple[dict[str, HostLeaf], 
             stored = checkpointer.restore(path / "tree", args=args.PyTreeRestore())
     arrays = {name: _array(name, leaf, stored) for name, leaf in leaves.items()}
     return {name: HostLeaf(leaf["form"], arrays[name], leaf["generator"]) for name, leaf in leaves.items()}, manifest["info"]
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Most full disks are met here, in words, and not in the middle of a file."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:,.1f} MB are needed, and {free / 1e6:,.1f} MB are free")
 
 
 @contextmanager

@@ -53,10 +53,10 @@ class Saver:
             self._save(train_state, history, wait=False)
 
     def save_last(self, train_state: TrainState, history: History) -> None:
-        """Save, unless it is done, and wait for it."""
-        if self._saved != self._place(train_state):
-            self._save(train_state, history, wait=True)
+        """Save, unless it is done, and wait for it; also what was begun and failed."""
         self._store.wait()
+        if self._saved != self._place(train_state) or self._store.steps()[-1:] != [int(train_state.step)]:
+            self._save(train_state, history, wait=True)
 
     def _save(self, train_state: TrainState, history: History, *, wait: bool) -> None:
         rows = history.rows

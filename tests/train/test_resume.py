@@ -158,3 +158,21 @@ def test_the_best_checkpoint_is_kept(tmp_path):
     result = fit(store, validation=(X, Y), callbacks=[nn.callbacks.Callback("each", on_epoch=lambda row, state: False)])
     rows = result.history.rows
     assert store.best() == min(rows, key=lambda row: row["val_loss"])["step"]
+
+
+def test_a_save_that_failed_is_made_up_for(tmp_path, monkeypatch):
+    from jaxnn.io import storage
+
+    write, calls = storage.write, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError("no space left on the device")
+        return write(*arguments)
+
+    monkeypatch.setattr(storage, "write", failing)
+    with pytest.warns(RuntimeWarning, match="no space left"):
+        result = fit(Checkpoints(tmp_path))
+    assert len(result.history.rows) == 4
+    assert Checkpoints(tmp_path).steps()[-1] == int(result.train_state.step)

@@ -1,0 +1,132 @@
+"""`save` and `load`: parameters through safetensors files."""
+
+import resource
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+from jaxnn.io import load, save
+
+pytest.importorskip("safetensors")
+
+NANS = np.array([0x7FC00001, 0xFFC12345, 0x7F800001, 0x80000000], np.uint32)
+
+
+def raw(tree):
+    return {path: (leaf.dtype, leaf.shape, np.asarray(leaf).tobytes()) for path, leaf in nn.trees.paths(tree).items()}
+
+
+def test_every_bit_comes_back(tmp_path):
+    params = {
+        "dense": {"nans": jax.lax.bitcast_convert_type(jnp.asarray(NANS), jnp.float32), "bias": jnp.asarray(0.5)},
+        **{name: jnp.asarray([1, 2], name) for name in ("bfloat16", "float16", "int8", "uint32", "complex64", "bool")},
+        "none": {"of 3": jnp.zeros((0, 3))},
+    }
+    save(tmp_path / "model.safetensors", params)
+    loaded = load(tmp_path / "model.safetensors")
+    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    assert raw(loaded) == raw(params)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_model_comes_back_as_it_is_built(tmp_path):
+    model = nn.serial(nn.dense(3), nn.relu, nn.repeat(nn.dense(3), 2))
+    x = jnp.ones((2, 4))
+    trees = model.init(jax.random.key(0), x)
+    save(tmp_path / "model.safetensors", trees)
+    loaded = load(tmp_path / "model.safetensors", jax.eval_shape(model.init, jax.random.key(0), x))
+    assert jax.tree.structure(loaded) == jax.tree.structure(trees)  # tuples, empty dicts
+    assert raw(loaded) == raw(trees)
+
+
+def test_sixty_four_bits_stay(tmp_path):
+    tree = {"wide": np.array([0.1]), "long": np.array([2**62])}
+    save(tmp_path / "wide", tree)
+    assert raw(load(tmp_path / "wide")) == raw(load(tmp_path / "wide", tree)) == raw(tree)
+
+
+def test_other_libraries_read_it(tmp_path):
+    from safetensors.numpy import load_file
+
+    save(tmp_path / "model", {"a": {"b": jnp.arange(3)}})
+    assert load_file(tmp_path / "model")["a/b"].tolist() == [0, 1, 2]
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    save(tmp_path / "model", {"dense": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}})
+    like = {"dense": {"kernel": jnp.ones((4, 3), jnp.bfloat16), "scale": jnp.ones(3)}}
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path / "model", like)
+    for line in (
+        "model does not fit; of 2 leaves these differ:",
+        "  dense/kernel: found float32[4, 3], expected bfloat16[4, 3]",
+        "  dense/scale: found nothing, expected float32[3]",
+        "  dense/bias: found float32[3], expected nothing",
+    ):
+        assert line in str(caught.value)
+
+
+def test_files_of_others(tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.ones(2), "a/b": np.ones(2)}, tmp_path / "nested")
+    with pytest.raises(ValueError, match="has a tensor 'a' and another above or below it|has a tensor 'a/b' and another"):
+        load(tmp_path / "nested")
+    like = {"a": np.zeros(2), "a/b": np.zeros(2)}
+    assert load(tmp_path / "nested", like)["a"].tolist() == [1, 1]
+    save_file({"a": np.ones(2, jnp.float8_e4m3fn)}, tmp_path / "short")
+    with pytest.raises(ValueError, match="short has arrays of a dtype that NumPy does not have"):
+        load(tmp_path / "short")
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 1000, None], ids=["empty", "other", "cut"])
+def test_damaged_files_are_refused(content, tmp_path):
+    save(tmp_path / "model", {"a": np.ones(20)})
+    (tmp_path / "model").write_bytes((tmp_path / "model").read_bytes()[:-1] if content is None else content)
+    with pytest.raises(ValueError, match="model is damaged, or no safetensors file"):
+        load(tmp_path / "model")
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="model"):
+        load(tmp_path / "model")
+    with pytest.raises(OSError, match="model could not be written: .*No such file"):
+        save(tmp_path / "folder" / "model", {"a": np.ones(2)})
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(tmp_path):
+    save(tmp_path / "model", {"a": np.ones(2000)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="model could not be written"):
+            save(tmp_path / "model", {"a": np.zeros(2000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load(tmp_path / "model")["a"].sum() == 2000
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "words"),
+    [
+        (lambda: jax.random.key(0), r"leaf 'a' is a random key, key<fry>\[\]: jax.random.key_data"),
+        (lambda: jnp.ones(2, jnp.float8_e4m3fn), r"leaf 'a' is float8_e4m3fn\[2\]; a safetensors file holds bool"),
+        (lambda: 0.5, "leaf 'a' is 0.5"),
+    ],
+)
+def test_what_cannot_be_stored(leaf, words, tmp_path):
+    with pytest.raises(TypeError, match=words):
+        save(tmp_path / "model", {"a": leaf()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_safetensors_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+    for call in (lambda: save(tmp_path / "a", {}), lambda: load(tmp_path / "a")):
+        with pytest.raises(ImportError, match=r'pip install "jaxnn\[checkpoint\]"'):
+            call()

@@ -2,57 +2,37 @@
 
     python bench/cnn.py [--rounds 7]
 
-jaxnn trains in `train_epoch`, a compiled epoch as in `fit`; Flax NNX and Equinox in a jitted step, called from Python;
-PyTorch eagerly with fused Adam, at the best of one and two threads and of both memory formats. Compile times stand below
-the table: jaxnn's own forms beside the same epoch with XLA's. Needs `pip install -e ".[bench]"`.
+jaxnn trains in a compiled epoch of ready batches, and in `fit`, which draws an order and gathers each batch besides; Flax
+NNX, Equinox and Keras 3 (on JAX) in a compiled step, called from Python; PyTorch eagerly with fused Adam, at the best of
+one and two threads and of both memory formats. Compile times stand below the table: jaxnn's own forms beside the same
+epoch with XLA's. Needs `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import interleave, table
+from common import flax_steps, interleave, jaxnn_epoch, jaxnn_fit, keras_on_jax, keras_steps, table, torch_steps, xlas_forms
 
 import jaxnn as nn
 
-BATCH, STEPS = 64, 8
+BATCH, STEPS, EPOCHS = 64, 8, 8
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(BATCH * STEPS, 28, 28, 1)).astype(np.float32), RANDOM.integers(0, 10, BATCH * STEPS)
 
 
-def jaxnn_epoch():
-    """The compiled epoch, and the seconds that compiling took."""
+def jaxnn_model():
     conv, dense = (lambda n: nn.conv(n, 3)), nn.dense
-    model = nn.serial(
+    return nn.serial(
         conv(32), nn.relu, nn.max_pool(2), conv(64), nn.relu, nn.max_pool(2), nn.flatten(), dense(128), nn.relu, dense(10)
     )
-    optimizer = optax.adam(1e-3)
-    step = nn.train_step(model, loss=nn.losses.cross_entropy, optimizer=optimizer)
-    batches = jnp.asarray(X).reshape(STEPS, BATCH, 28, 28, 1), jnp.asarray(Y, jnp.int32).reshape(STEPS, BATCH)
-    state = nn.init_train_state(model, optimizer, jax.random.key(0), batches[0][0])
-    epoch = nn.kernels.jit(lambda state, batches: jax.lax.scan(lambda s, b: step(s, b)[:2], state, batches))
-    lowered = epoch.lower(state, batches)
-    start = time.perf_counter()
-    compiled = lowered.compile()
-    return lambda: compiled(state, batches), time.perf_counter() - start
 
 
-def with_xlas_forms():
-    """The same epoch, every operation in XLA's own form and without compiler options."""
-    with mock.patch("jaxnn.kernels.forms.platform", lambda: "other"), mock.patch("jaxnn.kernels.compiler._CPU_OPTIONS", {}):
-        nn.kernels.compiler_options.__globals__["_known_cpu_options"].cache_clear()
-        result = jaxnn_epoch()
-    nn.kernels.compiler_options.__globals__["_known_cpu_options"].cache_clear()
-    return result
-
-
-def flax_steps():
+def flax_model():
     from flax import nnx
 
     class Model(nnx.Module):
@@ -65,18 +45,7 @@ def flax_steps():
                 x = nnx.max_pool(nnx.relu(conv(x)), (2, 2), (2, 2))
             return self.dense2(nnx.relu(self.dense1(x.reshape(len(x), -1))))
 
-    model = Model(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
-
-    @nnx.jit
-    def step(model, optimizer, x, y):
-        loss = lambda model: optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()  # noqa: E731
-        value, gradients = nnx.value_and_grad(loss)(model)
-        optimizer.update(model, gradients)
-        return value
-
-    cached = nnx.cached_partial(step, model, optimizer)
-    return lambda: [cached(X[i : i + BATCH], Y[i : i + BATCH]) for i in range(0, len(X), BATCH)]
+    return Model(nnx.Rngs(0))
 
 
 def equinox_steps():
@@ -111,41 +80,53 @@ def equinox_steps():
     return run
 
 
-def torch_steps(threads: int, channels_last: bool):
-    import torch
+def keras_model():
+    keras = keras_on_jax()
+    from keras import layers
+
+    conv = lambda n: layers.Conv2D(n, 3, padding="same", activation="relu")  # noqa: E731
+    pool, dense = layers.MaxPooling2D, layers.Dense
+    body = (conv(32), pool(), conv(64), pool(), layers.Flatten(), dense(128, activation="relu"), dense(10))
+    return keras.Sequential([keras.Input(X.shape[1:]), *body])
+
+
+def torch_model():
     from torch import nn as tnn
 
-    torch.manual_seed(0)
     pool, conv = (lambda: tnn.MaxPool2d(2)), (lambda i, o: tnn.Conv2d(i, o, 3, padding=1))
-    model = tnn.Sequential(
+    return tnn.Sequential(
         *(conv(1, 32), tnn.ReLU(), pool(), conv(32, 64), tnn.ReLU(), pool()),
         *(tnn.Flatten(), tnn.Linear(3136, 128), tnn.ReLU(), tnn.Linear(128, 10)),
     )
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(memory_format=layout)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
-    x, y = torch.tensor(X.transpose(0, 3, 1, 2)).contiguous(memory_format=layout), torch.tensor(Y)
 
-    def run():
-        torch.set_num_threads(threads)
-        for i in range(0, len(X), BATCH):
-            optimizer.zero_grad(set_to_none=True)
-            tnn.functional.cross_entropy(model(x[i : i + BATCH]), y[i : i + BATCH]).backward()
-            optimizer.step()
 
-    return run
+def contenders() -> tuple[dict, float, float]:
+    """Everyone's loop, and the seconds that our epoch took to compile, with our forms and with XLA's."""
+    import torch
+
+    data = X, Y, BATCH
+    model, adam = jaxnn_model(), optax.adam(1e-3)
+    ours, seconds = jaxnn_epoch(model, adam, *data)
+    with xlas_forms():
+        xla, xla_seconds = jaxnn_epoch(model, adam, *data)
+    runs = {
+        "jaxnn": ours,
+        "jaxnn, fit": jaxnn_fit(model, adam, *data, EPOCHS),
+        "jaxnn, XLA's forms": xla,
+        "Flax NNX, cached": flax_steps(flax_model(), adam, *data),
+        "Equinox": equinox_steps(),
+        "Keras 3 on JAX": keras_steps(keras_model(), keras_on_jax().optimizers.Adam(1e-3), *data),
+        **torch_steps(torch_model, lambda params: torch.optim.Adam(params, 1e-3, fused=True), *data),
+    }
+    return runs, seconds, xla_seconds
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    ours, seconds = jaxnn_epoch()
-    xla, xla_seconds = with_xlas_forms()
-    runs = {"jaxnn": ours, "jaxnn, XLA's forms": xla, "Flax NNX, cached": flax_steps(), "Equinox": equinox_steps()}
-    for threads in (1, 2):
-        for last in (False, True):
-            runs[f"PyTorch, {threads} thread(s){', channels last' * last}"] = torch_steps(threads, last)
-    rounds = interleave(runs, parser.parse_args().rounds, 1e3 / STEPS)
-    packages = ("jax", "optax", "flax", "equinox", "torch")
+    count = parser.parse_args().rounds
+    runs, seconds, xla_seconds = contenders()
+    rounds = interleave(runs, count, 1e3 / STEPS)
+    packages = ("jax", "optax", "flax", "equinox", "keras", "torch")
     table("CNN on 28×28 images, batch 64, Adam: a training step", "ms", rounds, "jaxnn", packages)
     print(f"  compiling the epoch: {seconds:.2f} s, with XLA's forms {xla_seconds:.2f} s, × {seconds / xla_seconds:.2f}")

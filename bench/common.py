@@ -1,7 +1,8 @@
-"""What every script here shares: rounds that interleave the contenders, and an honest table."""
+"""What every script here shares: rounds that interleave the contenders, an honest table, and each library's training loop."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -10,8 +11,13 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+from unittest import mock
 
 import numpy as np
+
+
+class Measured(float):
+    """Seconds that a contender found by its own watch, where a part of its call is not to be counted."""
 
 
 def interleave(runs: dict[str, Callable[[], Any]], rounds: int, scale: float) -> dict[str, list[float]]:
@@ -24,8 +30,9 @@ def interleave(runs: dict[str, Callable[[], Any]], rounds: int, scale: float) ->
     for _ in range(rounds):
         for name, run in runs.items():
             start = time.perf_counter()
-            jax.block_until_ready(run())
-            times[name].append((time.perf_counter() - start) * scale)
+            result = jax.block_until_ready(run())
+            seconds = result if isinstance(result, Measured) else time.perf_counter() - start
+            times[name].append(float(seconds) * scale)
     return times
 
 
@@ -90,3 +97,104 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "(not installed)"
+
+
+# Training. Each loop goes once through x, (samples, height, width, channels), and the labels y, and returns its last loss.
+
+
+def jaxnn_epoch(model, optimizer, x, y, batch: int) -> tuple[Callable[[], Any], float]:
+    """Ready batches in one compiled epoch, as in `fit`; and the seconds that compiling took."""
+    import jax
+    import jax.numpy as jnp
+
+    import jaxnn as nn
+
+    step = nn.train_step(model, loss=nn.losses.cross_entropy, optimizer=optimizer)
+    batches = jnp.asarray(x).reshape(-1, batch, *x.shape[1:]), jnp.asarray(y, jnp.int32).reshape(-1, batch)
+    state = nn.init_train_state(model, optimizer, jax.random.key(0), batches[0][0])
+    epoch = nn.kernels.jit(lambda state, batches: jax.lax.scan(lambda s, b: step(s, b)[:2], state, batches))
+    lowered = epoch.lower(state, batches)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    return lambda: compiled(state, batches)[1][-1], time.perf_counter() - start
+
+
+def jaxnn_fit(model, optimizer, x, y, batch: int, epochs: int) -> Callable[[], Measured]:
+    """`fit` as it is called, shuffling and history included; its epochs are timed, its start is not. Seconds an epoch."""
+    import jax
+
+    import jaxnn as nn
+
+    settings = {"loss": nn.losses.cross_entropy, "optimizer": optimizer, "batch_size": batch, "progress": False}
+    fit = lambda: nn.fit(model, (x, y.astype(np.int32)), key=jax.random.key(0), epochs=epochs, **settings)  # noqa: E731
+    return lambda: Measured(np.mean(fit().history["seconds"]))
+
+
+@contextlib.contextmanager
+def xlas_forms():
+    """Inside, every operation of ours is traced in XLA's own form, and nothing is compiled with our options."""
+    from jaxnn.kernels import compiler
+
+    with mock.patch("jaxnn.kernels.forms.platform", lambda: "other"), mock.patch.object(compiler, "_CPU_OPTIONS", {}):
+        compiler._known_cpu_options.cache_clear()
+        yield
+    compiler._known_cpu_options.cache_clear()
+
+
+def flax_steps(model, optimizer, x, y, batch: int) -> Callable[[], Any]:
+    """A jitted step with a cached graph, called from Python."""
+    import optax
+    from flax import nnx
+
+    optimizer = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, x, y):
+        loss = lambda model: optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()  # noqa: E731
+        value, gradients = nnx.value_and_grad(loss)(model)
+        optimizer.update(model, gradients)
+        return value
+
+    cached = nnx.cached_partial(step, model, optimizer)
+    return lambda: [cached(x[i : i + batch], y[i : i + batch]) for i in range(0, len(x), batch)][-1]
+
+
+def keras_steps(model, optimizer, x, y, batch: int) -> Callable[[], Any]:
+    """`train_on_batch`, for which Keras compiles its step."""
+    import keras
+
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return lambda: [model.train_on_batch(x[i : i + batch], y[i : i + batch]) for i in range(0, len(x), batch)][-1]
+
+
+def keras_on_jax():
+    """Keras 3, which reads its backend when it is first imported."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras
+
+    return keras
+
+
+def torch_steps(build: Callable, optimizer: Callable, x, y, batch: int) -> dict[str, Callable[[], Any]]:
+    """Eager steps of the model that `build` makes, with one and two threads, in both memory formats."""
+    import torch
+
+    def steps(threads: int, layout) -> Callable[[], Any]:
+        torch.manual_seed(0)
+        model = build().to(memory_format=layout)
+        update = optimizer(model.parameters())
+        inputs, labels = torch.tensor(x).movedim(-1, 1).contiguous(memory_format=layout), torch.tensor(y)
+
+        def run():
+            torch.set_num_threads(threads)
+            for i in range(0, len(inputs), batch):
+                update.zero_grad(set_to_none=True)
+                loss = torch.nn.functional.cross_entropy(model(inputs[i : i + batch]), labels[i : i + batch])
+                loss.backward()
+                update.step()
+            return loss.detach()
+
+        return run
+
+    layouts = {"": torch.contiguous_format, ", channels last": torch.channels_last}
+    return {f"PyTorch, {n} thread(s){name}": steps(n, layout) for n in (1, 2) for name, layout in layouts.items()}

@@ -111,14 +111,13 @@ _kept = functools.partial(checkpoint_name, name="attention")
 
 
 def _by_blocks(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array | None, causal: bool) -> jax.Array:
-    """All blocks of queries one after another; of long sequences two heads at a time, their scores computed twice."""
+    """All blocks of queries one after another; of long sequences one head at a time, their scores computed twice."""
     if q.shape[1] * k.shape[1] <= MOST_SCORES:
         return _blocks((q, k, v, allowed), _attend, causal)
     keep = jax.checkpoint_policies.save_only_these_names("attention")
     again = jax.checkpoint(_attend, policy=keep, static_argnums=4, prevent_cse=False)  # the loop prevents it
-    at_once = 2 if q.shape[0] % 2 == 0 else 1
-    heads = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), (q, k, v, allowed))
-    return lax.collapse(lax.map(lambda some: _blocks(some, again, causal), heads), 0, 2)
+    one = lambda head: _blocks(jax.tree.map(lambda x: x[None], head), again, causal)[0]  # noqa: E731
+    return lax.map(one, (q, k, v, allowed))
 
 
 def _blocks(operands: tuple, attend, causal: bool) -> jax.Array:

@@ -1,6 +1,5 @@
 """Convolution of channels-last arrays in one, two or three spatial dimensions."""
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -8,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.bilinear import LABELS, Member, convolve
-from jaxnn.kernels.forms import choose_form, widen
-from jaxnn.kernels.rows import linear
+from jaxnn.kernels.bilinear import convolve
+from jaxnn.kernels.forms import choose_form
+from jaxnn.kernels.members import LABELS, Member
 from jaxnn.kernels.windows import dilated, output_sizes, per_axis, resolve_padding
 
 
@@ -73,8 +72,6 @@ def conv(
     member = Member(strides, padding, (1,) * axes, dilation, groups)
     if choose_form(form, "canonical", x, kernel) == "xla":
         return _xla(x, kernel, member)
-    if groups == 1 and math.prod(kernel.shape[:-2]) == 1 and not any(map(any, padding)):
-        return _product(x, kernel, strides)
     return convolve(x, kernel, member)
 
 
@@ -153,12 +150,6 @@ def _xla(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
         dimension_numbers=LABELS[x.ndim - 2],
         feature_group_count=member.groups,
     )
-
-
-def _product(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
-    """One tap: a matrix product over the features, of which both gradients are products too."""
-    x = x[(slice(None), *(slice(None, None, s) for s in strides))]
-    return linear(widen(x), widen(kernel.reshape(kernel.shape[-2:])), form="rows").astype(x.dtype)
 
 
 def _check_operands(x: jax.Array, kernel: jax.Array, groups: int) -> None:

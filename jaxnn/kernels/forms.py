@@ -1,5 +1,7 @@
 """The one rule that picks how an operation is written, XLA's own form or ours, and in what precision sums are taken."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -54,3 +56,14 @@ def widen(x: jax.Array) -> jax.Array:
         (dtype('float32'), dtype('int8'))
     """
     return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+
+
+def varying(x: jax.Array) -> frozenset:
+    """Mesh axes over which an array varies: inside ``shard_map`` the operands of some primitives must have the same.
+
+    Example:
+        >>> varying(jnp.zeros(1))
+        frozenset()
+    """
+    kind: Any = jax.typeof(x)
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # as jax spells it

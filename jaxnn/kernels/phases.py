@@ -11,6 +11,7 @@ from jax import lax
 def by_phases(
     x: jax.Array,
     kernel: jax.Array,
+    features: int,
     dilation: Sequence[int],
     padding: Sequence[tuple[int, int]],
     places: Sequence[int],
@@ -25,7 +26,8 @@ def by_phases(
 
     Args:
         x: The input, (batch, *space, C_in).
-        kernel: The kernel, (*window, C_in / groups, C_out).
+        kernel: The kernel, (*window, C_in / groups, C_out), or anything that starts with the window.
+        features: C_out.
         dilation: d, one per spatial axis.
         padding: (low, high) pairs around the dilated input; only the low ones are read, `places` fixes the others.
         places: The output's spatial sizes.
@@ -38,7 +40,7 @@ def by_phases(
         >>> convolve = lambda x, kernel, padding: lax.conv_general_dilated(
         ...     x, kernel, (1,), padding, dimension_numbers=("NWC", "WIO", "NWC"))
         >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
-        >>> by_phases(x, jnp.ones((3, 1, 1)), (2,), ((2, 2),), (5,), convolve).ravel()
+        >>> by_phases(x, jnp.ones((3, 1, 1)), 1, (2,), ((2, 2),), (5,), convolve).ravel()
         Array([1., 1., 3., 2., 2.], dtype=float32)
     """
     most = [-(-n // d) for n, d in zip(places, dilation, strict=True)]  # places of a phase; the last ones may be cropped
@@ -47,7 +49,7 @@ def by_phases(
         c = tuple((low - a) % d for a, d, (low, _) in zip(r, dilation, padding, strict=True))
         part = kernel[tuple(slice(a, None, d) for a, d in zip(c, dilation, strict=True))]
         if 0 in part.shape:
-            return jnp.zeros((x.shape[0], *most, kernel.shape[-1]), x.dtype)
+            return jnp.zeros((x.shape[0], *most, features), x.dtype)
         first = [(a + b - low) // d for a, b, d, (low, _) in zip(r, c, dilation, padding, strict=True)]
         rows = zip(first, most, part.shape, x.shape[1:-1], strict=False)
         return convolve(x, part, tuple((-f, n - 1 + taps + f - size) for f, n, taps, size in rows))

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.bilinear import _varying as varying
-from jaxnn.kernels.forms import choose_form, widen
+from jaxnn.kernels.forms import choose_form, varying, widen
 
 Cell = Callable[[jax.Array, Any], Any]
 
@@ -39,9 +38,9 @@ def recurrence(
         z[t] = [x[t] W, 0] + [0, h[t−1] U] + b;  carry[t] = cell(z[t], carry[t−1])
 
     W acts on the first columns of z and U on the last. Mostly both act on all. On a CPU each step then makes one product
-    of x and h together, and the gradients of W, U and b are one product over all steps; z is kept for the backward pass
-    and the cell computed again there. Where some columns are apart, as a GRU wants them, that was slower than a plain
-    scan. Every transformation of JAX applies.
+    of x and h together, and the gradients of W, U and b are one product over all steps; the cell's sigmoids and tanhs
+    are kept for the backward pass, and the rest of it is computed again there. Where some columns are apart, as a GRU
+    wants them, that was slower than a plain scan. Every transformation of JAX applies.
 
     Args:
         cell: From z (batch, width) and a carry to the next carry. It may close over traced arrays.
@@ -138,46 +137,57 @@ def _one_product_for_all_steps(cell: Cell, kernel, recurrent_kernel, bias, xs, v
     kernel, recurrent_kernel, bias, xs, carry = jax.tree.map(widen, (kernel, recurrent_kernel, bias, xs, carry))
     weights = jnp.concatenate([kernel, recurrent_kernel, bias[None]])  # those of x, of h and of 1
     cell, closed_over = jax.closure_convert(cell, xs[0] @ kernel, carry)  # of this z only the type is used
-    last, carries, _ = _run(cell, weights, xs, valid, carry, tuple(closed_over))
+    last, carries = _run(cell, weights, xs, valid, carry, tuple(closed_over))
     return tuple(jax.tree.map(lambda v, like: v.astype(like.dtype), tree, narrow) for tree in (last, carries))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _run(cell, weights, xs, valid, carry, closed_over):
-    """The last carry, and all carries and z that the derivative needs; they are dropped where there is none."""
+    """The last carry and all carries."""
+    affine = _affine(weights)
 
     def step(carry, now):
         x, valid = now
-        z = jnp.concatenate([x, jax.tree.leaves(carry)[0]], -1) @ weights[:-1] + weights[-1:]
-        carry = _where(valid, cell(z, carry, *closed_over), carry)
-        return carry, (carry, z)
+        carry = _where(valid, cell(affine(x, carry), carry, *closed_over), carry)
+        return carry, carry
 
-    last, (carries, zs) = lax.scan(step, carry, (xs, valid))
-    return last, carries, zs
+    return lax.scan(step, carry, (xs, valid))
 
 
 @_run.defjvp
 def _run_jvp(cell, primals, tangents):
     weights, xs, valid, carry, closed_over = primals
     d_weights, d_xs, _, d_carry, d_closed_over = tangents
-    n_in = xs.shape[-1]
-    last, carries, zs = _run(cell, *primals)
-    before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), carry, carries)
-    d_zs = _from_weights(xs, jax.tree.leaves(before)[0], d_weights) + d_xs @ weights[:n_in]
+    affine, n_in = _affine(weights), xs.shape[-1]
+    of_x, of_h = weights[:n_in], weights[n_in:-1]
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # keeps z alone for the backward scan, not every factor
-    def tangent(z, carry, valid, *tangents):
+    def linearized(carry, now):
+        x, valid = now
         advance = lambda z, carry, *rest: _where(valid, cell(z, carry, *rest), carry)  # noqa: E731
-        return jax.jvp(advance, (z, carry, *closed_over), tangents)[1]
+        advance = jax.checkpoint(advance, prevent_cse=False, policy=_costly)
+        carry, slope = jax.linearize(advance, affine(x, carry), carry, *closed_over)
+        return carry, (carry, slope)
 
-    def step(d_carry, now):
-        z, carry, valid, d_z = now
-        d_z = d_z + jax.tree.leaves(d_carry)[0] @ weights[n_in:-1]
-        d_carry = tangent(z, carry, valid, d_z, d_carry, *d_closed_over)
-        return d_carry, (d_carry, d_z)
+    def tangent(d_carry, now):
+        slope, d_z = now
+        d_z = d_z + jax.tree.leaves(d_carry)[0] @ of_h
+        d_carry = slope(d_z, d_carry, *d_closed_over)
+        return d_carry, d_carry
 
-    d_last, (d_carries, d_zs) = lax.scan(step, d_carry, (zs, before, valid, d_zs))
-    return (last, carries, zs), (d_last, d_carries, d_zs)
+    last, (carries, slopes) = lax.scan(linearized, carry, (xs, valid))
+    h, hs = jax.tree.leaves(carry)[0], jax.tree.leaves(carries)[0]
+    d_zs = _from_weights(xs, jnp.concatenate([h[None], hs[:-1]]), d_weights) + d_xs @ of_x
+    return (last, carries), lax.scan(tangent, d_carry, (slopes, d_zs))
+
+
+def _affine(weights: jax.Array) -> Callable[[jax.Array, Any], jax.Array]:
+    kernels, bias = weights[:-1], weights[-1:]  # cut outside of the loop: inside, XLA copies them at every step
+    return lambda x, carry: jnp.concatenate([x, jax.tree.leaves(carry)[0]], -1) @ kernels + bias
+
+
+def _costly(primitive, *_, **__) -> bool:
+    """What the backward pass of a cell finds kept; all else it computes again from that, for less than memory costs."""
+    return primitive.name in ("tanh", "logistic")
 
 
 def _from_weights(xs: jax.Array, hs: jax.Array, d_weights: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnn import kernels
 from jaxnn.core.combinators import split_mask
 from jaxnn.core.draw import param
 from jaxnn.core.dtypes import promote
@@ -19,7 +20,6 @@ from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.options import whole
 from jaxnn.functional.activations import sigmoid, tanh
 from jaxnn.functional.initializers import fan_in_uniform, zeros
-from jaxnn.kernels.recurrence import recurrence
 
 
 def rnn(
@@ -199,7 +199,7 @@ def _recurrent(
         x, *values = promote(x, *params.values())
         params = dict(zip(params, values, strict=True))
         h = jnp.zeros((x.shape[0], features), x.dtype)
-        last, hs = recurrence(cell, x, *weights(params), (h,) * carries if carries > 1 else h, mask)
+        last, hs = kernels.recurrence(cell, x, *weights(params), (h,) * carries if carries > 1 else h, mask)
         if not return_sequences:
             return last[0] if carries > 1 else last
         return hs if mask is None else (hs, mask)

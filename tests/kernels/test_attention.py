@@ -114,6 +114,17 @@ def test_extremes(form):
     assert f(args[0][:, :0], *args[1:]).shape == (2, 0, 4, 5)
 
 
+@pytest.mark.parametrize("long", [False, True])
+def test_an_empty_batch(long, monkeypatch):
+    if long:
+        monkeypatch.setattr("jaxnn.kernels.attention.MOST_SCORES", 0)
+    args = tuple(x[:0] for x in operands(dtype="float32"))
+    mask = jnp.zeros((0, 1, 1, 70), bool)
+    y, pullback = jax.vjp(lambda *args: dot_product_attention(*args, mask=mask, is_causal=True, form="blocks"), *args)
+    assert y.shape == (0, 70, 4, 5)
+    assert [g.shape for g in pullback(y)] == [x.shape for x in args]
+
+
 def test_long_sequences_hold_few_scores():
     args = operands(1, 2048, 2048, 4, 4, 32, 32, "float32")
     gradient = lambda form: jax.grad(lambda *args: dot_product_attention(*args, is_causal=True, form=form).sum(), (0, 1, 2))  # noqa: E731

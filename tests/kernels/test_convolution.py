@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxnn.kernels import bilinear, conv
+from jaxnn.kernels import conv, members
 
 CANONICAL_LABELS = {"b0f_0io->b0f", "b01f_01io->b01f", "b012f_012io->b012f"}
 
@@ -23,10 +23,12 @@ CASES = {
     "dilated": ((5, 7, 8, 5), (3, 2, 5, 6), {"dilation": (2, 3), "padding": "VALID"}),
     "asymmetric": ((2, 6, 6, 5), (3, 3, 5, 3), {"padding": ((2, 0), (-1, 3)), "strides": 2}),
     "one channel": ((2, 6, 6, 1), (3, 3, 1, 3), {"strides": (1, 2)}),
+    "few outputs": ((2, 6, 5, 7), (3, 2, 7, 3), {"padding": ((2, 1), (-1, 1)), "dilation": (1, 2)}),
     "few channels": ((5, 6, 5, 3), (3, 2, 3, 6), {"strides": (2, 1)}),
     "one tap": ((2, 5, 4, 3), (1, 1, 3, 4), {"strides": 2}),
     "one padded tap": ((2, 4, 4, 5), (1, 1, 5, 3), {"padding": ((1, 1), (0, 2))}),
     "groups": ((5, 5, 5, 10), (3, 3, 5, 10), {"groups": 2}),
+    "many groups": ((2, 3, 3, 45), (2, 2, 5, 9), {"groups": 9, "strides": 2}),
     "groups of few": ((5, 5, 5, 6), (3, 3, 3, 4), {"groups": 2}),
     "depthwise": ((5, 5, 5, 3), (3, 3, 1, 6), {"groups": 3, "strides": 2}),
     "depthwise, long rows": ((5, 140, 2), (3, 1, 2), {"groups": 2, "dilation": 2}),
@@ -128,7 +130,7 @@ def test_every_transformation(name, x64):
 @pytest.mark.parametrize("large", [0, 2**17])
 def test_kernel_gradients_of_depthwise_convolutions(large, monkeypatch, x64):
     # Long rows are cut into blocks, large images go one by one; both must sum to the same.
-    monkeypatch.setattr(bilinear, "LARGE_IMAGE", large)
+    monkeypatch.setattr(members, "LARGE_IMAGE", large)
     for name in ("depthwise", "depthwise, long rows"):
         x, kernel, options = operands(name)
         gradients = [jax.jit(jax.grad(loss(form, options), 1))(x, kernel) for form in ("canonical", "xla")]

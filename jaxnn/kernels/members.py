@@ -1,0 +1,258 @@
+"""How a member of the family of convolutions in :mod:`jaxnn.kernels.bilinear` is computed on a CPU."""
+
+import functools
+import math
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnn.kernels.forms import widen
+from jaxnn.kernels.phases import by_phases
+from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes
+
+LABELS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+# From this size on images are gone through one by one, so that each stays in the cache.
+LARGE_IMAGE = 2**17
+FEW_CHANNELS = (1, 2, 3, 4)  # listed, since a symbolic size can be compared for equality only
+# Up to so many groups are unrolled, which spares the copies of a loop; more would take long to compile.
+FEW_GROUPS = 8
+
+
+class Member(NamedTuple):
+    """One member of the family: a tuple entry per spatial axis; padding may be negative, which crops."""
+
+    strides: tuple[int, ...]
+    padding: Pairs
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
+    groups: int
+
+
+def output_shape(x: Any, kernel: Any, member: Member) -> tuple[int, ...]:
+    """(batch, *places, groups · C_out)."""
+    sizes = [dilated(n, d) for n, d in zip(x.shape[1:-1], member.lhs_dilation, strict=True)]
+    window = [dilated(k, d) for k, d in zip(kernel.shape[:-2], member.rhs_dilation, strict=True)]
+    return (x.shape[0], *output_sizes(sizes, window, member.strides, member.padding), kernel.shape[-1])
+
+
+def evaluate(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
+    """Compute a member of the family in the form that is fast on a CPU, in a loop or out of it.
+
+    - A dilated input (a transposed convolution, the input gradient of a strided one) is taken phase by phase.
+    - Up to four input channels a group and few taps are a sum over taps: depthwise, a first layer's grey or coloured
+      images, small networks of a population.
+    - Up to four output channels are a product for all taps, then a sum over taps: a first layer's input gradient.
+    - One example with few places, in groups, is a sum over columns: the kernel gradient of a depthwise convolution.
+    - Other groups are taken one by one.
+    - A kernel larger than the input changes places with it.
+    - All else is a convolution in canonical labels.
+    """
+    dtype = x.dtype
+    x, kernel = widen(x), widen(kernel)
+    places = output_shape(x, kernel, member)[1:-1]
+    taps = kernel.shape[:-2]
+    if max(member.lhs_dilation) > 1 == max(*member.strides, *member.rhs_dilation):
+        y = _dilated_input(x, kernel, member, places)
+    elif _few_terms(kernel, member.groups):
+        y = _sum_over_taps(x, kernel, member, places)
+    elif _few_products(kernel, member.groups) and _mostly_used(x, member, places):
+        y = _shifted_sum(_products(x, kernel), member.rhs_dilation, member.padding)
+    elif member.groups > 1 and x.shape[0] == 1 and math.prod(places) <= MOST_TAPS:
+        y = _sum_over_columns(x, kernel, member, places)
+    elif member.groups > 1:
+        y = _one_group_at_a_time(x, kernel, member)
+    elif math.prod(taps) > math.prod(x.shape[1:-1]):
+        y = _exchanged(x, kernel, member)
+    else:
+        y = _canonical(x, kernel, member)
+    return y.astype(dtype)
+
+
+def _canonical(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        member.strides,
+        member.padding,
+        lhs_dilation=member.lhs_dilation,
+        rhs_dilation=member.rhs_dilation,
+        dimension_numbers=LABELS[x.ndim - 2],
+    )
+
+
+def _exchanged(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    """The kernel as the input and the input as the kernel, both flipped in space.
+
+    XLA exchanges the two by itself where the kernel has more taps than the input has points (deep in a network, and in
+    the kernel gradient of a transposed convolution), by permuting the labels: fast at the top level, slow in a loop.
+    """
+    space = range(1, x.ndim - 1)
+    rows = zip(x.shape[1:-1], kernel.shape[:-2], *member[1:4], strict=True)
+    surplus = [(dilated(n, d) - dilated(k, r), pair) for n, k, pair, d, r in rows]
+    padding = tuple((more + low, more + high) for more, (low, high) in surplus)
+    flipped = Member(member.strides, padding, member.rhs_dilation, member.lhs_dilation, 1)
+    kernel = jnp.flip(jnp.moveaxis(kernel, -1, 0), space)  # (C_out, *window, C_in)
+    x = jnp.moveaxis(jnp.flip(x, space), 0, -1)  # (*space, C_in, batch)
+    return jnp.swapaxes(_canonical(kernel, x, flipped), 0, -1)
+
+
+def _sum_over_taps(x: jax.Array, kernel: jax.Array, member: Member, places: tuple[int, ...]) -> jax.Array:
+    """Few taps and channels: shifted copies of each channel, times its tap, fused by the compiler into one pass."""
+    taps = kernel.shape[:-2]
+    x = split(_padded(x, member), member.groups)  # (batch, *space, groups, C_in)
+    # Behind a barrier, lest a kernel that was flipped or transposed be so again for each output.
+    kernel = split(lax.optimization_barrier(kernel), member.groups)  # (*taps, C_in, groups, C_out)
+
+    def term(place: tuple[int, ...]) -> jax.Array:
+        *tap, channel = place
+        rows = zip(tap, member.rhs_dilation, places, member.strides, strict=True)
+        window = tuple(slice(t * r, t * r + dilated(n, s), s) for t, r, n, s in rows)
+        factor = lax.expand_dims(kernel[place], range(len(tap) + 1))
+        return x[(slice(None), *window, slice(None), slice(channel, channel + 1))] * factor
+
+    return merge(functools.reduce(operator.add, map(term, np.ndindex(*taps, kernel.shape[-3]))))
+
+
+def _few_terms(kernel: jax.Array, groups: int) -> bool:
+    """Whether a sum over taps and input channels is short, as far as it has been faster than what else there is."""
+    *taps, channels, features = kernel.shape
+    most = MOST_TAPS if groups > 1 or channels == 1 else 40
+    most = 2 * MOST_TAPS if features in FEW_CHANNELS else most  # too narrow for a convolution
+    return channels in FEW_CHANNELS and channels * math.prod(taps) <= most
+
+
+def _few_products(kernel: jax.Array, groups: int) -> bool:
+    """Whether the products of each point with all taps are few: few output channels, and not so many taps."""
+    *taps, _, features = kernel.shape
+    return groups == 1 and features in FEW_CHANNELS and 1 < math.prod(taps) <= MOST_TAPS
+
+
+def _mostly_used(x: jax.Array, member: Member, places: tuple[int, ...]) -> bool:
+    """Whether products at all points are mostly needed, as there are no strides and the window is small."""
+    return max(member.strides) == 1 and 2 * math.prod(places) >= math.prod(x.shape[1:-1])
+
+
+def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Each point's products with all taps, (*taps, C_out, batch, *space): one product of matrices.
+
+    Few output channels are too narrow for a convolution. They come first, so that sums run along whole rows of the image.
+    """
+    *taps, channels, features = kernel.shape
+    rows = kernel.swapaxes(-1, -2).reshape(-1, channels)
+    products = lax.dot_general(rows, lax.collapse(x, 0, x.ndim - 1), (((1,), (1,)), ((), ())))
+    return products.reshape(*taps, features, *x.shape[:-1])
+
+
+def _shifted_sum(products: jax.Array, dilation: tuple[int, ...], padding: Pairs) -> jax.Array:
+    """Sum the products, (*taps, C_out, batch, *space), that meet at each place, to (batch, *places, C_out)."""
+    axes = len(padding)
+    taps = products.shape[:axes]
+    edges = [(0, 0, 0)] * (axes + 2) + [(low, high, 0) for low, high in padding]
+    products = lax.pad(products, jnp.zeros((), products.dtype), edges)
+    places = [n - dilated(k, r) + 1 for n, k, r in zip(products.shape[-axes:], taps, dilation, strict=True)]
+
+    def term(tap: tuple[int, ...]) -> jax.Array:
+        window = tuple(slice(t * r, t * r + n) for t, r, n in zip(tap, dilation, places, strict=True))
+        return products[(*tap, slice(None), slice(None), *window)]
+
+    return jnp.moveaxis(functools.reduce(operator.add, map(term, np.ndindex(*taps))), 0, -1)
+
+
+def _dilated_input(x: jax.Array, kernel: jax.Array, member: Member, places: tuple[int, ...]) -> jax.Array:
+    """One tap is taken before the zeros come in; more go phase by phase, with few output channels from one product."""
+    *taps, _, features = kernel.shape
+    ones = (1,) * len(taps)
+    if math.prod(taps) == 1:
+        return _padded(evaluate(x, kernel, member=Member(ones, ((0, 0),) * len(taps), ones, ones, member.groups)), member)
+    if _few_products(kernel, member.groups):
+        kernel = _products(x, kernel)
+        part = lambda x, products, padding: _shifted_sum(products, ones, padding)  # noqa: E731
+    else:
+        part = lambda x, kernel, padding: evaluate(x, kernel, member=Member(ones, padding, ones, ones, member.groups))  # noqa: E731
+    return by_phases(x, kernel, features, member.lhs_dilation, member.padding, places, part)
+
+
+def _padded(x: jax.Array, member: Member) -> jax.Array:
+    edges = [(low, high, d - 1) for (low, high), d in zip(member.padding, member.lhs_dilation, strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+
+
+def _sum_over_columns(x: jax.Array, kernel: jax.Array, member: Member, places: tuple[int, ...]) -> jax.Array:
+    """One example, few places and many taps: the kernel's gradient where the convolution is a sum over taps.
+
+    For each row of places, a sum over the columns of taps is fused into one pass, in which the same rows of x and of
+    the kernel meet at all columns of places and so stay in the cache. A product with ones then sums over the rest.
+    """
+    *rows, width = places
+    step, dilation = member.strides[-1], member.rhs_dilation[-1]
+
+    def row(place: tuple[int, ...], x: jax.Array, kernel: jax.Array) -> jax.Array:
+        window = zip(place, member.strides, kernel.shape[1:], member.rhs_dilation, strict=False)
+        x = x[(slice(None), *(slice(p * s, p * s + dilated(n, r), r) for p, s, n, r in window))]
+
+        def term(column: int) -> jax.Array:
+            first = column * dilation
+            shifted = lax.slice_in_dim(x, first, first + dilated(width, step), step, axis=-2)
+            return shifted * lax.slice_in_dim(kernel, column, column + 1, axis=-2)
+
+        total = functools.reduce(operator.add, map(term, range(kernel.shape[-2])))
+        total = lax.collapse(total, 0, total.ndim - 1)  # (C_in · taps · width, groups · C_out)
+        ones = lax.broadcast_in_dim(jnp.eye(width, dtype=x.dtype), (width, total.shape[0] // width, width), (0, 2))
+        return lax.collapse(ones, 1) @ total
+
+    def one_pass(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.stack([row(place, x, kernel) for place in np.ndindex(*rows)])
+
+    x = _padded(split(x, member.groups).swapaxes(0, -1)[..., 0], member)  # (C_in, *space, groups)
+    kernel = jnp.moveaxis(kernel, -2, 0)  # (C_in, *taps, groups · C_out)
+    x = jnp.repeat(x, kernel.shape[-1] // member.groups, -1)
+    if kernel.shape[-2] > 2 * MOST_TAPS:  # too many to unroll
+        blocks = _in_blocks(x, kernel, dilation, dilated(width, step) - 1)
+        y = lax.map(lambda block: one_pass(*block), blocks).sum(0)
+    elif math.prod(kernel.shape[1:]) >= LARGE_IMAGE:
+        y = lax.map(lambda image: one_pass(image[0][None], image[1][None]), (x, kernel)).sum(0)
+    else:
+        y = one_pass(x, kernel)
+    return y.reshape(1, *places, -1)
+
+
+def _in_blocks(x: jax.Array, kernel: jax.Array, dilation: int, overlap: int) -> tuple[jax.Array, jax.Array]:
+    """Cut long rows, (..., columns, C), into blocks, (blocks, ..., columns, C).
+
+    Each block of x goes on for ``overlap`` columns into the next one; the kernel's last block is filled up with zeros.
+    """
+    columns = kernel.shape[-2]
+    size = max(MOST_TAPS, -(-overlap // dilation))
+    blocks = -(-columns // size)
+    around = [(0, 0, 0)] * (x.ndim - 2)
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, [*around, (0, (blocks + 1) * size * dilation - x.shape[-2], 0), (0, 0, 0)])
+    kernel = lax.pad(kernel, zero, [*around, (0, blocks * size - columns, 0), (0, 0, 0)])
+    x = x.reshape(*x.shape[:-2], blocks + 1, size * dilation, x.shape[-1])
+    x = jnp.concatenate([x[..., :-1, :, :], x[..., 1:, :overlap, :]], -2)
+    kernel = kernel.reshape(*kernel.shape[:-2], blocks, size, kernel.shape[-1])
+    return jnp.moveaxis(x, -3, 0), jnp.moveaxis(kernel, -3, 0)
+
+
+def _one_group_at_a_time(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    """Each group is a canonical convolution, where XLA's grouped one has no fast path at all."""
+    single = member._replace(groups=1)
+    if member.groups <= FEW_GROUPS:
+        pairs = zip(jnp.split(x, member.groups, -1), jnp.split(kernel, member.groups, -1), strict=True)
+        return jnp.concatenate([evaluate(*pair, member=single) for pair in pairs], -1)
+    x, kernel = (jnp.moveaxis(split(v, member.groups), -2, 0) for v in (x, kernel))
+    return merge(jnp.moveaxis(lax.map(lambda group: evaluate(*group, member=single), (x, kernel)), 0, -2))
+
+
+def split(v: jax.Array, groups: int) -> jax.Array:
+    """(..., groups · C) to (..., groups, C)."""
+    return v.reshape(*v.shape[:-1], groups, v.shape[-1] // groups)
+
+
+def merge(v: jax.Array) -> jax.Array:
+    """(..., groups, C) to (..., groups · C)."""
+    return lax.collapse(v, v.ndim - 2)

@@ -25,19 +25,19 @@ from jaxnn.layers.linear import dense, embedding
 from jaxnn.layers.normalization import batch_norm, layer_norm
 from jaxnn.layers.pooling import avg_pool, flatten, global_avg_pool, max_pool
 from jaxnn.layers.recurrent import gru, lstm, rnn
-from jaxnn.train import callbacks
-from jaxnn.train.epoch import train_epoch, train_run
-from jaxnn.train.evaluation import evaluate, predict
-from jaxnn.train.fit import FitResult, NonFiniteError, fit
-from jaxnn.train.history import History
-from jaxnn.train.learning_rate_finder import LearningRates, find_learning_rate
-from jaxnn.train.optimizers import by_path
-from jaxnn.train.state import TrainState, init_train_state
-from jaxnn.train.step import Objective, train_step
-from jaxnn.train.streams import DataError
 
 if TYPE_CHECKING:
-    from jaxnn import data, models
+    from jaxnn import data, io, models
+    from jaxnn.train import callbacks
+    from jaxnn.train.epoch import train_epoch, train_run
+    from jaxnn.train.evaluation import evaluate, predict
+    from jaxnn.train.fit import FitResult, NonFiniteError, fit
+    from jaxnn.train.history import History
+    from jaxnn.train.learning_rate_finder import LearningRates, find_learning_rate
+    from jaxnn.train.optimizers import by_path
+    from jaxnn.train.state import TrainState, init_train_state
+    from jaxnn.train.step import Objective, train_step
+    from jaxnn.train.streams import DataError
 
 __version__ = "0.1.0"
 
@@ -74,6 +74,7 @@ __all__ = [
     "init_train_state",
     "initializers",
     "inspect",
+    "io",
     "kernels",
     "layer_norm",
     "losses",
@@ -100,7 +101,29 @@ __all__ = [
 ]
 
 
+_LATER = {  # what is imported when it is first used: not every program trains, and models are built from the names above
+    **dict.fromkeys(("data", "io", "models"), ""),
+    "callbacks": "train",
+    **dict.fromkeys(("FitResult", "NonFiniteError", "fit"), "train.fit"),
+    **dict.fromkeys(("LearningRates", "find_learning_rate"), "train.learning_rate_finder"),
+    **dict.fromkeys(("Objective", "train_step"), "train.step"),
+    **dict.fromkeys(("TrainState", "init_train_state"), "train.state"),
+    **dict.fromkeys(("evaluate", "predict"), "train.evaluation"),
+    **dict.fromkeys(("train_epoch", "train_run"), "train.epoch"),
+    "DataError": "train.streams",
+    "History": "train.history",
+    "by_path": "train.optimizers",
+}
+
+
 def __getattr__(name: str):
-    if name in ("data", "models"):  # the one is not always needed, the other is built from the names above
-        return _import_module(f"jaxnn.{name}")
-    raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
+    room = _LATER[name]
+    if room in ("", "train"):
+        return _import_module(".".join(filter(None, ("jaxnn", room, name))))
+    return getattr(_import_module(f"jaxnn.{room}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

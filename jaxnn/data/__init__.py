@@ -1,8 +1,9 @@
-"""Arrays in: real data sets, your own `.npz` files, seeded splits and honest standardization. NumPy only."""
+"""Arrays in: real data sets, your own `.npz` files, seeded splits and honest standardization. NumPy only, but for `augment`."""
 
+from jaxnn.data import augment
 from jaxnn.data.dataset import Dataset, from_arrays
 from jaxnn.data.idx import read_idx
 from jaxnn.data.prepare import moments, split, standardize
 from jaxnn.data.sources import NAMES, load
 
-__all__ = ["NAMES", "Dataset", "from_arrays", "load", "moments", "read_idx", "split", "standardize"]
+__all__ = ["NAMES", "Dataset", "augment", "from_arrays", "load", "moments", "read_idx", "split", "standardize"]

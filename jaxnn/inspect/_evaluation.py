@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,16 +13,10 @@ import numpy as np
 from jax.extend.core import Literal
 
 # Calls whose program is evaluated in their place; what is not listed, and is no loop or branch, is one operation.
-CALLS = frozenset(
-    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split()
-)
-# Operations that make each value of one value of each input.
-POINTWISE = frozenset(
-    "add sub mul div rem neg max min exp exp2 expm1 log log1p sqrt rsqrt cbrt pow integer_pow square logistic tan tanh sinh cosh "
-    "asin acos atanh acosh lgamma digamma convert_element_type".split()
-)
-
-PIECE = 32  # so many equations are computed as one
+CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
+# How operations begin that make a value of many values, also where shapes are alike.
+TOGETHER = ("dot", "canonical", "conv_", "cum", "scatter", "reduce", "sort", "triangular", "cholesky", "fft")
+PIECES = 128, 16  # so many equations are computed as one, and so many of those if something is not finite
 
 
 class Place(NamedTuple):
@@ -50,7 +44,7 @@ class Origin:
     """A value that is not finite, and what it was made from.
 
     It is `new` if it was made from finite values, or if it is a NaN made from infinities that are meant. These are
-    constants, and what was made from nothing else that is not finite: the −∞ of a mask, and the masked values.
+    constants of the program, and what was made from nothing else that is not finite: a mask's −∞, and the masked values.
     """
 
     number: int  # in the order of evaluation
@@ -80,28 +74,17 @@ def constant(array: Any) -> Value:
     return Value(array, *_finite_nan(array), True)
 
 
-class Piece(NamedTuple):
-    """Some equations of a program, one after the other, and the program they are by themselves."""
-
-    start: int
-    eqns: Sequence[Any]
-    inputs: list[Any]
-    outputs: list[Any]
-    done: list[Any]  # the inputs that nothing after it needs
-    compute: Any
-
-
 class Evaluation:
-    """The evaluation of one program.
+    """The evaluation of a program, and of the programs in it.
 
-    A piece of the program is compiled and computed as one. If what comes out is finite, nothing in it matters; otherwise
-    it is computed again, one operation after the other.
+    A piece of a program is compiled and computed as one. If what comes out is finite, nothing in it matters; otherwise it
+    is computed again in smaller pieces, and in the end one operation after the other.
     """
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
         self._numbers = itertools.count()
-        self._pieces: dict[int, tuple[Any, list[Piece]]] = {}
+        self._programs: dict[int, _Program] = {}
 
     def given(self, array: Any, phase: str, path: str) -> Value:
         """A value the program is given, called `path` if it is where all begins."""
@@ -109,40 +92,46 @@ class Evaluation:
         if finite:
             return Value(array, True, False, False)
         what, rows = self._described(array, nan)
-        return Value(array, False, nan, False, (Origin(next(self._numbers), Place((phase, path)), "", 0, what, rows, True, False),))
+        origin = Origin(next(self._numbers), Place((phase, path)), "", 0, what, rows, new=True, meant=False)
+        return Value(array, False, nan, False, (origin,))
 
     def run(self, jaxpr: Any, consts: Sequence, inputs: Sequence[Value], place: Place, *, need_first: bool = False) -> list:
         """The outputs of a program.
 
         With `need_first`, the evaluation ends when the first output is there and not finite; it alone is returned.
         """
+        if id(jaxpr) not in self._programs:
+            self._programs[id(jaxpr)] = _Program(jaxpr)
+        program = self._programs[id(jaxpr)]
         env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(constant, consts), *inputs), strict=True))
-        if id(jaxpr) not in self._pieces:  # the program is kept with its pieces, so that its id stays its own
-            self._pieces[id(jaxpr)] = jaxpr, _in_pieces(jaxpr)
-        for piece in self._pieces[id(jaxpr)][1]:
-            values = [env[v] for v in piece.inputs]
-            outputs = self._together(piece, values) if len(piece.eqns) > 1 else None
-            env |= zip(piece.outputs, outputs or self._one_by_one(piece, values, place), strict=True)
-            if need_first and jaxpr.outvars[0] in piece.outputs and not env[jaxpr.outvars[0]].finite:
-                return [env[jaxpr.outvars[0]]]
-            for v in piece.done:
-                del env[v]  # not all values of a large model are kept
+        for start, stop in itertools.pairwise(program.cuts):
+            self._advance(program, start, stop, env, place)
+            if need_first and stop == program.first and not (value := _read(env, jaxpr.outvars[0])).finite:
+                return [value]
         return [_read(env, v) for v in jaxpr.outvars]
 
-    def _together(self, piece: Piece, values: list[Value]) -> list[Value] | None:
+    def _advance(self, program: _Program, start: int, stop: int, env: dict[Any, Value], place: Place) -> None:
+        piece = program.piece(start, stop)
+        outputs = self._together(piece, [env[v] for v in piece.inputs]) if stop - start > 1 else None
+        if outputs is not None:
+            env |= zip(piece.outputs, outputs, strict=True)
+        elif stop - start > PIECES[1]:
+            for part in range(start, stop, PIECES[1]):
+                self._advance(program, part, min(part + PIECES[1], stop), env, place)
+        else:
+            for index, eqn in enumerate(program.jaxpr.eqns[start:stop], start):
+                values = [_read(env, v) for v in eqn.invars]
+                env |= zip(eqn.outvars, self._equation(eqn, values, place.of(index, eqn)), strict=True)
+        for v in piece.done:  # not all values of a large model are kept
+            env.pop(v, None)
+
+    def _together(self, piece: _Piece, values: list[Value]) -> list[Value] | None:
         """The outputs of a piece, or None if one of them is not finite without being known to follow from a NaN before."""
         before = _origins(v for v in values if v.nan and not all(origin.meant for origin in v.origins))
         outputs = [Value(array, *_finite_nan(array), False) for array in piece.compute(*(v.array for v in values))]
         if not all(v.finite or (v.nan and before) for v in outputs):
             return None
         return [v if v.finite else v._replace(origins=before) for v in outputs]
-
-    def _one_by_one(self, piece: Piece, values: list[Value], place: Place) -> list[Value]:
-        env = dict(zip(piece.inputs, values, strict=True))
-        for index, eqn in enumerate(piece.eqns, piece.start):
-            outputs = self._equation(eqn, [_read(env, v) for v in eqn.invars], place.of(index, eqn))
-            env |= zip(eqn.outvars, outputs, strict=True)
-        return [env[v] for v in piece.outputs]
 
     def _equation(self, eqn: Any, values: list[Value], place: Place) -> list[Value]:
         name, programs = eqn.primitive.name, bodies(eqn)
@@ -169,7 +158,7 @@ class Evaluation:
         empty = [v.aval for v in body.outvars[n_carry:]]
         return [*carry, *(_stacked([row[k] for row in rows], like) for k, like in enumerate(empty))]
 
-    def _while(self, params: dict, programs: list, values: list[Value], place: Place) -> list[Value]:
+    def _while(self, params: dict, programs: list[tuple[Any, Sequence]], values: list[Value], place: Place) -> list[Value]:
         n_test, n_body = params["cond_nconsts"], params["body_nconsts"]
         for_test, for_body, carry = values[:n_test], values[n_test:][:n_body], values[n_test + n_body :]
         for i in itertools.count():
@@ -179,7 +168,7 @@ class Evaluation:
         return carry
 
     def _operation(self, eqn: Any, values: list[Value], place: Place) -> list[Value]:
-        outputs = bound(eqn, [v.array for v in values])
+        outputs = _bound(eqn, [v.array for v in values])
         return [self._seen(i, y, eqn.primitive.name, values, place) for i, y in enumerate(outputs)]
 
     def _seen(self, output: int, array: Any, operation: str, values: list[Value], place: Place) -> Value:
@@ -190,13 +179,11 @@ class Evaluation:
         bad = _passed_on(operation, values)
         if nan:  # a NaN is followed to a NaN first
             bad = [v for v in bad if v.nan] or bad
-        all_meant = all(v.constant or all(origin.meant for origin in v.origins) for v in bad)
+        all_meant = all(origin.meant for v in bad for origin in v.origins)
         new = not bad or (all_meant and nan and not any(v.nan for v in bad))
-        parents = () if new else _origins(v for v in bad if not v.constant)
+        parents = () if new else _origins(v for v in bad if not (v.constant and all_meant))
         what, rows = self._described(array, nan)
-        origin = Origin(
-            next(self._numbers), place, operation, output, what, rows, new, is_constant or (all_meant and not new), parents
-        )
+        origin = Origin(next(self._numbers), place, operation, output, what, rows, new, all_meant and not new, parents)
         if new:
             origin.example = _example(operation, values, np.asarray(array))
         return Value(array, False, nan, is_constant, (origin,))
@@ -221,34 +208,52 @@ def first(values: Sequence[Value]) -> Origin | None:
     return min(origins, key=lambda origin: origin.number, default=None)
 
 
-def _in_pieces(jaxpr: Any) -> list[Piece]:
-    """A program cut every so many equations, and after the one that makes its first output."""
-    made = {v: i for i, eqn in enumerate(jaxpr.eqns) for v in eqn.outvars}
-    last = {v: i for i, eqn in enumerate(jaxpr.eqns) for v in eqn.invars if not isinstance(v, Literal)}
-    last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, Literal)}
-    cuts = {*range(0, len(jaxpr.eqns), PIECE), len(jaxpr.eqns)}
-    cuts |= {made[v] + 1 for v in jaxpr.outvars[:1] if not isinstance(v, Literal) and v in made}
-    return [_piece(jaxpr.eqns, start, stop, last) for start, stop in itertools.pairwise(sorted(cuts))]
+class _Piece(NamedTuple):
+    inputs: list[Any]
+    outputs: list[Any]  # what is needed after it
+    done: list[Any]  # what is not
+    compute: Callable[..., list]
 
 
-def _piece(eqns: Sequence[Any], start: int, stop: int, last: dict[Any, int]) -> Piece:
-    part = eqns[start:stop]
-    made = {v: None for eqn in part for v in eqn.outvars}
-    inputs = list({v: None for eqn in part for v in eqn.invars if not isinstance(v, Literal) and v not in made})
-    outputs = [v for v in made if last.get(v, -1) >= stop]
-    done = [v for v in inputs if last[v] < stop]
+class _Program:
+    """A program, where to cut it, and its pieces, each compiled when it is needed."""
 
-    def compute(*arrays):
-        env = dict(zip(inputs, arrays, strict=True))
-        for eqn in part:
-            results = bound(eqn, [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars])
-            env |= zip(eqn.outvars, results, strict=True)
-        return [env[v] for v in outputs]
+    def __init__(self, jaxpr: Any):
+        self.jaxpr = jaxpr
+        n = len(jaxpr.eqns)
+        makes_first = [i for i, eqn in enumerate(jaxpr.eqns, 1) if any(v is w for v in eqn.outvars for w in jaxpr.outvars[:1])]
+        self.first = sum(makes_first)  # the equations that the first output needs, or 0 where it is there before
+        self.cuts = sorted({*range(0, n, PIECES[0]), self.first, n})
+        uses = [(v, i) for i, eqn in enumerate(jaxpr.eqns) for v in eqn.invars] + [(v, n) for v in jaxpr.outvars]
+        self._last = {v: i for v, i in uses if not isinstance(v, Literal)}
+        self._pieces: dict[tuple[int, int], _Piece] = {}
 
-    return Piece(start, part, inputs, outputs, done, jax.jit(compute))
+    def piece(self, start: int, stop: int) -> _Piece:
+        """The equations from `start` to `stop` as a program."""
+        if (start, stop) not in self._pieces:
+            self._pieces[start, stop] = self._cut(start, stop)
+        return self._pieces[start, stop]
+
+    def _cut(self, start: int, stop: int) -> _Piece:
+        eqns = self.jaxpr.eqns[start:stop]
+        made = dict.fromkeys(v for eqn in eqns for v in eqn.outvars)
+        inputs = list(dict.fromkeys(v for eqn in eqns for v in eqn.invars if not isinstance(v, Literal) and v not in made))
+        needed = {v: self._last.get(v, -1) >= stop for v in (*inputs, *made)}
+        outputs = [v for v in made if needed[v]]
+
+        def compute(*arrays):
+            env = dict(zip(inputs, arrays, strict=True))
+            for eqn in eqns:
+                env |= zip(
+                    eqn.outvars, _bound(eqn, [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars]), strict=True
+                )
+            return [env[v] for v in outputs]
+
+        quickly = jax.jit(compute, compiler_options={"xla_backend_optimization_level": 0})  # it runs once or in a short loop
+        return _Piece(inputs, outputs, [v for v in needed if not needed[v]], quickly)
 
 
-def bound(eqn: Any, arrays: Sequence[Any]) -> Sequence[Any]:
+def _bound(eqn: Any, arrays: Sequence[Any]) -> Sequence[Any]:
     """The outputs of one equation."""
     with eqn.ctx.manager:
         outputs = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
@@ -294,12 +299,16 @@ def _example(operation: str, values: list[Value], result: np.ndarray) -> str:
     """The first value that is not finite with its arguments, or the size of the arguments."""
     arrays = [np.asarray(v.array) for v in values if jnp.issubdtype(getattr(v.array, "dtype", type(v.array)), jnp.inexact)]
     arrays = [a if np.iscomplexobj(a) else a.astype(np.float64) for a in arrays]
-    if operation in POINTWISE and arrays and all(a.shape in ((), result.shape) for a in arrays):
+    if arrays and not operation.startswith(TOGETHER) and all(_stretches(a.shape, result.shape) for a in arrays):
         place = tuple(np.argwhere(~np.isfinite(result))[0])
-        arguments = ", ".join(f"{a[place] if a.ndim else a[()]:.4g}" for a in arrays)
+        arguments = ", ".join(f"{np.broadcast_to(a, result.shape)[place]:.4g}" for a in arrays)
         return f"{operation}({arguments}) = {result.astype(arrays[0].dtype)[place]:.4g}"
     sizes = [np.abs(a).max() for a in arrays if a.size]
-    return f"{operation} of values up to {max(sizes):.4g}" if sizes else ""
+    return f"values up to {max(sizes):.4g}" if sizes else ""
+
+
+def _stretches(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return not shape or (len(shape) == len(to) and all(n in (1, m) for n, m in zip(shape, to, strict=True)))
 
 
 def _on_host(array: Any) -> Any:

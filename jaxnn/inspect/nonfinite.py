@@ -31,8 +31,8 @@ _FOREIGN = tuple(str(Path(m).parent) + os.sep for m in (jax.__file__, jaxlib.__f
 _FOREIGN += (contextlib.__file__, functools.__file__)
 
 _STARTED = {
-    "parameters": "An earlier step made it so, by too large a learning rate or a gradient that was not finite, or it was loaded so.",
-    "state": "An earlier step made it so, or it was loaded so.",
+    "parameters": "An earlier step made it so, by a gradient that was not finite or too large a learning rate.",
+    "state": "An earlier step made it so.",
     "input": "Drop these samples or fill the values in.",
     "targets": "Drop these samples or fill the values in.",
 }
@@ -44,8 +44,8 @@ _DOMAINS = {
     "rem": "Keep the divisor away from 0.",
     "sqrt": "The square root takes what is not below 0: a variance as a difference of squares can come out negative.",
     "rsqrt": "Keep the argument above 0: add a small constant, an epsilon, to it.",
-    "exp": "exp overflows above 88.7 in float32, above 11.1 in float16: subtract the maximum before, or use softmax, logsumexp or "
-    "softplus.",
+    "exp": "exp overflows above 88.7 in float32, above 11.1 in float16: subtract the maximum before, or use softmax, "
+    "logsumexp or softplus.",
     "pow": "A power of a negative number, a negative power of 0, or one that overflows: keep the base positive and small.",
     "integer_pow": "A negative power of 0, or one that overflows: keep the base away from 0, and small.",
 }
@@ -67,7 +67,8 @@ class NonFinite:
         value: their type and shape, such as `"float32[128, 10]"`.
         samples: their indices in the batch; empty where the value has no axis of samples.
         step: the step of the layer's own loop, such as a recurrent layer's time step; None outside a loop.
-        example: one of them as it was computed, such as `"log(0) = -inf"`; empty if it was there from the start.
+        example: one of them as it was computed, such as `"log(0) = -inf"`, or the size of what it was computed from, such as
+            `"values up to 3e+37"`; empty if it was there from the start.
         source: the line in the user's own code, `"file:line: text"`; empty if there is none.
         hint: how to mend it.
     """
@@ -94,9 +95,9 @@ class NonFinite:
         notes += [] if self.step is None else [f"step {self.step} of its loop"]
         where += f" ({', '.join(notes)})" if notes else ""
         verb = f": {self.operation} gives" if self.operation else " has"
-        few = ", ".join(map(str, self.samples[:5])) + (f", … ({len(self.samples)} in all)" if self.samples[5:] else "")
+        few = ", ".join(map(str, self.samples[:5])) + (f" and {len(self.samples) - 5} others" if self.samples[5:] else "")
         samples = f", in sample{'s' if self.samples[1:] else ''} {few} of the batch" if few else ""
-        example = f", as {self.example}" if self.example else ""
+        example = f", {'as' if ' = ' in self.example else 'from'} {self.example}" if self.example else ""
         first = f"{where}{verb} {self.kind} in {self.count:,} of {self.size:,} values, {self.value}{samples}{example}"
         source = f"; the line is {self.source}" if self.source else ""
         return f"{first}{source}. {self.hint}"
@@ -206,8 +207,8 @@ def locate(
     origin = first(gradients if value.finite else [value])
     if origin is None:
         return None
-    phase, path = origin.place.names[:2] if not origin.operation else ("", "")
-    if phase:
+    if not origin.operation:
+        phase, path = map(str, origin.place.names)
         samples = origin.rows.get(0, ()) if phase in ("input", "targets") else ()
         return NonFinite(path, phase, None, *origin.what, samples, hint=_STARTED[phase])
     path, step = _layer(origin.place.names, spec, model.name)
@@ -287,7 +288,7 @@ def _own_line(traceback: Any, function: str | None) -> str:
             break
     else:
         return ""
-    return own and f"{own.file_name}:{own.line_num}: {linecache.getline(own.file_name, own.line_num).strip()}" or ""
+    return f"{own.file_name}:{own.line_num}: {linecache.getline(own.file_name, own.line_num).strip()}" if own else ""
 
 
 def _hint(origin: Origin, phase: str) -> str:
@@ -297,7 +298,9 @@ def _hint(origin: Origin, phase: str) -> str:
     if origin.meant:
         if phase == "loss":
             return "The loss is made so for a target that it has no meaning for, such as a label that is no class."
-        return f"A constant {kind} was put there by intention, as a mask is; what comes after it does not keep it from the loss."
+        return (
+            f"A constant {kind} was put there by intention, as a mask is; what comes after it does not keep it from the loss."
+        )
     if "inf" in arguments:
         return (
             "Infinities that were put there by intention meet, as in the softmax of a row that is masked as a whole: "
@@ -305,12 +308,16 @@ def _hint(origin: Origin, phase: str) -> str:
         )
     if phase == "backward" and (kind == "nan" or origin.operation in _DOMAINS):
         return (
-            "The loss is finite and its derivative is not, as that of sqrt, norm or a power at 0, or of the branch that a where "
-            "leaves out: keep the argument where the derivative is finite, f(jnp.where(good, x, 1)), or add a small constant."
+            "The loss is finite and its derivative is not, as that of sqrt, norm or a power at 0, or of the branch that a "
+            "where leaves out: keep the argument where the derivative is finite, as f(jnp.where(good, x, 1)) does, or add "
+            "a small constant to it."
         )
     if origin.operation in _DOMAINS:
         return _DOMAINS[origin.operation]
-    largest = f"The largest number of {dtype} is {float(jnp.finfo(dtype).max):.3g}"
-    if dtype.itemsize < 4 and jnp.finfo(dtype).max < 1e30:
-        return f"{largest}: compute in bfloat16 or float32, as nn.dtype_policy does."
-    return f"{largest}: a lower learning rate, clipped gradients, normalised data or a normalisation layer keep values small."
+    largest = float(jnp.finfo(dtype).max)
+    if largest < 1e30:
+        return f"The largest number of {dtype} is {largest:.3g}: compute in bfloat16 or float32, as nn.dtype_policy does."
+    return (
+        f"The largest number of {dtype} is {largest:.3g}: a lower learning rate, clipped gradients, normalised data or a "
+        "normalisation layer keep values small."
+    )

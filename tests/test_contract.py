@@ -5,6 +5,7 @@ An entry is a factory, an example input, and the golden tree of its parameter (a
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import jaxnn as nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     make: Any
     x: Any
@@ -184,15 +185,21 @@ LAYERS = {
 every = pytest.mark.parametrize("entry", LAYERS.values(), ids=LAYERS.keys())
 
 
+@functools.cache
 def made(entry: Entry):
     model = entry.make()
-    params, state = model.init(jax.random.key(0), entry.x)
+    params, state = jax.jit(model.init)(jax.random.key(0), entry.x)
     return model, params, state
 
 
 def run(entry: Entry, model, params, state, x, training=False):
     key = jax.random.key(1) if training else None
-    return model.apply(params, state, x, key=key, training=training)
+    return _apply(model)(params, state, x, key=key, training=training)
+
+
+@functools.cache
+def _apply(model):
+    return jax.jit(model.apply, static_argnames="training")
 
 
 def close(a, b, rtol=1e-5, atol=1e-6):
@@ -254,18 +261,15 @@ def test_apply_always_returns_a_pair_and_keeps_the_state_structure(entry):
 @pytest.mark.parametrize("training", [False, True])
 def test_jit_gives_the_same(entry, training):
     model, params, state = made(entry)
-    jitted = jax.jit(model.apply, static_argnames="training")
     key = jax.random.key(1) if training else None
-    close(
-        jitted(params, state, entry.x, key=key, training=training),
-        run(entry, model, params, state, entry.x, training),
-    )
+    op_by_op = model.apply(params, state, entry.x, key=key, training=training)
+    close(run(entry, model, params, state, entry.x, training), op_by_op)
 
 
 @every
 def test_gradients_exist_and_are_finite(entry):
     model, params, state = made(entry)
-    gradients = jax.grad(lambda p: energy(run(entry, model, p, state, entry.x, training=True)[0]))(params)
+    gradients = jax.jit(jax.grad(lambda p: energy(run(entry, model, p, state, entry.x, training=True)[0])))(params)
     assert jax.tree.structure(gradients) == jax.tree.structure(params)
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradients))
     if params:
@@ -275,26 +279,26 @@ def test_gradients_exist_and_are_finite(entry):
 @every
 def test_forward_mode_agrees_with_reverse_mode(entry):
     model, params, state = made(entry)
-    if not params:
-        params = {}
-    direction = jax.tree.map(jnp.ones_like, params)
 
     def value(p):
-        return energy(run(entry, model, p, state, entry.x)[0])
+        return energy(model.apply(p, state, entry.x)[0])
 
-    _, forward = jax.jvp(value, (params,), (direction,))
-    backward = sum(jnp.sum(g) for g in jax.tree.leaves(jax.grad(value)(params)))
-    np.testing.assert_allclose(forward, backward, rtol=1e-3, atol=1e-4)
+    @jax.jit
+    def both(p):
+        _, forward = jax.jvp(value, (p,), (jax.tree.map(jnp.ones_like, p),))
+        return forward, sum(jnp.sum(g) for g in jax.tree.leaves(jax.grad(value)(p)))
+
+    np.testing.assert_allclose(*both(params), rtol=1e-3, atol=1e-4)
 
 
 @every
 def test_vmap_over_networks_equals_one_at_a_time(entry):
     model = entry.make()
     keys = jax.random.split(jax.random.key(5), 3)
-    params, state = jax.vmap(model.init, (0, None))(keys, entry.x)
-    together, _ = jax.vmap(lambda p, s: model.apply(p, s, entry.x), axis_size=3)(params, state)
+    params, state = jax.jit(jax.vmap(model.init, (0, None)))(keys, entry.x)
+    together, _ = jax.jit(jax.vmap(lambda p, s: model.apply(p, s, entry.x), axis_size=3))(params, state)
     for i in range(3):
-        one, _ = model.apply(*jax.tree.map(lambda a, i=i: a[i], (params, state)), entry.x)
+        one, _ = run(entry, model, *jax.tree.map(lambda a, i=i: a[i], (params, state)), entry.x)
         close(jax.tree.map(lambda a, i=i: a[i], together), one, rtol=1e-4, atol=1e-5)
 
 
@@ -307,10 +311,10 @@ def test_scan_over_steps_equals_a_loop(entry):
         return state, energy(y)
 
     keys = jax.random.split(jax.random.key(2), 3)
-    last, energies = jax.lax.scan(step, state, keys)
-    loop = []
+    last, energies = jax.jit(lambda state: jax.lax.scan(step, state, keys))(state)
+    loop, one = [], jax.jit(step)
     for key in keys:
-        state, e = step(state, key)
+        state, e = one(state, key)
         loop.append(e)
     np.testing.assert_allclose(energies, jnp.stack(loop), rtol=1e-4)
     close(last, state, rtol=1e-4, atol=1e-5)
@@ -325,7 +329,7 @@ def test_bfloat16_policy_takes_the_whole_model(entry):
     assert all(leaf.dtype == jnp.bfloat16 for leaf in floating(y))
     assert all(leaf.dtype == jnp.float32 for leaf in floating(after))
     y, _ = run(entry, model, params, state, entry.x)
-    close(y, run(entry, entry.make(), params, state, entry.x)[0], rtol=0.1, atol=0.1)
+    close(y, run(entry, made(entry)[0], params, state, entry.x)[0], rtol=0.1, atol=0.1)
 
 
 @every
@@ -338,8 +342,9 @@ def test_a_second_call_does_not_trace_again(entry):
         return model.apply(params, state, x)
 
     jitted = jax.jit(counted)
-    y, after = jitted(params, state, entry.x)
-    jitted(jax.tree.map(lambda a: a + 1, params), after, entry.x)
+    _, after = run(entry, model, params, state, entry.x)
+    jitted.trace(params, state, entry.x)
+    jitted.trace(jax.tree.map(lambda a: a + 1, params), after, entry.x)
     assert len(traces) == 1
 
 
@@ -347,14 +352,16 @@ def test_a_second_call_does_not_trace_again(entry):
 def test_no_tracer_leaks(entry):
     model, params, state = made(entry)
     with jax.checking_leaks():
-        jax.jit(model.init)(jax.random.key(0), entry.x)
-        jax.jit(model.apply, static_argnames="training")(params, state, entry.x, key=jax.random.key(0), training=True)
+        jax.jit(model.init).trace(jax.random.key(0), entry.x)
+        jitted = jax.jit(model.apply, static_argnames="training")
+        jitted.trace(params, state, entry.x, key=jax.random.key(0), training=True)
 
 
 @every
 def test_inference_ignores_the_key(entry):
     model, params, state = made(entry)
-    close(model.apply(params, state, entry.x, key=jax.random.key(8)), model.apply(params, state, entry.x), rtol=0, atol=0)
+    with_key = _apply(model)(params, state, entry.x, key=jax.random.key(8))
+    close(with_key, run(entry, model, params, state, entry.x), rtol=0, atol=0)
 
 
 @every
@@ -362,7 +369,7 @@ def test_training_randomness_follows_the_key(entry):
     model, params, state = made(entry)
 
     def value(seed):
-        return energy(model.apply(params, state, entry.x, key=jax.random.key(seed), training=True)[0])
+        return energy(_apply(model)(params, state, entry.x, key=jax.random.key(seed), training=True)[0])
 
     assert value(1) == value(1)
     assert (value(1) != value(2)) == entry.random
@@ -392,4 +399,4 @@ def test_numpy_inputs_are_taken(entry):
     model, params, state = made(entry)
     x = jax.tree.map(np.asarray, entry.x)
     close(model.init(jax.random.key(0), x), (params, state))
-    close(model.apply(params, state, x)[0], model.apply(params, state, entry.x)[0])
+    close(model.apply(params, state, x)[0], run(entry, model, params, state, entry.x)[0])

@@ -249,8 +249,9 @@ def test_a_loss_that_diverges_stops_the_run_and_keeps_the_last_good_parameters()
 
 
 INTERRUPTED = """
-import os, signal, sys, threading, time
+import importlib, os, signal, threading, time
 import numpy as np, jax, optax, jaxnn as nn
+fit, progress = (importlib.import_module("jaxnn.train." + name) for name in ("fit", "progress"))
 x = np.random.default_rng(0).normal(size=({samples}, 16)).astype(np.float32)
 y = (x[:, 0] > 0).astype(np.int32)
 interrupted = []
@@ -258,7 +259,7 @@ def interrupt():
     time.sleep(1.0)
     interrupted.append(time.perf_counter())
     os.kill(os.getpid(), signal.SIGINT)
-class Progress(sys.modules["jaxnn.train.progress"].Progress):
+class Progress(progress.Progress):
     started = False
     def __enter__(self):
         return self
@@ -266,7 +267,7 @@ class Progress(sys.modules["jaxnn.train.progress"].Progress):
         if not self.started:
             self.started = True
             threading.Thread(target=interrupt, daemon=True).start()
-sys.modules["jaxnn.train.fit"].Progress = Progress
+fit.Progress = Progress
 result = nn.fit(nn.models.mlp([128, 128], 2), (x, y), loss=nn.losses.cross_entropy, optimizer=optax.sgd(1e-3),
                 epochs=10**7, batch_size=8, key=jax.random.key(0))
 waited = time.perf_counter() - interrupted[0]

@@ -27,7 +27,8 @@ from jaxnn.layers.pooling import avg_pool, flatten, global_avg_pool, max_pool
 from jaxnn.layers.recurrent import gru, lstm, rnn
 
 if TYPE_CHECKING:
-    from jaxnn import data, io, models
+    from jaxnn import data, io, models, population
+    from jaxnn.population.sweep import sweep
     from jaxnn.train import callbacks
     from jaxnn.train.epoch import train_epoch, train_run
     from jaxnn.train.evaluation import evaluate, predict
@@ -84,6 +85,7 @@ __all__ = [
     "models",
     "parallel",
     "param",
+    "population",
     "positionwise",
     "predict",
     "remat",
@@ -94,6 +96,7 @@ __all__ = [
     "serial",
     "stateless",
     "summary",
+    "sweep",
     "train_epoch",
     "train_run",
     "train_step",
@@ -102,7 +105,7 @@ __all__ = [
 
 
 _LATER = {  # what is imported when it is first used: not every program trains, and models are built from the names above
-    **dict.fromkeys(("data", "io", "models"), ""),
+    **dict.fromkeys(("data", "io", "models", "population"), ""),
     "callbacks": "train",
     **dict.fromkeys(("FitResult", "NonFiniteError", "fit"), "train.fit"),
     **dict.fromkeys(("LearningRates", "find_learning_rate"), "train.learning_rate_finder"),
@@ -113,6 +116,7 @@ _LATER = {  # what is imported when it is first used: not every program trains, 
     "DataError": "train.streams",
     "History": "train.history",
     "by_path": "train.optimizers",
+    "sweep": "population.sweep",
 }
 
 

@@ -38,6 +38,7 @@ class Callback:
         on_row: `on_row(row)`, on the host, for each new line of the history, which may come some short epochs late.
         on_epoch: `on_epoch(row, train_state)`, on the host, at the end of each epoch; returning True ends the run.
         on_end: `on_end()`, on the host, however the run ended.
+        hyperparameters: the names of those that it reads, from `train_state.hyperparameters`.
 
     Example:
         The gradient's size is kept small by hand: weights never exceed 1.
@@ -63,6 +64,7 @@ class Callback:
     on_row: Callable[[dict], None] | None = None
     on_epoch: Callable[[dict, Any], bool | None] | None = None
     on_end: Callable[[], None] | None = None
+    hyperparameters: tuple[str, ...] = ()
 
     @property
     def is_pure(self) -> bool:
@@ -213,35 +215,42 @@ def target(monitor: str, value: float, *, mode: str = "max", name: str = "target
 
 
 @lru_cache(maxsize=128)
-def ema(decay: float = 0.999, *, name: str = "ema") -> Callback:
+def ema(decay: float | str = 0.999, *, name: str = "ema") -> Callback:
     """Validate and return an exponential moving average of the weights instead of the last ones (Polyak & Juditsky 1992).
 
     After step t: m ← d m + (1 − d) W with d = min(decay, (1 + t)/(10 + t)), so that the first weights are soon forgotten.
     The model's state is averaged likewise where it is floating-point.
 
     Args:
-        decay: in [0, 1).
+        decay: in [0, 1), or the name of the traced hyperparameter that it is.
         name: of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: if the decay is not in [0, 1).
+        ValueError: if the decay is not in [0, 1); at the start of a run without such a hyperparameter.
 
     Example:
         >>> ema(0.99).name
         'ema'
     """
-    if not 0 <= decay < 1:
+    named = (decay,) if isinstance(decay, str) else ()
+    if not named and not 0 <= decay < 1:
         raise ValueError(f"ema takes a decay in [0, 1), got {decay}")
+
+    def init(train_state):
+        if named and decay not in train_state.hyperparameters:
+            raise ValueError(f'ema reads the traced hyperparameter {decay!r}: give hyperparameters={{"{decay}": 0.999}}')
+        return _weights(train_state)
 
     def after_step(memory, train_state):
         t = train_state.step.astype(jnp.float32)
-        d = jnp.minimum(jnp.asarray(decay, jnp.float32), (1 + t) / (10 + t))
+        most = train_state.hyperparameters[decay] if named else jnp.asarray(decay, jnp.float32)
+        d = jnp.minimum(most, (1 + t) / (10 + t))
         return _mix(memory, (train_state.params, train_state.state), 1 - d), train_state
 
-    return Callback(name, _weights, after_step=after_step, weights=lambda memory, weights: memory)
+    return Callback(name, init, after_step=after_step, weights=lambda memory, weights: memory, hyperparameters=named)
 
 
 @lru_cache(maxsize=128)

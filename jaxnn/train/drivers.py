@@ -17,7 +17,7 @@ from jaxnn.core.scope import abstract, child_key
 from jaxnn.train.batches import leading_size
 from jaxnn.train.epoch import array_program, inputs_of, pieces
 from jaxnn.train.evaluation import as_numbers
-from jaxnn.train.hyperparameters import model_of, split
+from jaxnn.train.hyperparameters import loss_of, model_of, split
 from jaxnn.train.state import TrainState
 from jaxnn.train.step import objective_of
 
@@ -80,7 +80,8 @@ class Driver(abc.ABC):
         function = objective_of(self.plan["loss"], values).function
         key = jax.random.fold_in(child_key(train_state.key, "step"), train_state.step)
         if self.plan["augment"] is not None:
-            batch = (*self.plan["augment"](child_key(key, "augment"), tuple(batch[:2])), *batch[2:])
+            augment = loss_of(self.plan["augment"], values)
+            batch = (*augment(child_key(key, "augment"), tuple(batch[:2])), *batch[2:])
         spec = layer.setup(abstract(inputs_of(batch, self.plan["loss"])))
         return (lambda *arguments: function(*arguments)[0]), layer, train_state.params, train_state.state, batch, key, spec
 

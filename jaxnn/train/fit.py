@@ -180,7 +180,7 @@ def fit(
     validation = None if validation is None else _checked(validation, loss, "validation data")
     known = lengths(leading_size(data), batch_size, epochs) if source is None else _lengths(source, epochs)
     example = data if source is None else jax.tree.map(lambda leaf: as_host_array(leaf, "a batch"), source.example)
-    plan = _plan(model, loss, optimizer, known, batch_size, hyperparameters, metrics, callbacks)
+    plan = _plan(model, loss, optimizer, known, batch_size, hyperparameters, metrics, callbacks, augment)
     _, traced = split(hyperparameters)
     current = init_train_state(
         model,
@@ -252,12 +252,13 @@ def _lengths(source: Rows | Batches, epochs: int) -> dict[str, int]:
     return {"epochs": epochs} | ({"steps": epochs * per_epoch, "steps_per_epoch": per_epoch} if per_epoch else {})
 
 
-def _plan(model, loss, optimizer, known, batch_size, hyperparameters, metrics, callbacks) -> dict[str, Any]:
+def _plan(model, loss, optimizer, known, batch_size, hyperparameters, metrics, callbacks, augment) -> dict[str, Any]:
     """What programs are made of, checked."""
     if taken := set(hyperparameters or {}) & set(LENGTHS):
         raise ValueError(f"the hyperparameter {sorted(taken)[0]!r} is known from the run itself: call yours otherwise")
     fixed, traced = split(hyperparameters)
-    check_used(fixed, traced, model, optimizer, loss)
+    read = [name for callback in callbacks for name in getattr(callback, "hyperparameters", ())]
+    check_used(fixed, traced, model, optimizer, loss, augment, read=read)
     given = {**known, **(hyperparameters or {})}
     values = split(given)[0].at(traced, 0)
     model_of(model, values)

@@ -11,7 +11,7 @@ A function is a schedule: its value at a step is handed on.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +38,9 @@ class Hyperparameters:
 
     def at(self, traced: Mapping[str, jax.Array], step: Any) -> dict[str, Any]:
         """All of them by name, at a step."""
-        fixed = dict(self.fixed)
-        scheduled = {name: _named(schedule, fixed, f"the schedule of {name!r}", step) for name, schedule in self.schedules}
-        return {**fixed, **traced, **scheduled}
+        known = {**dict(self.fixed), **traced}
+        scheduled = {name: _named(schedule, known, f"the schedule of {name!r}", step) for name, schedule in self.schedules}
+        return {**known, **scheduled}
 
 
 def split(hyperparameters: Mapping[str, Any] | None) -> tuple[Hyperparameters, dict[str, jax.Array]]:
@@ -110,11 +110,11 @@ def optimizer_of(optimizer: Any, values: Mapping[str, Any]) -> Any:
 
 def loss_of(loss: Callable, values: Mapping[str, Any]) -> Callable:
     """The loss with those hyperparameters bound that its signature names."""
-    named = {name: value for name, value in values.items() if name in _parameters(loss) and name not in LENGTHS}
+    named = {name: value for name, value in values.items() if name in parameters_of(loss) and name not in LENGTHS}
     return (lambda *arguments, **others: loss(*arguments, **named, **others)) if named else loss
 
 
-def check_used(hyperparameters: Hyperparameters, traced: Mapping[str, Any], *takers: Any) -> None:
+def check_used(hyperparameters: Hyperparameters, traced: Mapping[str, Any], *takers: Any, read: Iterable[str] = ()) -> None:
     """Each hyperparameter is named by somebody: a misspelt one would silently do nothing.
 
     Raises:
@@ -122,8 +122,8 @@ def check_used(hyperparameters: Hyperparameters, traced: Mapping[str, Any], *tak
     """
     schedules = dict(hyperparameters.schedules)
     given = {*dict(hyperparameters.fixed), *traced, *schedules} - set(LENGTHS)
-    named = {name for taker in (*takers, *schedules.values()) if taker is not None for name in _parameters(taker)}
-    if unused := sorted(given - named):
+    named = {name for taker in (*takers, *schedules.values()) if taker is not None for name in parameters_of(taker)}
+    if unused := sorted(given - named - set(read)):
         raise ValueError(
             f"nothing takes the hyperparameter {', '.join(map(repr, unused))}: neither the model nor the optimizer nor the "
             f"loss is a function with a parameter of that name; they name {', '.join(sorted(named)) or 'none'}"
@@ -136,7 +136,7 @@ def _named(function: Callable, values: Mapping[str, Any], what: str, *positional
     Raises:
         TypeError: if it needs one that there is not.
     """
-    parameters = list(_parameters(function).values())[len(positional) :]
+    parameters = list(parameters_of(function).values())[len(positional) :]
     missing = [p.name for p in parameters if p.default is p.empty and p.kind in _BY_NAME and p.name not in values]
     if missing:
         call = f"{getattr(function, '__name__', 'it')}({', '.join(missing)})"
@@ -151,7 +151,8 @@ def _named(function: Callable, values: Mapping[str, Any], what: str, *positional
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
+def parameters_of(function: Any) -> Mapping[str, inspect.Parameter]:
+    """A function's parameters by name; none of what is no function."""
     if isinstance(function, Layer) or not callable(function):
         return {}
     try:

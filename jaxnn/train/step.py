@@ -99,7 +99,7 @@ def train_step(
         function = objective_of(loss, values).function
         key = jax.random.fold_in(child_key(train_state.key, "step"), train_state.step)
         if augment is not None:
-            batch = (*augment(child_key(key, "augment"), tuple(batch[:2])), *batch[2:])
+            batch = (*loss_of(augment, values)(child_key(key, "augment"), tuple(batch[:2])), *batch[2:])
         scale = train_state.loss_scale.scale if train_state.loss_scale else None
 
         def objective(params, state, part, key):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from jaxnn import kernels
 from jaxnn.population.groups import started
@@ -46,7 +47,7 @@ class Block(NamedTuple):
 
 _SHARED = ("step", "epoch", "position")  # the same for every member
 _AXES = Block(TrainState(**{n: None if n in _SHARED else 0 for n in TrainState._fields}), 0, 0)  # type: ignore[arg-type]
-_AXES_OF_ONE_SEED = _AXES._replace(train_state=_AXES.train_state._replace(key=None))
+_AXES_OF_ONE_SEED = _AXES._replace(train_state=_AXES.train_state._replace(key=None))  # type: ignore[arg-type]
 
 
 def over_members(function: Callable) -> Callable:
@@ -67,7 +68,7 @@ def over_members(function: Callable) -> Callable:
 def of_each(function: Callable, block: Block) -> Block:
     """The block with a function of every leaf that is not shared by all members."""
     shared = {name: getattr(block.train_state, name) for name in _SHARED}
-    own = block._replace(train_state=block.train_state._replace(**dict.fromkeys(_SHARED)))
+    own = block._replace(train_state=block.train_state._replace(**dict.fromkeys(_SHARED)))  # type: ignore[arg-type]
     own = jax.tree.map(function, own)
     return own._replace(train_state=own.train_state._replace(**shared))
 
@@ -75,7 +76,7 @@ def of_each(function: Callable, block: Block) -> Block:
 def columns_of(block: Block, columns: Any) -> Block:
     """The block with these of its settings alone."""
     key = block.train_state.key
-    rest = block._replace(train_state=block.train_state._replace(key=None))
+    rest = block._replace(train_state=block.train_state._replace(key=None))  # type: ignore[arg-type]
     taken = of_each(lambda a: a[:, columns], rest)
     return taken._replace(train_state=taken.train_state._replace(key=key))
 
@@ -170,9 +171,10 @@ class Program:
     """A function that is traced in one thread and compiled in another; the first argument's buffers are used up."""
 
     def __init__(self, function: Callable, arguments: tuple, donate: bool = False):
-        donated = {"donate_argnums": 0} if donate else {}
         start = time.perf_counter()
-        self._traced = jax.jit(function, compiler_options=kernels.compiler_options(), **donated).lower(*arguments)
+        self._traced = jax.jit(function, compiler_options=kernels.compiler_options(), donate_argnums=0 if donate else ()).lower(
+            *arguments
+        )
         self.output = self._traced.out_info
         self.place = _place(self._traced.as_text(), *map(jax.tree.structure, (arguments, self.output)))
         self._tracing = time.perf_counter() - start
@@ -203,3 +205,33 @@ class _Place:
 def _place(text: str, arguments: Any, output: Any) -> _Place:
     """Where a compiled program is kept: programs of one text, such as those of two initializations, are one."""
     return _Place()
+
+
+def program_for(plan: Plan, loss_scaling: bool, name: str, mesh: Any, arguments: tuple) -> Program:
+    """The program `"start"`, `"epochs"` or `"final"` for such arguments; those of `"start"` begin with the abstract inputs."""
+    leaves, structure = jax.tree.flatten(arguments)
+    forms = tuple((leaf.shape, leaf.dtype, leaf.sharding if getattr(leaf, "committed", False) else None) for leaf in leaves)
+    return _kept_program(plan, loss_scaling, name, mesh, forms, structure)
+
+
+@lru_cache(maxsize=512)
+def _kept_program(plan: Plan, loss_scaling: bool, name: str, mesh: Any, forms: tuple, structure: Any) -> Program:
+    """Kept, so that a second sweep neither traces nor compiles again."""
+    arguments = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(s, d, sharding=sharding) for s, d, sharding in forms])
+    axis = None if mesh is None else mesh.axis_names[0]
+    if name == "start":
+        x, *arguments = arguments
+        function = start_program(plan, loss_scaling, x)
+    else:
+        function = epochs_program(plan, MOST_ROWS, axis) if name == "epochs" else final_program(plan)
+    if mesh is not None:
+        each, none = P(None, axis), P()
+        state = TrainState(*[each] * len(TrainState._fields))._replace(key=none, step=none, epoch=none, position=none)  # type: ignore[arg-type]
+        block = Block(state, each, each)  # type: ignore[arg-type]
+        inputs, outputs = {
+            "start": ((none, P(axis)), block),
+            "epochs": ((block, none, none, none), (block, P(None, None, axis), none)),
+            "final": ((block,), each),
+        }[name]
+        function = jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+    return Program(function, tuple(arguments), donate=name == "epochs")

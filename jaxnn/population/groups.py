@@ -45,7 +45,8 @@ class Group:
     def values(self, i: int) -> dict[str, Any]:
         """All that is known by name of the group's setting `i`, at step 0."""
         fixed, traced = split({**self.plan["hyperparameters"], **{k: float(v[i]) for k, v in self.traced.items()}})
-        return fixed.at({name: float(value) for name, value in traced.items()}, 0)
+        numbers: dict[str, Any] = {name: float(value) for name, value in traced.items()}
+        return fixed.at(numbers, 0)
 
 
 def started(plan: Plan, loss_scaling: bool, key: jax.Array, traced: Mapping[str, Any], x: Any) -> TrainState:

@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxnn.core.layer import Layer
 from jaxnn.population.groups import OWN, Group
-from jaxnn.population.runner import Trained, Work
 from jaxnn.population.space import Setting
+from jaxnn.population.work import Trained, Work
 from jaxnn.train.hyperparameters import loss_of, model_of
 from jaxnn.train.step import Objective
 
@@ -74,7 +74,7 @@ class Sweep:
     Attributes:
         rows: a dict for each member, by number: the hyperparameters, `seed`, the values of the history at the epoch whose
             weights these are (`loss`, `val_loss`, …), `epoch`, `epochs` trained, and `status`: `"finished"`, `"early"`,
-            `"diverged"` or `"interrupted"`.
+            `"diverged"`, `"dropped"` by a search, or `"interrupted"`.
         names: of the hyperparameters.
         groups: the members by structure, stacked.
         note: how many programs there were and why, and how long it took.
@@ -165,7 +165,7 @@ class Sweep:
         Raises:
             ValueError: there is no such value, or no member has one.
         """
-        monitor, sign = self._monitored(monitor, mode)
+        monitor, sign = self.monitored(monitor, mode)
         values = [sign * row[monitor] for row in self.rows]
         if all(math.isnan(value) for value in values):
             raise ValueError(f"no member has a value of {monitor!r}: all diverged, or none finished an epoch")
@@ -182,7 +182,7 @@ class Sweep:
             For each setting its hyperparameters, and of each value `name` and `name_std` (n − 1 in the denominator; 0 for
             one seed). Members that diverged make a setting's values NaN, and settings with NaN come last.
         """
-        monitor, sign = self._monitored(monitor, mode)
+        monitor, sign = self.monitored(monitor, mode)
         seeds = len(self.rows) // len(self._settings)
         rows = []
         for number, setting in enumerate(self._settings):
@@ -212,7 +212,8 @@ class Sweep:
         own = {*self.names, "seed", "epoch", "epochs", "status"}
         return [name for name in self.rows[0] if name not in own]
 
-    def _monitored(self, monitor: str | None, mode: str | None) -> tuple[str, float]:
+    def monitored(self, monitor: str | None, mode: str | None) -> tuple[str, float]:
+        """The name of the value that counts, and the sign that makes small ones good."""
         names = self._values()
         monitor = monitor or ("val_loss" if "val_loss" in names else "loss")
         if monitor not in names:
@@ -262,7 +263,8 @@ def _row(setting: Setting, seed: int, work: Work, j: int, k: int) -> dict[str, A
     order = sorted(values, key=lambda name: (name in setting, name.startswith("val_"), not name.endswith("loss")))
     values = {name: values[name] for name in order if name not in setting and name != "learning_rate"}
     finished = "finished" if epochs == work.group.epochs else "early"
-    status = "diverged" if result.diverged[j, k] else finished if result.done[j, k] else "interrupted"
+    unfinished = "interrupted" if work.selected[j] else "dropped"
+    status = "diverged" if result.diverged[j, k] else finished if result.done[j, k] else unfinished
     return {**setting, "seed": seed, **values, "epoch": epoch, "epochs": epochs, "status": status}
 
 
@@ -276,11 +278,14 @@ def _note(works: Sequence[Work], members: int, strategy: str, seconds: float, co
     names = sorted({name for work in works for name in work.group.structural}, key=lambda name: (name in OWN, name))
     varied = [name for name in names if len({repr(work.group.structural.get(name)) for work in works}) > 1]
     why = f", as {', '.join(varied)} decide{'s' * (len(varied) == 1)} on the program" if len(works) > 1 else ""
+    made = sum(int(work.result.epochs.sum()) for work in works)
+    full = sum(work.result.epochs.size * work.group.epochs for work in works)
     programs = {id(program.place) for work in works for program in work.programs.values()}
     sizes = {len(s) * len(c) for work in works for s, c in work.rectangles}
     blocks = f", blocks of {' or '.join(map(str, sorted(sizes)))}" if sizes else ""
     return (
         f"{members:,} members in {len(works)} group{'s' * (len(works) > 1)}{why}; {len(programs)} programs; "
+        f"{made:,} of {full:,} epochs; "
         f"{strategy}{blocks}; {seconds:.1f} s, compiling {compiling:.1f} s over all threads"
     )
 

@@ -13,21 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
-from jaxnn.core.scope import abstract
-from jaxnn.population.block import MOST_ROWS, Block, Program, columns_of, epochs_program, final_program, start_program
-from jaxnn.population.groups import Group, check_traceable
-from jaxnn.train.drivers import Plan
-from jaxnn.train.epoch import inputs_of, pieces
-from jaxnn.train.state import TrainState
+from jaxnn.population.block import MOST_ROWS, Block, Program, columns_of, program_for
+from jaxnn.population.work import Work
 
 CALL_SECONDS = 0.5  # what a call shall take, as in `fit`
 CPU_MEMBERS = 16  # of a block: more gain nothing on a core, and fewer blocks can be spread over the cores
@@ -59,7 +54,9 @@ def strategy_for(mesh: Any = None, memory: int | None = None) -> Strategy:
     """The strategy of the present backend, see `bench/population.py` for the measurements it stands on."""
     device = jax.devices()[0]
     if mesh is not None:
-        return Strategy(1, None, memory or _free_memory(device), mesh)
+        if not isinstance(mesh, Mesh) or len(mesh.axis_names) != 1:
+            raise ValueError(f"mesh is a jax.sharding.Mesh with one axis, over which members are spread; got {mesh!r}")
+        return Strategy(1, None, memory or _free_memory(device), Mesh(mesh.devices, mesh.axis_names))
     if device.platform == "cpu":
         return Strategy(len(os.sched_getaffinity(0)), CPU_MEMBERS, memory or _free_memory(device))
     return Strategy(1, None, memory or _free_memory(device))
@@ -71,109 +68,6 @@ def _free_memory(device: Any) -> int:
     if "bytes_limit" in stats:
         return int(0.8 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-@dataclass
-class Trained:
-    """What a group leaves, on the host; every array has two leading axes, settings and seeds.
-
-    Attributes:
-        params: the parameters.
-        state: the models' states.
-        epoch: the epoch at whose end these were the parameters.
-        history: (…, epochs) for each value of the logs, NaN after the member's end.
-        epochs: how many epochs were finished.
-        diverged: whether the loss was not finite.
-        done: whether the member came to its end.
-    """
-
-    params: Any
-    state: Any
-    epoch: np.ndarray
-    history: dict[str, np.ndarray]
-    epochs: np.ndarray
-    diverged: np.ndarray
-    done: np.ndarray
-
-
-@dataclass
-class Work:
-    """A group in training."""
-
-    group: Group
-    data: Any
-    validation: Any
-    keys: jax.Array  # one a seed
-    strategy: Strategy
-    result: Trained = field(init=False)
-    programs: dict[tuple, Program] = field(default_factory=dict)
-    compile_seconds: float = 0.0
-    lock: Any = field(default_factory=threading.Lock, repr=False)  # of the result
-    compiling: Any = field(default_factory=threading.Lock, repr=False)
-    rectangles: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-
-    def __post_init__(self):
-        self.x = abstract(inputs_of(self.data, self.group.plan["loss"]))
-        start = check_traceable(self.group, self.x)
-        logs = jax.eval_shape(lambda s: pieces(**self.group.plan).finish(s, self.validation), start)[1]
-        self.settings, self.seeds = shape = len(self.group.numbers), len(self.keys)
-        zeros = lambda leaf: np.zeros((*shape, *leaf.shape), leaf.dtype)  # noqa: E731
-        self.result = Trained(
-            params=jax.tree.map(zeros, start.params),
-            state=jax.tree.map(zeros, start.state),
-            epoch=np.zeros(shape, np.int32),
-            history={name: np.full((*shape, self.group.epochs), np.nan, np.float32) for name in logs},
-            epochs=np.zeros(shape, np.int32),
-            diverged=np.zeros(shape, bool),
-            done=np.zeros(shape, bool),
-        )
-
-    def weights(self) -> tuple[Any, Any]:
-        """The parameters and states of all, as far as they are there."""
-        return self.result.params, self.result.state
-
-    def epochs_made(self) -> int:
-        """By members, in all; those that ended early count as if they had not."""
-        made = np.isfinite(self.result.history["loss"]).sum(2)
-        return int(np.where(self.result.done, self.group.epochs, made).sum())
-
-    def snapshot(self) -> dict[str, Any]:
-        """A copy of what is there, for a checkpoint."""
-        with self.lock:
-            return jax.tree.map(np.copy, vars(self.result))
-
-    def take_up(self, tree: dict[str, Any]) -> None:
-        """Go on from a snapshot."""
-        self.result = Trained(**jax.tree.map(np.array, tree))
-
-    def cut(self, members: int | None, at_least: int) -> None:
-        """Cut what is to be done into rectangles, seeds × settings, of one shape."""
-        todo = np.flatnonzero(~self.result.done.all(1))
-        if not len(todo):
-            self.rectangles = []
-            return
-        total = len(todo) * self.seeds
-        members = max(1, min(total if members is None else members, -(-total // at_least)))
-        wide = _even(len(todo), members)
-        tall = 1 if len(todo) > members else _even(self.seeds, max(1, members // len(todo)))
-        over = 1 if self.strategy.mesh is None else self.strategy.mesh.size
-        wide = -(-wide // over) * over
-        columns, seeds = _cut(todo, wide), _cut(np.arange(self.seeds), tall)
-        self.rectangles = [(s, c) for c in columns for s in seeds]
-
-    def arguments(self, seeds: np.ndarray, columns: np.ndarray) -> tuple:
-        """The keys and hyperparameters of a rectangle."""
-        return self.keys[seeds], {name: jnp.asarray(values[columns]) for name, values in self.group.traced.items()}
-
-
-def _even(n: int, most: int) -> int:
-    return -(-n // -(-n // most))
-
-
-def _cut(numbers: np.ndarray, size: int) -> list[np.ndarray]:
-    """Pieces of one size; the last is filled up with its own last entry."""
-    pieces = [numbers[i : i + size] for i in range(0, len(numbers), size)]
-    return [np.concatenate([piece, np.repeat(piece[-1:], size - len(piece))]) for piece in pieces]
 
 
 class Runner:
@@ -249,7 +143,9 @@ class Runner:
         """The program of that name for blocks of that shape, traced by the calling thread."""
         if (name, shape) not in work.programs:
             answer: Future = Future()
-            self._said.put((partial(_program, work.group, name, self._strategy.mesh, arguments), answer))
+            self._said.put(
+                (partial(program_for, work.group.plan, work.group.loss_scaling, name, self._strategy.mesh, arguments), answer)
+            )
             work.programs[name, shape] = answer.result()
         return work.programs[name, shape]
 
@@ -269,18 +165,18 @@ class Runner:
             if not work.rectangles:
                 return
             seeds, columns = work.rectangles[0]
-            arguments = work.arguments(seeds, columns)
-            starter = self._program(work, "start", (len(seeds), len(columns)), work.x, *arguments)
-            self._first([starter.compile])
-            block = starter.output
-            program = self._epochs(work, block)
-            needed = _bytes(program) * min(self._strategy.threads, len(work.rectangles))
             size = len(seeds) * len(columns)
-            least = 1 if self._strategy.mesh is None else self._strategy.mesh.size
-            if needed <= self._strategy.memory or size <= least:
+            starter = None
+            if work.at == 0:
+                starter = self._program(work, "start", (len(seeds), len(columns)), work.x, *work.arguments(seeds, columns))
+                self._first([starter.compile])
+            program = self._epochs(work, starter.output if starter else work.block(seeds, columns))
+            needed = _bytes(program) * min(self._strategy.threads, len(work.rectangles))
+            if needed <= self._strategy.memory or size <= work.multiple:
                 break
-            members = max(least, min(size // 2, int(size * self._strategy.memory / needed)))
-        starter.compile()
+            members = max(work.multiple, min(size // 2, int(size * self._strategy.memory / needed)))
+        if starter:
+            starter.compile()
         self._first([partial(self._block, work, seeds, columns) for seeds, columns in work.rectangles])
 
     def _epochs(self, work: Work, block: Block) -> Callable:
@@ -290,95 +186,43 @@ class Runner:
     # --- a block ---
 
     def _block(self, work: Work, seeds: np.ndarray, columns: np.ndarray) -> None:
-        block = work.programs["start", (len(seeds), len(columns))].compile()(*work.arguments(seeds, columns))
-        until, calls = 1, 0
-        seconds = 0.0
+        if work.at == 0:
+            block = work.programs["start", (len(seeds), len(columns))].compile()(*work.arguments(seeds, columns))
+        else:
+            block = work.block(seeds, columns)
+        epoch, budget = work.at, 1
         while True:
             program = self._epochs(work, block)
-            before = int(block.train_state.epoch)
             start = time.perf_counter()
-            block, rows, ended = program(block, self._data, self._validation, np.int32(until))
+            block, rows, ended = program(block, self._data, self._validation, np.int32(min(epoch + budget, work.until)))
             rows, ended = jax.device_get((rows, ended))
-            seconds = time.perf_counter() - start
-            self._keep_rows(work, seeds, columns, before, int(ended), rows)
-            going = ~np.asarray(block.train_state.stopped)
-            epoch = before + int(ended)
-            if self._stop or epoch >= work.group.epochs or not going.any():
+            each = (time.perf_counter() - start) / max(ended, 1)
+            work.keep_rows(seeds, columns, epoch, {name: values[:ended] for name, values in rows.items()})
+            epoch += int(ended)
+            going = np.any(~np.asarray(block.train_state.stopped), axis=0)
+            if self._stop or epoch >= work.until or not going.any():
                 break
-            each = seconds / max(int(ended), 1)
-            until = min(epoch + max(1, min(int(CALL_SECONDS / max(each, 1e-9)), 8 * (calls + 1), MOST_ROWS)), work.group.epochs)
-            calls += 1
-            narrow = self._narrowed(work, going.any(0), each * (work.group.epochs - epoch))
+            budget = max(1, min(int(CALL_SECONDS / max(each, 1e-9)), 8 * budget, MOST_ROWS))
+            narrow = self._narrowed(work, going, each * (work.until - epoch))
             if narrow is not None:
-                self._keep(work, block, seeds, columns, np.flatnonzero(~going.any(0)))
+                self._keep(work, block, seeds, columns, np.flatnonzero(~going), ended=True)
                 block, columns = columns_of(block, narrow), columns[narrow]
-        finished = epoch >= work.group.epochs
-        self._keep(work, block, seeds, columns, np.arange(len(columns)), finished)
+        self._keep(work, block, seeds, columns, np.arange(len(columns)), ended=epoch >= work.group.epochs)
 
-    def _narrowed(self, work: Work, going: np.ndarray, left: float) -> np.ndarray | None:
+    def _narrowed(self, work: Work, going: Any, left: float) -> np.ndarray | None:
         """The columns to go on with, if leaving the others out saves more than compiling a narrower program costs."""
         kept = np.flatnonzero(going)
         width = 1 << (len(kept) - 1).bit_length()
-        if self._strategy.mesh is not None or width > len(going) // 2:
+        if work.multiple > 1 or width > len(going) // 2:
             return None
         saved = left * (1 - width / len(going))
         made = {shape[1]: program.seconds for (name, shape), program in work.programs.items() if name == "epochs"}
         cost = 0.0 if width in made else max(made.values())
         return None if saved < 1.5 * cost else np.concatenate([kept, np.repeat(kept[-1:], width - len(kept))])
 
-    def _keep_rows(self, work: Work, seeds, columns, before: int, ended: int, rows: dict[str, np.ndarray]) -> None:
-        with work.lock:
-            for name, values in rows.items():
-                history = work.result.history[name]
-                history[columns[:, None], seeds[None, :], before : before + ended] = values[:ended].transpose(2, 1, 0)
-
-    def _keep(self, work: Work, block: Block, seeds, columns, which: np.ndarray, finished: bool = False) -> None:
-        """Take what members leave to the host."""
-        epoch, (params, state) = self._compiled(work, "final", block.epochs.shape, block)(block)
-        stopped = block.train_state.stopped
-        taken = (params, state, epoch, block.epochs, block.diverged, stopped)
-        params, state, epoch, epochs, diverged, stopped = jax.device_get(taken)
-        result = work.result
-        at = columns[which][:, None], seeds[None, :]
-        take = lambda leaf: np.swapaxes(leaf[:, which], 0, 1)  # noqa: E731
-
-        def put(kept, leaf):
-            kept[at] = take(leaf)
-
-        with work.lock:
-            jax.tree.map(put, (result.params, result.state), (params, state))
-            for kept, leaf in ((result.epoch, epoch), (result.epochs, epochs), (result.diverged, diverged)):
-                put(kept, leaf)
-            put(result.done, stopped | finished)
-
-
-def _program(group: Group, name: str, mesh: Any, arguments: tuple) -> Program:
-    leaves, structure = jax.tree.flatten(arguments)
-    forms = tuple((leaf.shape, leaf.dtype, leaf.sharding if getattr(leaf, "committed", False) else None) for leaf in leaves)
-    return _kept_program(group.plan, group.loss_scaling, name, mesh, forms, structure)
-
-
-@lru_cache(maxsize=512)
-def _kept_program(plan: Plan, loss_scaling: bool, name: str, mesh: Any, forms: tuple, structure: Any) -> Program:
-    """Kept, so that a second sweep neither traces nor compiles again."""
-    arguments = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(s, d, sharding=sharding) for s, d, sharding in forms])
-    axis = None if mesh is None else mesh.axis_names[0]
-    if name == "start":
-        x, *arguments = arguments
-        function = start_program(plan, loss_scaling, x)
-    else:
-        function = epochs_program(plan, MOST_ROWS, axis) if name == "epochs" else final_program(plan)
-    if mesh is not None:
-        each, none = P(None, axis), P()
-        state = TrainState(*[each] * len(TrainState._fields))._replace(key=none, step=none, epoch=none, position=none)  # type: ignore[arg-type]
-        block = Block(state, each, each)  # type: ignore[arg-type]
-        inputs, outputs = {
-            "start": ((none, P(axis)), block),
-            "epochs": ((block, none, none, none), (block, P(None, None, axis), none)),
-            "final": ((block,), each),
-        }[name]
-        function = jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
-    return Program(function, tuple(arguments), donate=name == "epochs")
+    def _keep(self, work: Work, block: Block, seeds, columns, which: np.ndarray, *, ended: bool) -> None:
+        final = self._compiled(work, "final", block.epochs.shape, block)(block)
+        work.keep(seeds, columns, which, block, jax.device_get(final), ended)
 
 
 def _bytes(program: Any) -> int:

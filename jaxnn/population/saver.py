@@ -1,67 +1,67 @@
-"""A sweep's checkpoints: the members that have come to their end."""
+"""A sweep's checkpoints: the members that have come to their end, and those that a search holds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from jaxnn.population.runner import Work
-from jaxnn.population.space import Setting
+if TYPE_CHECKING:
+    from jaxnn.population.sweep import Task
 
 SECONDS = 30.0  # between two saves, where only a folder is given
 
 
 class Saver:
-    """What `sweep` does with its `checkpoints`."""
+    """What `sweep` and the searches do with `checkpoints`."""
 
-    def __init__(self, checkpoints: Any, key: jax.Array, settings: Sequence[Setting], seeds: Sequence[int]):
+    def __init__(self, checkpoints: Any, task: Task):
         from jaxnn.io import Checkpoints
 
         self._store = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints, every=SECONDS)
-        named = [{name: getattr(v, "__name__", repr(v)) for name, v in setting.items()} for setting in settings]
-        self._of = {"key": jax.random.key_data(key).tolist(), "settings": named, "seeds": list(seeds)}
+        self._task = task
+        named = [{name: getattr(v, "__name__", repr(v)) for name, v in setting.items()} for setting in task.settings]
+        self._of = {"key": jax.random.key_data(task.key).tolist(), "settings": named, "seeds": task.seeds}
         self._saved = 0
 
-    def restore(self, works: Sequence[Work]) -> None:
-        """Take up what is done.
+    def restore(self) -> dict[str, Any]:
+        """Take up what is done; what was said of it when it was saved.
 
         Raises:
             ValueError: if it is of another sweep.
         """
-        found = self._store.restore(_tree(works))
+        found = self._store.restore(self._tree())
         if found is None:
-            return
+            return {}
         trees, info = found
         if info["sweep"] != self._of:
             raise ValueError(
                 f"the checkpoints in {self._store.folder} are of a sweep with another key, space or seeds: use another folder"
             )
-        for work, tree in zip(works, trees, strict=True):
+        for work, tree in zip(self._task.works, trees, strict=True):
             work.take_up(tree)
-        self._saved = _done(works)
+        self._saved = self._done()
+        return info["more"]
 
-    def save_if_due(self, works: Sequence[Work]) -> None:
-        """Save in the background, if there is something new."""
-        if _done(works) > self._saved and self._store.due():
-            self._save(works, wait=False)
+    def save_if_due(self) -> None:
+        """Save in the background, if more members have come to their end."""
+        if self._done() > self._saved and self._store.due():
+            self.save(self._done(), wait=False)
 
-    def save_last(self, works: Sequence[Work]) -> None:
+    def save_last(self) -> None:
         """Save what is not saved yet, and wait for it."""
         self._store.wait()
-        if _done(works) > self._saved:
-            self._save(works, wait=True)
+        if self._done() > self._saved:
+            self.save(self._done(), wait=True)
 
-    def _save(self, works: Sequence[Work], *, wait: bool) -> None:
-        done = _done(works)
-        self._store.save(done, _tree(works), {"sweep": self._of}, wait=wait)
-        self._saved = done
+    def save(self, number: int, more: Mapping[str, Any] | None = None, *, wait: bool) -> None:
+        """Save everything under a number."""
+        self._saved = self._done()
+        self._store.save(number, self._tree(), {"sweep": self._of, "more": dict(more or {})}, wait=wait)
 
+    def _tree(self) -> list[dict[str, Any]]:
+        return [work.snapshot() for work in self._task.works]
 
-def _tree(works: Sequence[Work]) -> list[dict[str, Any]]:
-    return [work.snapshot() for work in works]
-
-
-def _done(works: Sequence[Work]) -> int:
-    return sum(int(work.result.done.sum()) for work in works)
+    def _done(self) -> int:
+        return sum(int(work.result.done.sum()) for work in self._task.works)

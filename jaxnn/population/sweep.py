@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,9 +16,10 @@ from jaxnn.core.options import whole
 from jaxnn.core.scope import check_key
 from jaxnn.population.groups import groups_of
 from jaxnn.population.result import Sweep
-from jaxnn.population.runner import Runner, Work, strategy_for
+from jaxnn.population.runner import Runner, Strategy, strategy_for
 from jaxnn.population.saver import Saver
-from jaxnn.population.space import settings_of
+from jaxnn.population.space import Setting, settings_of
+from jaxnn.population.work import Work
 from jaxnn.train.batches import leading_size
 from jaxnn.train.callbacks import Callback
 from jaxnn.train.checks import checked_data, checked_inputs, checked_labels
@@ -25,7 +27,7 @@ from jaxnn.train.hyperparameters import model_of
 from jaxnn.train.interrupts import deferred_interrupt
 from jaxnn.train.step import Objective
 
-SAVE_SECONDS = 10.0  # between two saves, and between two lines of progress
+LINE_SECONDS = 10.0  # between two lines of progress
 
 
 def sweep(
@@ -114,74 +116,135 @@ def sweep(
         >>> len(result.rows), result.best().setting
         (4, {'learning_rate': 0.1})
     """
+    task = prepared(
+        model,
+        data,
+        space,
+        loss=loss,
+        optimizer=optimizer,
+        epochs=epochs,
+        key=key,
+        seeds=seeds,
+        batch_size=batch_size,
+        validation=validation,
+        metrics=metrics,
+        hyperparameters=hyperparameters,
+        callbacks=callbacks,
+        augment=augment,
+        accumulate=accumulate,
+        sam_radius=sam_radius,
+        loss_scaling=loss_scaling,
+        on_nonfinite=on_nonfinite,
+        mesh=mesh,
+        memory=memory,
+    )
+    saver = None if checkpoints is None else Saver(checkpoints, task)
+    if saver is not None:
+        saver.restore()
+    task.train(progress, saver)
+    return task.result(progress)
+
+
+@dataclass
+class Task:
+    """What is to be trained, checked: the part that sweeps and searches have in common."""
+
+    settings: list[Setting]
+    seeds: list[int]
+    key: jax.Array
+    works: list[Work]
+    data: Any
+    validation: Any
+    strategy: Strategy
+    began: float
+
+    def train(self, progress: bool, saver: Saver | None = None) -> bool:
+        """Train each group's selected settings to its epoch `until`; whether it was interrupted."""
+        stopped = False
+        shown = _Progress(self.works, self.began) if progress else None
+        with deferred_interrupt() as interrupted:
+
+            def look() -> bool:
+                nonlocal stopped
+                if shown is not None:
+                    shown.show()
+                if saver is not None:
+                    saver.save_if_due()
+                stopped = stopped or interrupted()
+                return stopped
+
+            Runner(self.works, self.data, self.validation, self.strategy).run(look)
+        if saver is not None:
+            saver.save_last()
+        if shown is not None:
+            shown.show(last=True)
+        return stopped
+
+    def result(self, progress: bool) -> Sweep:
+        """The result of what was trained, with a warning if some diverged."""
+        result = Sweep.of(self.settings, self.seeds, self.works, time.perf_counter() - self.began, str(self.strategy))
+        if progress:
+            print(result.note, file=sys.stderr, flush=True)
+        if diverged := sum(row["status"] == "diverged" for row in result.rows):
+            warnings.warn(
+                f"{diverged} of {len(result.rows)} members had a loss that was not finite, and ended with the weights of the "
+                'epoch before: they are marked "diverged" in the table',
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return result
+
+
+def prepared(
+    model: Any,
+    data: Any,
+    space: Any,
+    *,
+    loss: Any,
+    optimizer: Any,
+    epochs: int,
+    key: jax.Array,
+    seeds: int | Sequence[int] = 1,
+    batch_size: int = 32,
+    validation: Any = None,
+    mesh: Any = None,
+    memory: int | None = None,
+    loss_scaling: bool = False,
+    on_nonfinite: str = "stop",
+    hold: bool = False,
+    **options: Any,
+) -> Task:
+    """Everything checked and nothing compiled; the arguments are those of `sweep`."""
     began = time.perf_counter()
     settings = settings_of(space)
     key = check_key(key)
-    numbers = list(range(whole("sweep", "seeds", seeds))) if not isinstance(seeds, Sequence) else list(seeds)
+    numbers = list(seeds) if isinstance(seeds, Sequence) else list(range(whole("sweep", "seeds", seeds)))
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds are a number, or whole numbers that differ, got {seeds!r}")
     if on_nonfinite not in ("stop", "skip"):
         raise ValueError(f'on_nonfinite is "stop" or "skip" in a sweep, got {on_nonfinite!r}')
+    callbacks = tuple(options.pop("callbacks", ()))
     for callback in callbacks:
         if isinstance(callback, Callback) and not callback.is_pure:
             raise ValueError(f"the callback {callback.name!r} acts on the host, one run at a time: use it with fit")
     checked = checked_inputs if isinstance(loss, Objective) else checked_data
-    data = checked(data, "data") if isinstance(loss, Objective) else checked(data)
-    validation = None if validation is None else checked(validation, "validation")
-    plan = {
-        "model": model,
-        "loss": loss,
-        "optimizer": optimizer,
-        "batch_size": batch_size,
-        "metrics": metrics,
-        "hyperparameters": hyperparameters,
-        "callbacks": tuple(callbacks),
-        "augment": augment,
-        "accumulate": accumulate,
-        "sam_radius": sam_radius,
-        "skip_nonfinite": on_nonfinite == "skip",
-    }
+    data, validation = checked(data, "data"), None if validation is None else checked(validation, "validation")
+    rest = {"metrics": None, "hyperparameters": None, "augment": None, "accumulate": 1, "sam_radius": 0.0}
+    if unknown := set(options) - set(rest):
+        raise TypeError(f"there is no option {sorted(unknown)[0]!r}: options are those of nn.sweep")
+    plan = {"model": model, "loss": loss, "optimizer": optimizer, "batch_size": batch_size, "callbacks": callbacks}
+    plan |= {**rest, **options, "skip_nonfinite": on_nonfinite == "skip"}
     groups = groups_of(settings, plan, epochs=epochs, samples=leading_size(data), loss_scaling=loss_scaling)
-    strategy = strategy_for(mesh, memory)
     keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.asarray(numbers, jnp.uint32))
-    works = [Work(group, data, validation, keys, strategy) for group in groups]
-    for work in works:
-        params, state = (jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), tree) for tree in work.weights())
+    strategy = strategy_for(mesh, memory)
+    multiple = 1 if strategy.mesh is None else strategy.mesh.size
+    works = [Work(group, data, validation, keys, multiple, hold) for group in groups]
+    for work in works if not isinstance(loss, Objective) else ():
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), work.weights())
         for part in (data, validation):
-            if part is not None and not isinstance(loss, Objective):
-                checked_labels(model_of(work.group.plan["model"], work.group.values(0)), part, params, state)
-    saver = None if checkpoints is None else Saver(checkpoints, key, settings, numbers)
-    if saver is not None:
-        saver.restore(works)
-    runner = Runner(works, data, validation, strategy)
-    shown = _Progress(works, began) if progress else None
-    stopped = False
-    with deferred_interrupt() as interrupted:
-
-        def look() -> bool:
-            nonlocal stopped
-            if shown is not None:
-                shown.show()
-            if saver is not None:
-                saver.save_if_due(works)
-            stopped = stopped or interrupted()
-            return stopped
-
-        runner.run(look)
-    if saver is not None:
-        saver.save_last(works)
-    result = Sweep.of(settings, numbers, works, time.perf_counter() - began, str(strategy))
-    if shown is not None:
-        shown.show(last=True)
-        print(result.note, file=sys.stderr, flush=True)
-    if diverged := sum(row["status"] == "diverged" for row in result.rows):
-        warnings.warn(
-            f"{diverged} of {len(result.rows)} members had a loss that was not finite, and ended with the weights of the "
-            'epoch before: they are marked "diverged" in the table',
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return result
+            if part is not None:
+                checked_labels(model_of(work.group.plan["model"], work.group.values(0)), part, *one)
+    return Task(settings, numbers, key, works, data, validation, strategy, began)
 
 
 class _Progress:
@@ -195,7 +258,7 @@ class _Progress:
     def show(self, last: bool = False) -> None:
         now = time.perf_counter()
         overwrite = sys.stderr.isatty()
-        if now - max(self._last, self._began) < (0.2 if overwrite else SAVE_SECONDS) and not last:
+        if now - max(self._last, self._began) < (0.2 if overwrite else LINE_SECONDS) and not last:
             return
         self._last = now
         done = sum(int(work.result.done.sum()) for work in self._works)

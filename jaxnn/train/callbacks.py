@@ -236,7 +236,7 @@ def ema(decay: float | str = 0.999, *, name: str = "ema") -> Callback:
         'ema'
     """
     named = (decay,) if isinstance(decay, str) else ()
-    if not named and not 0 <= decay < 1:
+    if not isinstance(decay, str) and not 0 <= decay < 1:
         raise ValueError(f"ema takes a decay in [0, 1), got {decay}")
 
     def init(train_state):

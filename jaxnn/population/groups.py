@@ -95,7 +95,7 @@ def groups_of(
         steps = whole("sweep", "epochs", own.get("epochs", epochs))
         batch_size = min(whole("sweep", "batch_size", own.get("batch_size", plan["batch_size"])), samples)
         chosen = tuple((name, value) for name, value in structural if callable(value) and not _is_schedule(value))
-        takers = {what: _with(plan.get(what), chosen) for what in ("model", "optimizer", "loss", "augment")}
+        takers = {what: _with(plan.get(what), chosen) for what in ("model", "optimizer", "loss", "augment", "view")}
         own = {name: v for name, v in own.items() if name not in OWN and (name, v) not in chosen}
         floats = [{name: value for name, value in settings[i].items() if isinstance(value, float)} for i in numbers]
         known = {**lengths(samples, batch_size, steps), **(plan["hyperparameters"] or {}), **own}

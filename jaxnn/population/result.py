@@ -80,6 +80,7 @@ class Sweep:
         note: how many programs there were and why, and how long it took.
         seconds: in all.
         compile_seconds: of them spent on tracing and compiling, all threads together.
+        parts: of each group what its program was made of, and what came of it, with axes settings × seeds.
     """
 
     rows: list[dict[str, Any]]
@@ -88,12 +89,20 @@ class Sweep:
     note: str
     seconds: float
     compile_seconds: float
+    parts: list[tuple[Group, Trained]] = field(repr=False)
     _settings: list[Setting] = field(repr=False)
-    _parts: list[tuple[Group, Trained]] = field(repr=False)
+    _pooled: tuple[str, ...] = field(repr=False)  # hyperparameters over which by_setting takes means, as over seeds
     _place: dict[int, tuple[int, int]] = field(repr=False)  # of a setting: its part, and its number there
 
     @staticmethod
-    def of(settings: Sequence[Setting], seeds: Sequence[int], works: Sequence[Work], seconds: float, strategy: str) -> Sweep:
+    def of(
+        settings: Sequence[Setting],
+        seeds: Sequence[int],
+        works: Sequence[Work],
+        seconds: float,
+        strategy: str,
+        pooled: tuple[str, ...] = (),
+    ) -> Sweep:
         """The result of what was trained."""
         place = {number: (i, j) for i, work in enumerate(works) for j, number in enumerate(work.group.numbers)}
         rows = []
@@ -105,7 +114,7 @@ class Sweep:
         note = _note(works, len(rows), strategy, seconds, compiling)
         names = tuple(settings[0])
         parts = [(work.group, work.result) for work in works]
-        return Sweep(rows, names, groups, note, seconds, compiling, list(settings), parts, place)
+        return Sweep(rows, names, groups, note, seconds, compiling, parts, list(settings), pooled, place)
 
     @property
     def params(self) -> Any:
@@ -138,7 +147,7 @@ class Sweep:
         seeds = len(self.rows) // len(self._settings)
         number, k = divmod(index, seeds)
         i, j = self._place[number]
-        group, trained = self._parts[i]
+        group, trained = self.parts[i]
         params, state = jax.tree.map(lambda a: a[j, k], (trained.params, trained.state))
         values, loss = group.values(j), group.plan["loss"]
         epochs = int(trained.epochs[j, k])
@@ -172,7 +181,7 @@ class Sweep:
         return self.member(int(np.nanargmin(values)))
 
     def by_setting(self, monitor: str | None = None, mode: str | None = None) -> list[dict[str, Any]]:
-        """Mean and standard deviation over seeds, a row for each setting, the best first.
+        """Mean and standard deviation over seeds (and folds), a row for each setting, the best first.
 
         Args:
             monitor: as in `best`; settings are sorted by it.
@@ -183,16 +192,18 @@ class Sweep:
             one seed). Members that diverged make a setting's values NaN, and settings with NaN come last.
         """
         monitor, sign = self.monitored(monitor, mode)
-        seeds = len(self.rows) // len(self._settings)
+        together: dict[tuple, list[dict]] = {}
+        names = self._compared()
+        for row in self.rows:
+            together.setdefault(tuple(row[name] for name in names), []).append(row)
         rows = []
-        for number, setting in enumerate(self._settings):
-            members = self.rows[number * seeds : (number + 1) * seeds]
+        for setting, members in together.items():
             diverged = any(row["status"] == "diverged" for row in members)
-            row = dict(setting)
+            row = dict(zip(names, setting, strict=True))
             for name in self._values():
                 values = np.asarray([member[name] for member in members])
                 row[name] = math.nan if diverged else float(values.mean())
-                row[name + "_std"] = float(values.std(ddof=1)) if seeds > 1 else 0.0
+                row[name + "_std"] = float(values.std(ddof=1)) if len(members) > 1 else 0.0
             rows.append(row)
         return sorted(rows, key=lambda row: (math.isnan(row[monitor]), sign * row[monitor]))
 
@@ -207,6 +218,9 @@ class Sweep:
         except ImportError as error:
             raise ImportError("to_pandas needs pandas: pip install pandas") from error
         return pd.DataFrame(self.rows)
+
+    def _compared(self) -> list[str]:
+        return [name for name in self.names if name not in self._pooled]
 
     def _values(self) -> list[str]:
         own = {*self.names, "seed", "epoch", "epochs", "status"}
@@ -235,11 +249,11 @@ class Sweep:
 
     def _cells(self, monitor: str | None, mode: str | None, most: int) -> list[list[str]]:
         rows = self.by_setting(monitor, mode)
-        seeds = len(self.rows) // len(self._settings)
-        cells = [["", *self.names, *self._values()]]
+        names, single = self._compared(), len(rows) == len(self.rows)
+        cells = [["", *names, *self._values()]]
         for i, row in enumerate(rows[:most]):
-            shown = [_text(row[name]) for name in self.names]
-            spread = lambda name, row=row: f" ± {row[name + '_std']:.2g}" if seeds > 1 else ""  # noqa: E731
+            shown = [_text(row[name]) for name in names]
+            spread = lambda name, row=row: "" if single else f" ± {row[name + '_std']:.2g}"  # noqa: E731
             values = [f"{row[name]:.4g}{spread(name)}" for name in self._values()]
             cells.append(["" if i else "*", *shown, *values])
         if len(rows) > most:

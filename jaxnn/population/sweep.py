@@ -180,9 +180,9 @@ class Task:
             shown.show(last=True)
         return stopped
 
-    def result(self, progress: bool) -> Sweep:
+    def result(self, progress: bool, pooled: tuple[str, ...] = ()) -> Sweep:
         """The result of what was trained, with a warning if some diverged."""
-        result = Sweep.of(self.settings, self.seeds, self.works, time.perf_counter() - self.began, str(self.strategy))
+        result = Sweep.of(self.settings, self.seeds, self.works, time.perf_counter() - self.began, str(self.strategy), pooled)
         if progress:
             print(result.note, file=sys.stderr, flush=True)
         if diverged := sum(row["status"] == "diverged" for row in result.rows):
@@ -212,9 +212,10 @@ def prepared(
     loss_scaling: bool = False,
     on_nonfinite: str = "stop",
     hold: bool = False,
+    checked: bool = False,
     **options: Any,
 ) -> Task:
-    """Everything checked and nothing compiled; the arguments are those of `sweep`."""
+    """Everything checked, the data unless that was done, and nothing compiled; the arguments are those of `sweep`."""
     began = time.perf_counter()
     settings = settings_of(space)
     key = check_key(key)
@@ -227,9 +228,10 @@ def prepared(
     for callback in callbacks:
         if isinstance(callback, Callback) and not callback.is_pure:
             raise ValueError(f"the callback {callback.name!r} acts on the host, one run at a time: use it with fit")
-    checked = checked_inputs if isinstance(loss, Objective) else checked_data
-    data, validation = checked(data, "data"), None if validation is None else checked(validation, "validation")
-    rest = {"metrics": None, "hyperparameters": None, "augment": None, "accumulate": 1, "sam_radius": 0.0}
+    if not checked:
+        check = checked_inputs if isinstance(loss, Objective) else checked_data
+        data, validation = check(data, "data"), None if validation is None else check(validation, "validation")
+    rest = {"metrics": None, "hyperparameters": None, "augment": None, "accumulate": 1, "sam_radius": 0.0, "view": None}
     if unknown := set(options) - set(rest):
         raise TypeError(f"there is no option {sorted(unknown)[0]!r}: options are those of nn.sweep")
     plan = {"model": model, "loss": loss, "optimizer": optimizer, "batch_size": batch_size, "callbacks": callbacks}

@@ -14,10 +14,10 @@ from jaxnn.core.scope import child_key
 from jaxnn.train.batches import leading_size, over_batches, shuffled
 from jaxnn.train.callbacks import Callback, after_epoch, after_step, evaluated_weights
 from jaxnn.train.evaluation import evaluation
-from jaxnn.train.hyperparameters import split
+from jaxnn.train.hyperparameters import loss_of, split
 from jaxnn.train.state import TrainState, init_train_state
-from jaxnn.train.step import objective_of, targets_of, train_step
-from jaxnn.train.totals import check_numbers, totals_of, weight_of, with_validation
+from jaxnn.train.step import objective_of, train_step
+from jaxnn.train.totals import check_numbers, totals_of, with_validation
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,26 @@ def pieces(
     hyperparameters: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     skip_nonfinite: bool = False,
+    view: Callable | None = None,
     **options: Any,
 ) -> Pieces:
-    """The pieces of a run; the options are those of `train_step`."""
+    """The pieces of a run; the options are those of `train_step`.
+
+    `view(batch, **hyperparameters) -> batch`, with those that it names, is what steps and validation see of the data.
+    """
     common = {"loss": loss, "optimizer": optimizer, "hyperparameters": hyperparameters}
     step = train_step(model, **common, skip_nonfinite=skip_nonfinite, **options)
     test = evaluation(model, loss=loss, metrics=metrics, batch_size=batch_size, hyperparameters=hyperparameters)
     start, update, finish_totals = totals_of(metrics)
     fixed, _ = split(hyperparameters)
 
+    def seen(data: Any, train_state: TrainState) -> Any:
+        return data if view is None else loss_of(view, fixed.at(train_state.hyperparameters, train_state.step))(data)
+
     def advance(train_state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
+        batch = seen(batch, train_state)
         after, value, predictions = step(train_state, batch)
-        totals = update(train_state.totals, value, weight_of(batch), predictions, targets_of(batch))
+        totals = update(train_state.totals, value, predictions, batch)
         if skip_nonfinite or train_state.loss_scale:
             made = after.skipped == train_state.skipped
             totals = jax.tree.map(lambda new, old: jnp.where(made, new, old), totals, train_state.totals)
@@ -65,7 +73,9 @@ def pieces(
 
     def finish(train_state: TrainState, validation: Any) -> tuple[TrainState, dict]:
         weights = evaluated_weights(callbacks, train_state)
-        tested = validation and test(*weights, validation, train_state.hyperparameters, train_state.step)
+        tested = validation and test(
+            *weights, seen(validation, train_state), train_state.hyperparameters, train_state.step
+        )
         logs = with_validation(finish_totals(train_state.totals), tested)
         values = fixed.at(train_state.hyperparameters, train_state.step - 1)
         if "learning_rate" in values:

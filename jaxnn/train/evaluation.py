@@ -15,8 +15,8 @@ from jaxnn.core.options import whole
 from jaxnn.train.batches import over_batches
 from jaxnn.train.checks import checked_data, checked_inputs, checked_labels
 from jaxnn.train.hyperparameters import model_of, split
-from jaxnn.train.step import objective_of, targets_of
-from jaxnn.train.totals import named_metrics, totals_of, weight_of
+from jaxnn.train.step import objective_of
+from jaxnn.train.totals import named_metrics, totals_of
 
 
 def evaluate(
@@ -106,7 +106,7 @@ def evaluation(
 
         def one(totals, batch):
             value, (_, predictions) = objective(layer, params, state, batch, None)
-            return update(totals, value, weight_of(batch), predictions, targets_of(batch)), None
+            return update(totals, value, predictions, batch), None
 
         totals, _ = over_batches(one, start(), data, batch_size)
         logs = finish(totals)

@@ -153,11 +153,6 @@ def objective_of(loss: Any, values: Mapping[str, Any]) -> Objective:
     return Objective(supervised)
 
 
-def targets_of(batch: Any) -> Any:
-    """What metrics compare predictions with."""
-    return batch[1] if isinstance(batch, tuple) else batch
-
-
 def _weighted(loss: Callable, predictions: Any, y: Any, weights: jax.Array) -> jax.Array:
     """Σ wᵢ lᵢ / Σ wᵢ; 0 if all weights are."""
     try:

@@ -16,17 +16,18 @@ def totals_of(metrics: Mapping[str, Any] | None) -> tuple[Callable, Callable, Ca
     """How totals start, grow and end.
 
     Returns:
-        `start() -> totals`, `update(totals, loss, weight, predictions, y) -> totals`, where the loss is the mean over what
-        weighs so much (a batch's samples), and `finish(totals) -> logs`.
+        `start() -> totals`, `update(totals, loss, predictions, batch) -> totals`, where the loss is the batch's mean, and
+        `finish(totals) -> logs`. To metrics, a sample of weight 0 is none; other weights are the loss's alone.
     """
     streams = named_metrics(metrics)
 
     def start():
         return jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), {k: m.init() for k, m in streams.items()}
 
-    def update(totals, loss, weight, predictions, y):
+    def update(totals, loss, predictions, batch):
         total, weights, states = totals
-        states = {k: m.update(states[k], predictions, y) for k, m in streams.items()}
+        weight, where = weight_of(batch), {"where": batch[2] > 0} if _has_weights(batch) else {}
+        states = {k: m.update(states[k], predictions, targets_of(batch), **where) for k, m in streams.items()}
         return total + jnp.asarray(loss, jnp.float32) * weight, weights + weight, states
 
     def finish(totals):
@@ -52,9 +53,18 @@ def named_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
 
 def weight_of(batch: Any) -> jax.Array:
     """What a batch weighs in a mean: its samples, or the sum of their weights."""
-    if isinstance(batch, tuple) and len(batch) == 3:
+    if _has_weights(batch):
         return jnp.sum(batch[2].astype(jnp.float32))
     return jnp.asarray(leading_size(batch), jnp.float32)
+
+
+def targets_of(batch: Any) -> Any:
+    """What metrics compare predictions with."""
+    return batch[1] if isinstance(batch, tuple) else batch
+
+
+def _has_weights(batch: Any) -> bool:
+    return isinstance(batch, tuple) and len(batch) == 3
 
 
 def with_validation(logs: dict, validation: dict | None) -> dict:

@@ -82,16 +82,16 @@ def columns_of(block: Block, columns: Any) -> Block:
 
 
 def start_program(plan: Plan, loss_scaling: bool, x: Any) -> Callable:
-    """`start(keys, traced) -> block`, for keys (seeds,) and traced hyperparameters (settings,)."""
+    """`start(keys, traced, numbers) -> block`, for keys (seeds,), traced hyperparameters and numbers (settings,)."""
 
-    def one(key, values):
+    def one(key, values, number):
         return Block(started(plan, loss_scaling, key, values, x), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
-    def start(keys, traced):
-        settings = jax.vmap(one, (None, 0), _AXES_OF_ONE_SEED)
+    def start(keys, traced, numbers):  # the numbers say how many settings there are, where nothing is traced
+        settings = jax.vmap(one, (None, 0, 0), _AXES_OF_ONE_SEED)
         if keys.shape[0] > 1:
-            return jax.vmap(settings, (0, None), _AXES)(keys, traced)
-        return of_each(lambda a: a[None], settings(keys[0], traced))
+            return jax.vmap(settings, (0, None, None), _AXES)(keys, traced, numbers)
+        return of_each(lambda a: a[None], settings(keys[0], traced, numbers))
 
     return start
 
@@ -229,7 +229,7 @@ def _kept_program(plan: Plan, loss_scaling: bool, name: str, mesh: Any, forms: t
         state = TrainState(*[each] * len(TrainState._fields))._replace(key=none, step=none, epoch=none, position=none)  # type: ignore[arg-type]
         block = Block(state, each, each)  # type: ignore[arg-type]
         inputs, outputs = {
-            "start": ((none, P(axis)), block),
+            "start": ((none, P(axis), P(axis)), block),
             "epochs": ((block, none, none, none), (block, P(None, None, axis), none)),
             "final": ((block,), each),
         }[name]

@@ -120,8 +120,9 @@ class Work:
         self.rectangles = [(s, c) for c in columns for s in seeds]
 
     def arguments(self, seeds: np.ndarray, columns: np.ndarray) -> tuple:
-        """The keys and hyperparameters of a rectangle."""
-        return self.keys[seeds], {name: jnp.asarray(values[columns]) for name, values in self.group.traced.items()}
+        """The keys, hyperparameters and numbers of a rectangle."""
+        traced = {name: jnp.asarray(values[columns]) for name, values in self.group.traced.items()}
+        return self.keys[seeds], traced, jnp.asarray(columns, jnp.int32)
 
     def block(self, seeds: np.ndarray, columns: np.ndarray) -> Block:
         """A rectangle of the members that are held."""

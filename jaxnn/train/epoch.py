@@ -73,9 +73,7 @@ def pieces(
 
     def finish(train_state: TrainState, validation: Any) -> tuple[TrainState, dict]:
         weights = evaluated_weights(callbacks, train_state)
-        tested = validation and test(
-            *weights, seen(validation, train_state), train_state.hyperparameters, train_state.step
-        )
+        tested = validation and test(*weights, seen(validation, train_state), train_state.hyperparameters, train_state.step)
         logs = with_validation(finish_totals(train_state.totals), tested)
         values = fixed.at(train_state.hyperparameters, train_state.step - 1)
         if "learning_rate" in values:

@@ -126,15 +126,16 @@ def train_step(
         with jax.numpy_dtype_promotion("standard"):  # optax relies on it, also where the caller is strict
             updates, opt_state = transformation.update(gradients, train_state.opt_state, train_state.params, **extra)
             params = optax.apply_updates(train_state.params, updates)
-        after = train_state._replace(params=params, state=state, opt_state=opt_state)
+        new = {"params": params, "state": state, "opt_state": opt_state}
         if skip_nonfinite or scale is not None:
             finite = _all_finite(value, gradients)
-            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, train_state)
-            after = after._replace(
+            old = {name: getattr(train_state, name) for name in new}
+            new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+            new |= dict(
                 skipped=train_state.skipped + (~finite).astype(jnp.int32),
                 loss_scale=_rescaled(train_state.loss_scale, finite) if scale is not None else (),
             )
-        return after._replace(step=train_state.step + 1), value, predictions
+        return train_state._replace(**new, step=train_state.step + 1), value, predictions
 
     return step
 

@@ -1,0 +1,255 @@
+"""Searches, ensembles and folds, against what they promise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.datasets import load_digits, load_iris
+
+import jaxnn as nn
+from jaxnn import population
+
+KEY = jax.random.key(3)
+X = np.random.default_rng(1).normal(size=(96, 4)).astype(np.float32)
+Y = X[:, :1] - X[:, 1:2]
+COMMON = {"loss": nn.losses.mse, "optimizer": optax.sgd, "key": KEY, "progress": False, "batch_size": 16}
+RATES = {"learning_rate": [1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.2]}
+
+
+def close(a, b, tolerance=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+def test_halving_goes_on_from_where_members_were():
+    halved = population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=6, first_epochs=2, factor=3, seeds=2, **COMMON)
+    whole = nn.sweep(nn.dense(1), (X, Y), RATES, epochs=6, seeds=2, **COMMON)
+    assert sorted(row["epochs"] for row in halved.rows) == [2] * 8 + [6] * 4
+    assert {row["status"] for row in halved.rows} == {"finished", "dropped"}
+    for a, b in zip(halved.rows, whole.rows, strict=True):
+        if a["epochs"] == 6:
+            close(halved.member(halved.rows.index(a)).params, whole.member(whole.rows.index(b)).params)
+    at_two = [np.mean([whole.member(2 * i + k).history["loss"][1] for k in range(2)]) for i in range(6)]
+    assert {row["learning_rate"] for row in halved.rows if row["epochs"] == 6} == {
+        RATES["learning_rate"][i] for i in np.argsort(at_two)[:2]
+    }
+
+
+def test_a_search_that_was_cut_goes_on_to_the_same_bits(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    options = {"epochs": 4, "factor": 2, **COMMON}
+    whole = population.successive_halving(nn.dense(1), (X, Y), RATES, **options)
+    from jaxnn.population import search
+
+    class Cut(Exception):
+        pass
+
+    class Saver(search.Saver):
+        def save(self, number, more=None, *, wait):
+            super().save(number, more, wait=wait)
+            if more and more["rung"] == 2:
+                raise Cut
+
+    original, search.Saver = search.Saver, Saver
+    try:
+        with pytest.raises(Cut):
+            population.successive_halving(nn.dense(1), (X, Y), RATES, checkpoints=tmp_path, **options)
+    finally:
+        search.Saver = original
+    resumed = population.successive_halving(nn.dense(1), (X, Y), RATES, checkpoints=tmp_path, **options)
+    assert [row["epochs"] for row in resumed.rows] == [row["epochs"] for row in whole.rows]
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+
+
+def test_copies_replace_the_worst():
+    rates = {"learning_rate": [1e-6, 1e-5, 0.05, 0.1]}
+    result = population.population_based_training(nn.dense(1), (X, Y), rates, epochs=6, interval=2, **COMMON)
+    plain = nn.sweep(nn.dense(1), (X, Y), rates, epochs=6, **COMMON)
+    assert [row["epochs"] for row in result.rows] == [6] * 4
+    assert max(row["loss"] for row in result.rows) < max(row["loss"] for row in plain.rows) / 10
+    assert min(row["learning_rate"] for row in result.rows) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=2, **COMMON), "do not make two rungs"),
+        (lambda: population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=9, factor=1, **COMMON), "factor of at least 2"),
+        (lambda: population.hyperband(nn.dense(1), (X, Y), RATES, epochs=9, **COMMON), "brackets of at least two settings"),
+        (
+            lambda: population.population_based_training(
+                nn.dense(1), (X, Y), RATES, epochs=4, interval=2, seeds=2, **COMMON
+            ),
+            "one structure and one seed, got 1 structures and 2 seeds",
+        ),
+        (lambda: population.cross_validation(nn.dense(1), (X, Y), RATES, folds=97, epochs=1, **COMMON), "cannot be cut"),
+        (lambda: population.cross_validation(nn.dense(1), (X, Y), epochs=1, validation=(X, Y), **COMMON), "leave validation out"),
+        (
+            lambda: population.cross_validation(
+                nn.serial(nn.batch_norm(), nn.dense(1)), (X, Y), epochs=1, **COMMON | {"optimizer": optax.sgd(0.1)}
+            ),
+            "the model has state",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_halving_finds_a_top_setting_at_a_third_of_the_cost():
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.data))
+    x, y = (digits.data / 16).astype(np.float32)[order], digits.target.astype(np.int32)[order]
+    space = {
+        "learning_rate": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1],
+        "rate": [0.0, 0.2, 0.4, 0.6],
+        "decay": [0.0, 1e-3, 1e-2],
+    }
+
+    def optimizer(learning_rate, decay):
+        return optax.adamw(learning_rate, weight_decay=decay)
+
+    def model(rate):
+        return nn.serial(nn.dense(16), nn.relu, nn.dropout(rate), nn.dense(10))
+
+    options = {
+        "loss": nn.losses.cross_entropy, "optimizer": optimizer, "epochs": 18, "batch_size": 64, "key": KEY,
+        "validation": (x[1200:], y[1200:]), "progress": False,
+    }  # fmt: skip
+    full = nn.sweep(model, (x[:600], y[:600]), space, **options)
+    halved = population.successive_halving(model, (x[:600], y[:600]), space, first_epochs=2, factor=3, **options)
+    winner = halved.best().setting
+    ranked = [{name: row[name] for name in space} for row in full.by_setting()]
+    assert ranked.index(winner) < 0.05 * len(ranked)
+    made = sum(row["epochs"] for row in halved.rows)
+    assert made <= 0.3 * sum(row["epochs"] for row in full.rows)
+
+
+def test_optuna_proposes_whole_batches():
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    results = population.optuna_search(
+        study, lambda trial: {"learning_rate": trial.suggest_float("rate", 1e-3, 0.1, log=True)}, nn.dense(1), (X, Y),
+        rounds=2, members=3, epochs=2, **COMMON,
+    )  # fmt: skip
+    assert [len(result) for result in results] == [3, 3]
+    assert study.best_value == pytest.approx(min(row["loss"] for result in results for row in result.rows))
+    with pytest.raises(ValueError, match="study is to minimize"):
+        population.optuna_search(
+            study,
+            lambda trial: {"learning_rate": 0.1},
+            nn.dense(1),
+            (X, Y),
+            rounds=1,
+            members=1,
+            epochs=1,
+            mode="max",
+            **COMMON,
+        )
+
+
+def test_folds_leave_out_what_they_say():
+    iris = load_iris()
+    x, y = iris.data.astype(np.float32), iris.target.astype(np.int32)
+    result = population.cross_validation(
+        nn.dense(3), (x, y), {"learning_rate": [0.1]}, folds=4, seeds=2, loss=nn.losses.cross_entropy, optimizer=optax.adam,
+        metrics={"accuracy": nn.metrics.accuracy}, epochs=15, key=KEY, progress=False,
+    )  # fmt: skip
+    assert len(result) == 8
+    [row] = result.by_setting("val_accuracy")
+    assert row["val_accuracy"] > 0.9
+    from jaxnn.population.folds import _bits, _folds
+
+    fold = _folds(_bits({"key": KEY}, "folds"), jnp.asarray(y), 150, 4)
+    assert sorted(np.bincount(fold)) == [37, 37, 38, 38]
+    for k in range(4):
+        assert np.ptp(np.bincount(y[fold == k])) <= 1
+        member = result.member(2 * k)
+        here = nn.evaluate(member.model, member, (x[fold == k], y[fold == k]), metrics={"accuracy": nn.metrics.accuracy})
+        close(here["accuracy"], member.row["val_accuracy"])
+        close(here["loss"], member.row["val_loss"], 1e-4)
+
+
+def test_a_weight_of_zero_is_no_sample():
+    """The least squares solution on a fold's training part, found by gradient descent, is NumPy's."""
+    result = population.cross_validation(
+        nn.dense(1), (X, Y + 0.1 * X[:, 2:3] ** 2), folds=3, loss=nn.losses.mse, optimizer=optax.sgd(0.1), epochs=200, key=KEY,
+        batch_size=96, progress=False,
+    )  # fmt: skip
+    from jaxnn.population.folds import _bits, _folds
+
+    fold = _folds(_bits({"key": KEY}, "folds"), jnp.asarray(Y), 96, 3)
+    for k in range(3):
+        design = np.c_[X, np.ones(96)][fold != k].astype(np.float64)
+        solution = np.linalg.lstsq(design, (Y + 0.1 * X[:, 2:3] ** 2)[fold != k], rcond=None)[0]
+        params = result.member(k).params
+        close(np.r_[params["kernel"], params["bias"][None]], solution, 1e-4)
+
+
+def test_bootstrap_is_validated_out_of_bag():
+    result = population.bootstrap(nn.dense(1), (X, Y), RATES, samples=5, epochs=3, **COMMON)
+    assert len(result) == 30
+    assert len(result.by_setting()) == 6
+    assert len({row["val_loss"] for row in result.rows}) == 30
+
+
+@pytest.fixture(scope="module")
+def classifiers():
+    labels = (X[:, 0] > 0).astype(np.int32)
+    return nn.sweep(
+        lambda units: nn.models.mlp([units], 2), (X, labels), {"units": [3, 5], "learning_rate": [0.01, 0.1]}, seeds=2,
+        loss=nn.losses.cross_entropy, optimizer=optax.adam, epochs=2, key=KEY, progress=False,
+    )  # fmt: skip
+
+
+def test_predictions_of_members_are_each_members_own(classifiers):
+    together = population.predict_members(classifiers, X, batch_size=40)
+    for i in range(8):
+        member = classifiers.member(i)
+        close(together[i], nn.predict(member.model, member, X), 1e-5)
+    some = population.predict_members(classifiers, X, members=[6, 1])
+    close(some, together[jnp.array([6, 1])])
+    with pytest.raises(ValueError, match="numbers from 0 to 7"):
+        population.predict_members(classifiers, X, members=[8])
+
+
+def test_ensembles_against_numpy(classifiers):
+    logits = population.predict_members(classifiers, X)
+    z = np.asarray(logits, np.float64)
+    p = np.exp(z - z.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    w = np.arange(8.0)
+    close(population.mean_probabilities(logits), p.mean(0))
+    close(population.mean_probabilities(logits, w), np.tensordot(w / w.sum(), p, 1))
+    np.testing.assert_array_equal(population.vote(logits), (z.argmax(-1).mean(0) > 0.5).astype(int))
+    parts = population.uncertainty(logits)
+    entropy = lambda p: -(p * np.log(p)).sum(-1)  # noqa: E731
+    close(parts["total"], entropy(p.mean(0)), 1e-4)
+    close(parts["aleatoric"], entropy(p).mean(0), 1e-4)
+    close(parts["epistemic"], entropy(p.mean(0)) - entropy(p).mean(0), 1e-4)
+    labels = z.argmax(-1)
+    close(population.disagreement(logits), (labels[:, None] != labels[None]).mean(-1))
+    close(population.spread(logits)[1], z.std(0, ddof=1), 1e-4)
+    with pytest.raises(ValueError, match="weights are one a member"):
+        population.mean_probabilities(logits, [1.0])
+    with pytest.raises(ValueError, match="two classes or more"):
+        population.vote(logits[..., :1])
+
+
+def test_greedy_selection_is_at_least_as_good_as_the_best_member(classifiers):
+    labels = (X[:, 0] > 0).astype(np.int32)
+    p = jax.nn.softmax(population.predict_members(classifiers, X))
+    score = lambda p, y: -jnp.mean(jnp.log(jnp.take_along_axis(p, y[:, None], 1)))  # noqa: E731
+    weights = population.greedy_selection(p, labels, score, size=10)
+    assert weights.sum() == pytest.approx(1)
+    assert score(jnp.tensordot(weights.astype(np.float32), p, 1), labels) <= min(score(each, labels) for each in p) + 1e-6
+    worst = population.greedy_selection(p, labels, score, size=1, mode="max")
+    assert worst.argmax() == np.argmax([score(each, labels) for each in p])
+
+
+def test_a_soup_is_the_weighted_mean(classifiers):
+    params = classifiers.groups[0].params
+    close(population.soup(params, [1, 0, 0, 0])["dense"]["kernel"], params["dense"]["kernel"][0])
+    close(population.soup(params)["dense"]["kernel"], params["dense"]["kernel"].mean(0))

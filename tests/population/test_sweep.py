@@ -1,0 +1,382 @@
+"""Sweeps: a member is the run that `fit` makes, alone or in a crowd, whatever the strategy."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnn as nn
+from jaxnn import population
+
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).normal(size=(90, 5)).astype(np.float32)
+Y = (X[:, 0] + X[:, 1] > 0).astype(np.int32)
+COMMON = {"loss": nn.losses.cross_entropy, "optimizer": optax.adam, "batch_size": 20, "key": KEY, "progress": False}
+
+
+def network(units, rate=0.0, activation=nn.relu):
+    return nn.serial(nn.dense(units), activation, nn.dropout(rate), nn.dense(2))
+
+
+def sweep(space, model=network, **options):
+    return nn.sweep(model, (X, Y), space, **{"epochs": 3, **COMMON, **options})
+
+
+def close(a, b, tolerance=2e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Two structures, settings enough for several blocks, early stopping, validation data."""
+    space = {"learning_rate": [1e-3, 1e-2], "rate": [0, 0.3], "units": [4, 6]}
+    return sweep(
+        space,
+        seeds=3,
+        epochs=4,
+        validation=(X[:30], Y[:30]),
+        metrics={"accuracy": nn.metrics.accuracy},
+        callbacks=[nn.callbacks.early_stopping(1)],
+    )
+
+
+def test_a_member_is_the_run_of_fit(mixed):
+    for index in (0, 4, 23):
+        member = mixed.member(index)
+        alone = nn.fit(
+            network,
+            (X, Y),
+            **COMMON | {"key": jax.random.fold_in(KEY, member.seed)},
+            epochs=4,
+            hyperparameters=member.setting | {"rate": float(member.setting["rate"])},
+            validation=(X[:30], Y[:30]),
+            metrics={"accuracy": nn.metrics.accuracy},
+            callbacks=[nn.callbacks.early_stopping(1)],
+        )
+        close(member.params, alone.params)
+        assert member.row["epoch"] == alone.epoch
+        close(member.history["val_loss"], np.asarray(alone.history["val_loss"]))
+        close(member.row["val_accuracy"], alone.history["val_accuracy"][alone.epoch - 1])
+
+
+def test_the_table_has_a_row_for_each_setting_and_seed(mixed):
+    assert len(mixed) == 24
+    assert [row["seed"] for row in mixed.rows[:4]] == [0, 1, 2, 0]
+    assert {(row["learning_rate"], row["rate"], row["units"]) for row in mixed.rows} == {
+        (a, b, c) for a in (1e-3, 1e-2) for b in (0, 0.3) for c in (4, 6)
+    }
+    frame = mixed.to_pandas()
+    assert list(frame.columns) == [
+        "learning_rate", "rate", "units", "seed", "loss", "accuracy", "val_loss", "val_accuracy", "epoch", "epochs", "status",
+    ]  # fmt: skip
+    assert set(frame["status"]) <= {"finished", "early"}
+    best = mixed.best()
+    assert best.row["val_loss"] == frame["val_loss"].min()
+    assert mixed.best("val_accuracy").row["val_accuracy"] == frame["val_accuracy"].max()
+    first = mixed.by_setting()[0]
+    rows = [row["val_loss"] for row in mixed.rows if all(row[name] == first[name] for name in mixed.names)]
+    close(first["val_loss"], np.mean(rows))
+    close(first["val_loss_std"], np.std(rows, ddof=1))
+    assert "2 groups, as units decides on the program" in mixed.note
+    assert "*" in str(mixed).splitlines()[1]
+    assert "<table>" in mixed._repr_html_()
+
+
+def test_the_best_member_is_evaluated_as_any_other(mixed):
+    best = mixed.best()
+    close(nn.evaluate(best.model, best, (X[:30], Y[:30]))["loss"], best.row["val_loss"])
+
+
+def test_members_of_several_structures_are_not_stacked(mixed):
+    with pytest.raises(ValueError, match=r"differ in structure, by units: take result\.groups"):
+        _ = mixed.params
+    assert [len(group.members) for group in mixed.groups] == [12, 12]
+    with pytest.raises(IndexError, match="24 members, got 24"):
+        mixed.member(24)
+
+
+def test_a_crowd_of_another_size_gives_the_same_members():
+    space = [{"learning_rate": rate, "units": 4} for rate in (1e-3, 3e-3, 1e-2, 3e-2, 0.1)]
+    crowd = sweep(space, seeds=[5, 2])
+    few = sweep(space[2:3], seeds=[2])
+    close(few.member(0).params, crowd.member(5).params)
+    small = sweep(space, seeds=[5, 2], memory=1)  # blocks of one member
+    assert "blocks of 1;" in small.note
+    close(small.params, crowd.params)
+
+
+def test_every_float_is_traced_and_reaches_its_place():
+    def model(scale):
+        return nn.dense(2, kernel_init=nn.initializers.normal(scale))
+
+    def optimizer(learning_rate, clip, momentum, decay):
+        steps = [optax.clip_by_global_norm(clip), optax.add_decayed_weights(decay), optax.sgd(learning_rate, momentum)]
+        return optax.chain(*steps)
+
+    def loss(predictions, y, smoothing=0.0, **options):
+        return nn.losses.mse(predictions, (1 - smoothing) * jax.nn.one_hot(y, 2), **options)
+
+    def noise(key, batch, strength):
+        return batch[0] + strength * jax.random.normal(key, batch[0].shape), batch[1]
+
+    base = {
+        "scale": 0.5,
+        "clip": 1.0,
+        "momentum": 0.5,
+        "decay": 0.0,
+        "smoothing": 0.0,
+        "strength": 0.0,
+        "peak": 0.1,
+        "keep": 0.5,
+    }
+    others = {
+        "scale": 1.0,
+        "clip": 0.1,
+        "momentum": 0.9,
+        "decay": 0.5,
+        "smoothing": 0.2,
+        "strength": 0.5,
+        "peak": 0.3,
+        "keep": 0.9,
+    }
+    settings = [base, *({**base, name: value} for name, value in others.items())]
+    result = sweep(
+        settings,
+        model=model,
+        optimizer=optimizer,
+        loss=loss,
+        augment=noise,
+        hyperparameters={"learning_rate": lambda step, steps, peak: peak * (1 - step / steps)},
+        callbacks=[nn.callbacks.ema("keep")],
+        epochs=2,
+    )
+    assert "1 group;" in result.note
+    kernels = result.params["kernel"]
+    for i, name in enumerate(others, 1):
+        assert np.abs(kernels[i] - kernels[0]).max() > 1e-4, name
+
+
+def test_structural_values_of_all_kinds_make_groups():
+    space = [
+        {"activation": nn.relu, "batch_size": 10, "units": 3},
+        {"activation": nn.tanh, "batch_size": 10, "units": 3},
+        {"activation": nn.tanh, "batch_size": 30, "units": 3},
+        {"activation": nn.relu, "batch_size": 10, "units": 3},
+    ]
+    result = sweep(space, optimizer=optax.sgd(0.1), epochs=1)
+    assert [group.members.tolist() for group in result.groups] == [[0, 3], [1], [2]]
+    assert "as activation, batch_size decide on the program" in result.note or "as batch_size, activation" in result.note
+    close(result.member(0).params, result.member(3).params, 0)
+    assert nn.tanh.__name__ in result.table()
+
+
+def test_programs_of_one_text_are_compiled_once():
+    inits = {"normal": nn.initializers.normal(0.1), "uniform": nn.initializers.uniform(-0.1, 0.1)}
+    space = {"init": list(inits), "learning_rate": [0.1]}
+    result = sweep(space, model=lambda init: nn.dense(2, kernel_init=inits[init]), optimizer=optax.sgd, epochs=1)
+    assert "2 groups" in result.note
+    assert "4 programs" in result.note  # two that draw, one that trains, one that takes the weights
+
+
+def test_a_member_that_diverges_is_reported_and_harms_no_other():
+    space = {"learning_rate": [0.1, 1e20]}
+    options = {"model": nn.dense(2), "optimizer": optax.sgd, "loss": nn.losses.mse, "epochs": 4}
+    targets = (X, X[:, :2])
+    with pytest.warns(RuntimeWarning, match="1 of 2 members"):
+        result = nn.sweep(options.pop("model"), targets, space, **COMMON | options)
+    assert [row["status"] for row in result.rows] == ["finished", "diverged"]
+    alone = nn.sweep(nn.dense(2), targets, {"learning_rate": [0.1]}, **COMMON | options)
+    close(result.member(0).params, alone.member(0).params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+    assert result.by_setting()[-1]["learning_rate"] == 1e20
+    assert np.isnan(result.by_setting()[-1]["loss"])
+    skipped = nn.sweep(nn.dense(2), targets, space, **COMMON | options, on_nonfinite="skip")
+    assert skipped.rows[1]["status"] == "finished"
+
+
+def test_members_that_stopped_are_left_out_when_that_saves_time(monkeypatch):
+    from jaxnn.population import runner
+
+    monkeypatch.setattr(runner, "MOST_ROWS", 2)
+    narrowed = []
+    original = runner.Runner._narrowed
+
+    def eager(self, work, going, left):
+        columns = original(self, work, going, 1e9)  # as if the rest took for ever
+        narrowed.append(None if columns is None else len(columns))
+        return columns
+
+    space = {"learning_rate": [10.0, 9.0, 8.0, 1e-3], "units": [4]}
+    stop = [nn.callbacks.early_stopping(1, restore_best=False, monitor="loss")]
+    monkeypatch.setattr(runner, "CPU_MEMBERS", 4)
+    plain = sweep(space, optimizer=optax.sgd, epochs=12, callbacks=stop)
+    monkeypatch.setattr(runner.Runner, "_narrowed", eager)
+    compact = sweep(space, optimizer=optax.sgd, epochs=12, callbacks=stop)
+    assert any(narrowed)
+    assert [row["epochs"] for row in compact.rows] == [row["epochs"] for row in plain.rows]
+    assert len({row["epochs"] for row in compact.rows}) > 1
+    close(compact.params, plain.params)
+
+
+def test_simulated_devices_give_the_same_table():
+    program = textwrap.dedent("""
+        import os
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+        import jax, numpy as np, optax, jaxnn as nn
+        x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+        def swept(mesh=None):
+            return nn.sweep(nn.dense(1), (x, x[:, :1]), {"learning_rate": [0.1, 0.01, 1e-3, 0.03, 0.3]}, seeds=2, mesh=mesh,
+                            loss=nn.losses.mse, optimizer=optax.sgd, epochs=3, key=jax.random.key(0), progress=False)
+        one = swept()
+        for n in (2, 4):
+            many = swept(jax.make_mesh((n,), ("members",), devices=jax.devices()[:n]))
+            assert f"sharded over {n} devices" in many.note, many.note
+            for a, b in zip(one.rows, many.rows, strict=True):
+                np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    program = textwrap.dedent(f"""
+        import importlib, os, signal, sys
+        import jax, numpy as np, optax, jaxnn as nn
+        module = importlib.import_module("jaxnn.population.sweep")
+        x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+        if sys.argv[1] == "killed":
+            save = module.Saver.save
+            def and_die(self, *arguments, **named):
+                save(self, *arguments, **named)
+                self._store.wait()
+                os.kill(os.getpid(), signal.SIGKILL)
+            module.Saver.save = and_die
+        store = None if sys.argv[1] == "whole" else nn.io.Checkpoints({str(tmp_path / "store")!r})
+        space = {{"learning_rate": [0.1, 0.01], "seed_of_it": [1, 2, 3]}}
+        result = nn.sweep(lambda seed_of_it: nn.dense(1), (x, x[:, :1]), space, loss=nn.losses.mse, optimizer=optax.sgd,
+                          epochs=3, key=jax.random.key(0), progress=False, checkpoints=store)
+        np.save(sys.argv[2], np.stack([member.params["kernel"] for member in map(result.member, range(6))]))
+        print(result.note)
+    """)
+    runs = {}
+    for how in ("whole", "killed", "resumed"):
+        path = tmp_path / f"{how}.npy"
+        done = subprocess.run([sys.executable, "-c", program, how, str(path)], capture_output=True, text=True, timeout=300)
+        assert done.returncode == (-signal.SIGKILL if how == "killed" else 0), done.stderr
+        runs[how] = np.load(path) if path.exists() else None
+    assert runs["killed"] is None
+    np.testing.assert_array_equal(runs["whole"], runs["resumed"])
+
+
+def test_checkpoints_of_another_sweep_are_refused(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    options = {"model": nn.dense(2), "optimizer": optax.sgd, "epochs": 1}
+    first = sweep({"learning_rate": [0.1]}, **options, checkpoints=tmp_path)
+    again = sweep({"learning_rate": [0.1]}, **options, checkpoints=tmp_path)
+    np.testing.assert_array_equal(first.params["kernel"], again.params["kernel"])
+    assert "0 programs" in again.note
+    with pytest.raises(ValueError, match="another key, space or seeds"):
+        sweep({"learning_rate": [0.2]}, **options, checkpoints=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "message"),
+    [
+        ({"learnig_rate": [0.1], "units": [3]}, {}, "nothing takes the hyperparameter 'learnig_rate'.* near it learning_rate"),
+        ({"learning_rate": [], "units": [3]}, {}, "no value for 'learning_rate': the grid is empty"),
+        ({"learning_rate": [-0.1], "units": [3]}, {}, "learning_rate is -0.1, expected at least 0"),
+        ({"learning_rate": [0.1], "units": [3], "rate": [-0.5]}, {}, r"dropout takes rate in \[0, 1\), got -0.5"),
+        ({"learning_rate": [0.1], "units": [0]}, {}, "features of at least 1, got 0"),
+        ({"learning_rate": [float("nan")], "units": [3]}, {}, "is nan, expected a finite number"),
+        ([], {}, "the space is empty"),
+        ([{"learning_rate": 0.1, "units": 3}, {"units": 3}], {}, "setting 1 names units, and the first one"),
+        ({"learning_rate": [0.1], "units": [3], "batch_size": [0]}, {}, "batch_size of at least 1"),
+        ({"learning_rate": [0.1], "units": [3]}, {"seeds": [1, 1]}, "whole numbers that differ"),
+        ({"learning_rate": [0.1], "units": [3]}, {"on_nonfinite": "raise"}, '"stop" or "skip"'),
+        ({"learning_rate": [0.1], "units": [3]}, {"callbacks": [nn.callbacks.time_budget(1.0)]}, "acts on the host"),
+        ({"learning_rate": [0.1], "units": [3]}, {"mesh": "all"}, "Mesh with one axis"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_compiled(space, options, message, monkeypatch):
+    from jaxnn.population import block
+
+    monkeypatch.setattr(block.Program, "compile", lambda self: pytest.fail("compiled"))
+    with pytest.raises(ValueError, match=message):
+        sweep(space, **options)
+
+
+def test_a_float_that_decides_on_a_shape_is_named():
+    def model(units):
+        return nn.stateless(
+            lambda key, x: {"kernel": nn.param(nn.initializers.ones, (x.shape[-1], int(units)))},
+            lambda params, x: x @ params["kernel"],
+            "own",
+        )
+
+    with pytest.raises(ValueError, match=r"'units' has values such as 2\.0, and floats are traced.*such as 2"):
+        sweep({"units": [2.0, 4.0]}, model=model, optimizer=optax.sgd(0.1))
+
+
+def test_wrong_types_are_named():
+    with pytest.raises(TypeError, match=r"come as a sequence, got 0\.1: write \[0\.1\]"):
+        sweep({"learning_rate": 0.1})
+    with pytest.raises(TypeError, match="is a distribution"):
+        sweep({"learning_rate": population.uniform(0.0, 1.0)})
+    with pytest.raises(TypeError, match="a dict of lists, a grid, or a list of dicts"):
+        sweep(3)
+    with pytest.raises(TypeError, match="needs units"):
+        sweep({"learning_rate": [0.1]})
+
+
+def test_ctrl_c_keeps_what_is_finished():
+    program = textwrap.dedent("""
+        import os, signal, threading, time
+        import jax, numpy as np, optax, jaxnn as nn
+        x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+        from jaxnn.population import work
+        keep_rows = work.Work.keep_rows
+        asked = []
+        def watched(self, *arguments):
+            keep_rows(self, *arguments)
+            if not asked:
+                asked.append(1)
+                os.kill(os.getpid(), signal.SIGINT)
+        work.Work.keep_rows = watched
+        result = nn.sweep(nn.dense(1), (x, x[:, :1]), {"learning_rate": [0.1, 0.01]}, loss=nn.losses.mse, optimizer=optax.sgd,
+                          epochs=10**6, key=jax.random.key(0), progress=False)
+        assert {row["status"] for row in result.rows} == {"interrupted"}, result.rows
+        assert all(0 < row["epochs"] < 10**6 for row in result.rows)
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_distributions_and_sequences():
+    for kind in (population.uniform(1.0, 3.0), population.log_uniform(1.0, 3.0)):
+        values = [kind.at(u) for u in np.linspace(0, 1, 11)]
+        assert values[0] == pytest.approx(1)
+        assert values[-1] == pytest.approx(3)
+        assert values == sorted(values)
+    assert [population.integers(2, 3).at(u) for u in (0.0, 0.49, 0.51, 0.99)] == [2, 2, 3, 3]
+    rates = np.asarray([s["r"] for s in population.sobol({"r": population.uniform(0.0, 1.0), "k": [1, 2]}, 16)])
+    assert sorted((16 * rates).astype(int)) == list(range(16))
+    drawn = population.random({"r": population.log_uniform(1e-4, 1.0), "k": ["a", "b"]}, 400, KEY)
+    assert abs(np.mean([np.log10(s["r"]) for s in drawn]) + 2) < 0.2
+    assert 150 < sum(s["k"] == "a" for s in drawn) < 250
+    assert drawn == population.random({"r": population.log_uniform(1e-4, 1.0), "k": ["a", "b"]}, 400, KEY)
+    for bad in (lambda: population.uniform(1, 0), lambda: population.log_uniform(0, 1), population.choice):
+        with pytest.raises(ValueError, match="takes"):
+            bad()
+
+
+def test_jax_arrays_and_numpy_numbers_are_values():
+    result = sweep({"learning_rate": jnp.array([0.1, 0.01]), "units": np.array([3])}, epochs=1)
+    assert [row["learning_rate"] for row in result.rows] == pytest.approx([0.1, 0.01])
+    assert len(result.groups) == 1

@@ -261,6 +261,12 @@ def test_tokens_and_pixels():
     )
 
 
+def test_labels_of_a_narrow_type():
+    scores = np.eye(300, dtype=np.float32)[:100]
+    assert metrics.recall(300)(scores, np.arange(100).astype(np.int8)) == 1
+    assert metrics.recall(300)(scores, np.arange(100).astype(np.uint8)) == 1
+
+
 def reference_bleu(predicted, reference, order=4):
     """From the paper's formula, with counters of tuples."""
     right, made = np.zeros(order), np.zeros(order)

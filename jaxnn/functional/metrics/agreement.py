@@ -233,7 +233,7 @@ def _counted(name: str, num_classes: int | None, compute: Callable[[jax.Array, j
     def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
         if num_classes is None:
             logits, bits, mask = binary_of(name, predictions, targets, where)
-            weight = jnp.where(jnp.isnan(logits), jnp.nan, jnp.where(jnp.isnan(bits), jnp.nan, 1.0))
+            weight = jnp.where(jnp.isnan(logits) | jnp.isnan(bits), jnp.nan, 1.0)
             return add(totals, _counts((logits > 0).astype(int), (bits == 1).astype(int), weight, mask, size))
         scores, labels = classes_of(name, predictions, targets, where)
         if scores.shape[-1] != size:
@@ -255,7 +255,8 @@ def _counts(predicted: jax.Array, true: jax.Array, weight: jax.Array, mask: jax.
     weight = jnp.where(mask, weight, 0).reshape(-1, 1)
     spoilt = jnp.any(jnp.isnan(weight))
     is_predicted, is_true = (
-        labels.reshape(-1, 1) == jnp.arange(size, dtype=labels.dtype)[None] for labels in (predicted, true)
+        labels.astype(int).reshape(-1, 1) == jnp.arange(size)[None]
+        for labels in (predicted, true)  # int: a narrow type may wrap
     )
 
     def total(of: jax.Array) -> jax.Array:

@@ -167,6 +167,7 @@ def average(values: jax.Array, mask: jax.Array) -> Totals:
 
 def valid_or_nan(values: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
     """Return the values, NaN where the label is no class."""
+    labels = labels.astype(int)  # a narrow type may not hold `classes`
     return jnp.where((labels >= 0) & (labels < classes), values.astype(float), jnp.nan)
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jaxnn.train.fit import FitResult, NonFiniteError, fit
     from jaxnn.train.history import History
     from jaxnn.train.learning_rate_finder import LearningRates, find_learning_rate
-    from jaxnn.train.optimizers import by_path
+    from jaxnn.train.optimizers import by_path, decay_mask, named_optimizer
     from jaxnn.train.state import TrainState, init_train_state
     from jaxnn.train.step import Objective, train_step
     from jaxnn.train.streams import DataError
@@ -62,6 +62,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "data",
+    "decay_mask",
     "dense",
     "dropout",
     "dtype_policy",
@@ -83,6 +84,7 @@ __all__ = [
     "max_pool",
     "metrics",
     "models",
+    "named_optimizer",
     "parallel",
     "param",
     "population",
@@ -115,7 +117,7 @@ _LATER = {  # what is imported when it is first used: not every program trains, 
     **dict.fromkeys(("train_epoch", "train_run"), "train.epoch"),
     "DataError": "train.streams",
     "History": "train.history",
-    "by_path": "train.optimizers",
+    **dict.fromkeys(("by_path", "decay_mask", "named_optimizer"), "train.optimizers"),
     "sweep": "population.sweep",
 }
 

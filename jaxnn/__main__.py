@@ -6,24 +6,18 @@ Whatever can be a mistake of the caller is looked at first, before anything is t
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.data import NAMES, Dataset, load, moments, split, standardize
+from jaxnn._arguments import parser as make_parser
+from jaxnn.data import Dataset, load, moments, split, standardize
 
-MODELS = ("mlp", "cnn", "rnn")
-SCHEDULES = ("constant", "linear", "exponential", "inverse", "cyclic", "cosine")
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")
-INITS = ("random", "xavier", "glorot", "he", "lecun", "orthogonal")
 SUITS = {2: ("table", ("mlp",)), 3: ("sequence", ("rnn", "mlp")), 4: ("image", ("cnn", "mlp", "rnn"))}
 """By the number of axes of the data: what a sample is, and the models that take it, the default first."""
 
@@ -64,113 +58,22 @@ def main(argv: list[str] | None = None) -> int:
         `SystemExit` as argparse does.
     """
     started = time.perf_counter()
-    parser = _parser()
+    parser = make_parser()
     try:
         arguments = parser.parse_args(argv)
         try:
             job = _prepared(arguments)
         except (ValueError, OSError, ImportError) as error:
             parser.error(str(error))
-        return _run(job, started)
+        try:
+            return _run(job, started)
+        except ValueError as error:
+            if not arguments.resume:
+                raise
+            parser.error(f"--resume cannot go on from {arguments.checkpoint}: {error}")
     except KeyboardInterrupt:
         print("\njaxnn: interrupted", file=sys.stderr)
         return 130
-
-
-# --- the command line -------------------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    """Answer a mistake with one line on stderr and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"jaxnn: error: {' '.join(message.split())}\n")
-
-    def parse_args(self, *arguments: Any, **named: Any) -> Any:
-        parsed, unknown = self.parse_known_args(*arguments, **named)
-        if unknown:
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            self.error(f"unknown argument {unknown[0]!r}{hint}; known are train, {', '.join(known)}")
-        if parsed.command != "train":  # looked at last: the value of a misspelt option lands here
-            self.error(f"unknown command {parsed.command!r}; expected train")
-        return parsed
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="jaxnn",
-        usage="python -m jaxnn [train] [options]",
-        description="Train a neural network on real data. Without options: a small CNN on handwritten digits.",
-        epilog="Options left out are chosen to suit the data and the model. The test part, 20% of the samples or the data "
-        "set's own, is looked at once, at the end; of the rest, 10% are held out for validation, which is all that "
-        "--patience looks at.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("command", nargs="?", metavar="train", default="train", help="the one command, and the default")
-    data = parser.add_argument_group("data and model")
-    data.add_argument("--data", metavar="NAME", default="digits", help=f"{', '.join(NAMES)}, or FILE.npz (default digits)")
-    data.add_argument("--model", choices=MODELS, help="default: cnn for images, rnn for sequences, mlp for tables")
-    data.add_argument(
-        "--activation",
-        choices=ACTIVATIONS,
-        help="of the hidden layers of mlp and cnn (default tanh for tables, else relu)",
-    )
-    data.add_argument(
-        "--init",
-        choices=INITS,
-        help="of the kernels (default: he for the relu family, xavier for tanh, sigmoid and rnn)",
-    )
-    training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=_whole(1), metavar="N", help="passes over the training part")
-    training.add_argument("--batch-size", type=_whole(1), metavar="N", help="samples a step")
-    training.add_argument("--learning-rate", type=_number(0, math.inf), metavar="RATE", help="Adam's, at its highest")
-    training.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate (default cosine)")
-    training.add_argument(
-        "--dropout", type=_number(0, 1, or_low=True), metavar="RATE", help="share of units dropped in training"
-    )
-    training.add_argument(
-        "--patience",
-        type=_whole(1),
-        metavar="N",
-        help="stop after N epochs without a better validation loss, keep the best",
-    )
-    training.add_argument("--seed", type=_whole(0, 2**32 - 1), metavar="N", default=0, help="of everything random (default 0)")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("jaxnn-run"), help="folder of the picture (default jaxnn-run)"
-    )
-    return parser
-
-
-def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    allowed = f"at least {low}" if high is None else f"from {low} to {high}"
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if value < low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; expected a whole number, {allowed}")
-        return value
-
-    return parse
-
-
-def _number(low: float, high: float, *, or_low: bool = False) -> Callable[[str], float]:
-    allowed = f"{'at least' if or_low else 'above'} {low}" + (f" and below {high}" if high < math.inf else "")
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (low < value < high or (or_low and value == low)):
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; expected a number {allowed}")
-        return value
-
-    return parse
 
 
 # --- the job ----------------------------------------------------------------------------------------------------------
@@ -183,6 +86,7 @@ class _Job:
     parts: tuple[Dataset, Dataset, Dataset]  # to train on, to validate, to test
     model: Any
     table: Any
+    callbacks: list[Any]
 
     def scaled(self, y: np.ndarray) -> np.ndarray:
         """Regression targets with mean 0 and variance 1 over the training part; labels as they are."""
@@ -211,13 +115,54 @@ def _prepared(arguments: argparse.Namespace) -> _Job:
     import jaxnn as nn
     from jaxnn.inspect import plots
 
+    _optimizer(arguments)(learning_rate=1.0)
+    _check_checkpoints(arguments)
     plots.new_figure()  # says now, not after the training, if matplotlib is missing
     model = _model(arguments, data)
     try:
         table = nn.summary(model, parts[0].x[: arguments.batch_size])
     except ValueError as error:
         raise ValueError(f"--model {arguments.model} cannot take samples of shape {data.x.shape[1:]}: {error}") from error
-    return _Job(arguments, data, parts, model, table)
+    return _Job(arguments, data, parts, model, table, _callbacks(arguments))
+
+
+def _check_checkpoints(arguments: argparse.Namespace) -> None:
+    if arguments.checkpoint is None:
+        if arguments.resume:
+            raise ValueError("--resume needs to know where the run is: give --checkpoint DIR, too")
+        return
+    from jaxnn.io import Checkpoints
+
+    try:
+        steps = Checkpoints(arguments.checkpoint).steps()
+    except OSError as error:
+        raise ValueError(f"--checkpoint {arguments.checkpoint} cannot be made: {error.strerror}; expected a folder") from error
+    if steps and not arguments.resume:
+        raise ValueError(
+            f"--checkpoint {arguments.checkpoint} has a run already, at step {steps[-1]}; expected --resume, to go on with it, "
+            "or another folder"
+        )
+
+
+def _callbacks(arguments: argparse.Namespace) -> list[Any]:
+    from jaxnn.train import callbacks
+
+    stopping = [callbacks.early_stopping(arguments.patience)] if arguments.patience else []
+    return [*stopping, *([callbacks.csv_log(arguments.csv)] if arguments.csv else [])]
+
+
+def _optimizer(arguments: argparse.Namespace) -> Any:
+    """The optimizer as a function of the learning rate, which `fit` schedules: not all of optax's take a schedule."""
+    import jax
+
+    from jaxnn.train.optimizers import named_optimizer
+
+    options = {"key": jax.random.key(arguments.seed)} if arguments.optimizer == "noisy_sgd" else {}
+
+    def optimizer(learning_rate):
+        return named_optimizer(arguments.optimizer, learning_rate, weight_decay=arguments.weight_decay, **options)
+
+    return optimizer
 
 
 def _fill_in(arguments: argparse.Namespace, data: Dataset) -> None:
@@ -288,7 +233,9 @@ def _schedule(arguments: argparse.Namespace, samples: int) -> Any:
             return nn.schedules.cyclic(rate / 10, rate, max(steps // 8, 1), mode="triangular2")
         case "cosine":
             return nn.schedules.cosine_decay_schedule(rate, steps)
-    return rate
+        case "onecycle":
+            return nn.schedules.cosine_onecycle_schedule(steps, rate)
+    return nn.schedules.constant_schedule(rate)
 
 
 def _run(job: _Job, started: float) -> int:
@@ -300,7 +247,7 @@ def _run(job: _Job, started: float) -> int:
     print(f"{data.name}: {len(train)} samples to train on, {len(validation)} to validate, {len(test)} to test\n")
     print(job.table)
     print(
-        f"\n{arguments.model}, {arguments.init} initialization, Adam at {arguments.learning_rate:g} "
+        f"\n{arguments.model}, {arguments.init} initialization, {arguments.optimizer} at {arguments.learning_rate:g} "
         f"({arguments.schedule}), {arguments.epochs} epochs, batches of {arguments.batch_size}, seed {arguments.seed}",
         flush=True,
     )
@@ -318,7 +265,6 @@ def _run(job: _Job, started: float) -> int:
 
 def _fit(job: _Job, train: Dataset, validation: Dataset) -> Any:
     import jax
-    import optax
 
     import jaxnn as nn
 
@@ -328,13 +274,15 @@ def _fit(job: _Job, train: Dataset, validation: Dataset) -> Any:
             job.model,
             (train.x, job.scaled(train.y)),
             loss=nn.losses.mse if regression else nn.losses.cross_entropy,
-            optimizer=optax.adam(_schedule(arguments, len(train))),
+            optimizer=_optimizer(arguments),
+            hyperparameters={"learning_rate": _schedule(arguments, len(train))},
             epochs=arguments.epochs,
             batch_size=arguments.batch_size,
             key=jax.random.key(arguments.seed),
             validation=(validation.x, job.scaled(validation.y)),
             metrics={"r2": nn.metrics.r2} if regression else {"accuracy": nn.metrics.accuracy},
-            callbacks=[nn.callbacks.early_stopping(arguments.patience)] if arguments.patience else [],
+            callbacks=job.callbacks,
+            checkpoints=arguments.checkpoint,
         )
 
 

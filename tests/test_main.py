@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnn.__main__ import OTHERWISE, RECIPES, SUITS, _model, _schedule, main
+from jaxnn.__main__ import OTHERWISE, RECIPES, SUITS, _model, _optimizer, _schedule, main
 from jaxnn.data import NAMES, from_arrays, load
 
 RNG = np.random.default_rng(0)
@@ -55,6 +55,11 @@ def mistake(capsys, *argv):
         ("--learning-rate inf", "--learning-rate: 'inf' is not allowed"),
         ("--dropout 1", "--dropout: '1' is not allowed; expected a number at least 0 and below 1"),
         ("--dropout -0.1", "--dropout: '-0.1' is not allowed"),
+        ("--weight-decay -1", "--weight-decay: '-1' is not allowed; expected a number at least 0"),
+        ("--optimizer adan2", "unknown optimizer 'adan2'; did you mean adan.*There are adabelief, .*sgd.*yogi"),
+        ("--optimizer lbfgs --weight-decay 0.1", "lbfgs takes no weight decay"),
+        ("--resume", "--resume needs to know where the run is: give --checkpoint DIR"),
+        ("--csv .", "csv_log .*"),
         ("--patience 0", "--patience: '0' is not allowed"),
         ("--seed -1", "--seed: '-1' is not allowed; expected a whole number, from 0 to 4294967295"),
         ("--seed 4294967296", "--seed: '4294967296' is not allowed"),
@@ -97,7 +102,10 @@ def test_help_names_every_option(capsys):
         main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    options = "data model epochs batch-size learning-rate schedule activation init dropout patience seed out"
+    options = (
+        "data model epochs batch-size optimizer learning-rate weight-decay schedule activation init dropout patience seed out "
+        "csv checkpoint resume"
+    )
     for option in options.split():
         assert f"--{option} " in text
     for name in NAMES:
@@ -137,7 +145,7 @@ def test_regression_reports_r_squared(capsys):
 def test_same_seed_same_numbers(capsys):
     argv = ("--data", "wine", "--epochs", "3", "--dropout", "0.2", "--init", "lecun", "--schedule", "linear")
     first, again, other = (run(capsys, *argv, "--seed", seed)[1] for seed in ("5", "5", "6"))
-    assert "mlp, lecun initialization, Adam at 0.01 (linear), 3 epochs, batches of 16, seed 5" in first
+    assert "mlp, lecun initialization, adam at 0.01 (linear), 3 epochs, batches of 16, seed 5" in first
     numbers = [re.search(r"test accuracy.*\n.*", out)[0] for out in (first, again, other)]
     assert numbers[0] == numbers[1] != numbers[2]
 
@@ -155,14 +163,20 @@ def test_same_seed_same_numbers(capsys):
 def test_schedules(schedule, second_epoch, last_epoch):
     arguments = argparse.Namespace(schedule=schedule, learning_rate=0.5, epochs=10, batch_size=16)
     rate = _schedule(arguments, samples=65)  # five steps an epoch
-    at = rate if callable(rate) else lambda step: rate
-    np.testing.assert_allclose([at(0), at(5), at(45)], [0.5, 0.5 * second_epoch, 0.5 * last_epoch], rtol=1e-5)
+    np.testing.assert_allclose([rate(0), rate(5), rate(45)], [0.5, 0.5 * second_epoch, 0.5 * last_epoch], rtol=1e-5)
 
 
 def test_cyclic_schedule_ends_lower_than_it_began():
     arguments = argparse.Namespace(schedule="cyclic", learning_rate=0.5, epochs=16, batch_size=16)
     rates = np.array([_schedule(arguments, samples=16)(step) for step in range(17)])
     np.testing.assert_allclose(rates[::2], [0.05, 0.5, 0.05, 0.275, 0.05, 0.1625, 0.05, 0.10625, 0.05], rtol=1e-5)
+
+
+def test_onecycle_rises_and_falls():
+    arguments = argparse.Namespace(schedule="onecycle", learning_rate=0.5, epochs=10, batch_size=16)
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+        rates = np.array([_schedule(arguments, samples=160)(step) for step in (0, 30, 100)])
+    np.testing.assert_allclose(rates, [0.5 / 25, 0.5, 0.5 / 25e4], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +202,42 @@ def test_patience_stops_early(capsys):
     done = int(re.search(r"stopped early after epoch (\d+)", out)[1])
     kept = int(re.search(r"the parameters are those of epoch (\d+)", out)[1])
     assert done < 500 and kept == done - 3
+
+
+def test_optimizers_and_weight_decay(capsys):
+    argv = ("--data", "iris", "--epochs", "3", "--csv", "log.csv", "--optimizer")
+    code, out = run(capsys, *argv, "sm3", "--schedule", "onecycle", "--learning-rate", "0.1", "--weight-decay", "1e-3")
+    assert code == 0
+    assert "sm3 at 0.1 (onecycle)" in out
+    log = np.genfromtxt("log.csv", delimiter=",", names=True)
+    assert log["loss"][-1] < log["loss"][0]
+    assert log["learning_rate"].argmax() == 0 and log["learning_rate"][-1] < 2e-3
+    params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+    for name in ("noisy_sgd", "adamw"):
+        made = _optimizer(argparse.Namespace(optimizer=name, weight_decay=0.5, seed=1))(learning_rate=0.1)
+        assert jax.tree.leaves(made.init(params))
+
+
+def test_a_run_is_resumed_to_the_same_end(capsys, tmp_path):
+    argv = ("--data", "iris", "--schedule", "constant", "--csv", "log.csv", "--checkpoint")
+    _, whole = run(capsys, *argv, "whole", "--epochs", "6")
+    run(capsys, *argv, "cut", "--epochs", "2", "--resume")  # of nothing: the same command serves a first and a later start
+    assert re.search("cut has a run already, at step 14; expected --resume", mistake(capsys, *argv, "cut"))
+    code, resumed = run(capsys, *argv, "cut", "--epochs", "6", "--resume")
+    assert code == 0
+    assert "trained for 6 epochs" in resumed
+    numbers = [re.search(r"test accuracy.*\n.*", out)[0] for out in (whole, resumed)]
+    assert numbers[0] == numbers[1]
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 7
+    with pytest.raises(SystemExit) as caught:
+        main([*argv, "cut", "--resume", "--seed", "1"])
+    assert caught.value.code == 2
+    assert re.search("--resume cannot go on from cut: .*another key", capsys.readouterr().err)
+
+
+def test_a_checkpoint_folder_that_cannot_be(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert "--checkpoint file cannot be made: File exists" in mistake(capsys, "--data", "iris", "--checkpoint", "file")
 
 
 def test_divergence_is_said(capsys):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # Which way a column is better, from the words in its name. Of other columns no value is called the best.
-_FALLING = {"loss", "error", "mse", "rmse", "mae", "entropy", "hinge", "huber", "nll", "perplexity"}
-_RISING = {"accuracy", "acc", "precision", "recall", "f1", "auc", "r2", "iou", "score"}
+_FALLING = {"loss", "error", "mse", "rmse", "mae", "entropy", "hinge", "huber", "nll", "perplexity", "mape"}
+_RISING = {"accuracy", "acc", "precision", "recall", "f1", "auc", "r2", "iou", "score", "kappa", "pearson", "spearman", "bleu"}
 
 _ENDS, _WIDTH = 3, 120  # a displayed table's first and last rows, and the width of its text
 

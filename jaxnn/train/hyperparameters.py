@@ -39,7 +39,8 @@ class Hyperparameters:
     def at(self, traced: Mapping[str, jax.Array], step: Any) -> dict[str, Any]:
         """All of them by name, at a step."""
         known = {**dict(self.fixed), **traced}
-        scheduled = {name: _named(schedule, known, f"the schedule of {name!r}", step) for name, schedule in self.schedules}
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules rely on it, also where the caller is strict
+            scheduled = {name: _named(schedule, known, f"the schedule of {name!r}", step) for name, schedule in self.schedules}
         return {**known, **scheduled}
 
 

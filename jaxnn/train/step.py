@@ -131,10 +131,10 @@ def train_step(
             finite = _all_finite(value, gradients)
             old = {name: getattr(train_state, name) for name in new}
             new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
-            new |= dict(
-                skipped=train_state.skipped + (~finite).astype(jnp.int32),
-                loss_scale=_rescaled(train_state.loss_scale, finite) if scale is not None else (),
-            )
+            new |= {
+                "skipped": train_state.skipped + (~finite).astype(jnp.int32),
+                "loss_scale": _rescaled(train_state.loss_scale, finite) if scale is not None else (),
+            }
         return train_state._replace(**new, step=train_state.step + 1), value, predictions
 
     return step

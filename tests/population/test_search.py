@@ -74,7 +74,7 @@ def test_copies_replace_the_worst():
     ("call", "message"),
     [
         (lambda: population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=2, **COMMON), "do not make two rungs"),
-        (lambda: population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=9, factor=1, **COMMON), "factor of at least 2"),
+        (lambda: population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=9, factor=1, **COMMON), "at least 2, got 1"),
         (lambda: population.hyperband(nn.dense(1), (X, Y), RATES, epochs=9, **COMMON), "brackets of at least two settings"),
         (
             lambda: population.population_based_training(
@@ -83,7 +83,7 @@ def test_copies_replace_the_worst():
             "one structure and one seed, got 1 structures and 2 seeds",
         ),
         (lambda: population.cross_validation(nn.dense(1), (X, Y), RATES, folds=97, epochs=1, **COMMON), "cannot be cut"),
-        (lambda: population.cross_validation(nn.dense(1), (X, Y), epochs=1, validation=(X, Y), **COMMON), "leave validation out"),
+        (lambda: population.cross_validation(nn.dense(1), (X, Y), epochs=1, validation=(X, Y), **COMMON), "validation out"),
         (
             lambda: population.cross_validation(
                 nn.serial(nn.batch_norm(), nn.dense(1)), (X, Y), epochs=1, **COMMON | {"optimizer": optax.sgd(0.1)}

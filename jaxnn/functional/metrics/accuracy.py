@@ -1,0 +1,132 @@
+"""How often the right class has the highest score."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnn.functional._checks import spell
+from jaxnn.functional.metrics.stream import (
+    Metric,
+    Totals,
+    add,
+    average,
+    averaged,
+    binary_of,
+    classes_of,
+    mask_of,
+    valid_or_nan,
+    whole,
+)
+
+
+def top_k_accuracy(k: int) -> Metric:
+    """Make a metric: the fraction of samples whose label is among the k highest scores.
+
+    Of equal scores the lower class ranks first, so k = 1 is `accuracy`. A sample with a NaN score counts as wrong.
+
+    Args:
+        k: from 1 to the number of classes.
+
+    Returns:
+        The metric of predictions (…, classes), logits or probabilities, and targets: integer labels (…,) or
+        floating-point one-hot rows (…, classes).
+
+    Raises:
+        ValueError: k is not a whole number from 1; or, when called, exceeds the number of classes.
+
+    Example:
+        >>> top_k_accuracy(2)(jnp.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), jnp.array([1, 2])).item()
+        0.5
+    """
+    k = whole("top_k_accuracy", "k", k)
+    return _ranked(f"top_{k}_accuracy", k)
+
+
+def _ranked(name: str, k: int) -> Metric:
+    def batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> Totals:
+        scores, labels = classes_of(name, predictions, targets, where)
+        if k > scores.shape[-1]:
+            raise ValueError(f"{name}: predictions {spell(scores)} have only {scores.shape[-1]} classes")
+        return _hits(scores, labels, mask_of(name, where, labels.shape), k)
+
+    return averaged(name, batch)
+
+
+@partial(jax.jit, static_argnames="k")
+def _hits(scores: jax.Array, labels: jax.Array, mask: jax.Array, k: int) -> Totals:
+    labels = labels.astype(int)[..., None]
+    classes = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
+    own = jnp.sum(jnp.where(classes == labels, scores, 0), axis=-1, keepdims=True)
+    ahead = (scores > own) | ((scores == own) & (classes < labels))
+    hit = (jnp.sum(ahead, axis=-1) < k) & ~jnp.any(jnp.isnan(scores), axis=-1)
+    return average(valid_or_nan(hit, labels[..., 0], scores.shape[-1]), mask)
+
+
+def _binary_batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> Totals:
+    return _binary_hits(*binary_of("binary_accuracy", predictions, targets, where))
+
+
+@jax.jit
+def _binary_hits(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Totals:
+    hit = ((logits > 0) == (labels == 1)) & ~jnp.isnan(logits)
+    return average(jnp.where(jnp.isnan(labels), jnp.nan, hit.astype(float)), mask)
+
+
+def confusion_matrix(num_classes: int) -> Metric:
+    """Make a metric: how many samples of each class (row) were predicted as each class (column), scikit-learn's layout.
+
+    What is predicted is the class of the highest score. A NaN score has none, and makes the matrix NaN.
+
+    Args:
+        num_classes: C, the last axis of the predictions.
+
+    Returns:
+        The metric of predictions (…, C) and targets: integer labels (…,) or floating-point one-hot rows (…, C). Its
+        value has the shape (C, C).
+
+    Raises:
+        ValueError: num_classes is not a whole number from 1; or, when called, is not the number of classes.
+
+    Example:
+        >>> confusion_matrix(2)(jnp.array([[2.0, 1.0], [2.0, 1.0], [0.0, 1.0]]), jnp.array([0, 1, 1])).tolist()
+        [[1.0, 0.0], [1.0, 1.0]]
+    """
+    name = "confusion_matrix"
+    num_classes = whole(name, "num_classes", num_classes)
+
+    def init() -> Totals:
+        return {"counts": jnp.zeros((num_classes, num_classes), float)}
+
+    def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
+        scores, labels = classes_of(name, predictions, targets, where)
+        if scores.shape[-1] != num_classes:
+            raise ValueError(f"{name}: predictions are {spell(scores)}, expected num_classes={num_classes} scores last")
+        return add(totals, {"counts": _confusion(scores, labels, mask_of(name, where, labels.shape))})
+
+    return Metric(name, init, update, lambda totals: totals["counts"])
+
+
+@jax.jit
+def _confusion(scores: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    num_classes = scores.shape[-1]
+    has_class = ~jnp.any(jnp.isnan(scores), axis=-1)
+    weight = jnp.where(mask, valid_or_nan(jnp.where(has_class, 1, jnp.nan), labels, num_classes), 0)
+    true = jax.nn.one_hot(jnp.where(mask, labels, 0).ravel(), num_classes, dtype=weight.dtype)
+    predicted = jax.nn.one_hot(jnp.argmax(scores, axis=-1).ravel(), num_classes, dtype=weight.dtype)
+    return true.T @ (weight.ravel()[:, None] * predicted)
+
+
+accuracy = _ranked("accuracy", 1)
+"""The fraction of samples whose label has the highest score: `top_k_accuracy(1)`.
+
+Predictions are (…, classes), logits or probabilities; targets integer labels (…,) or floating-point one-hot rows
+(…, classes). For one logit a sample there is `binary_accuracy`. A sample with a NaN score counts as wrong.
+"""
+
+binary_accuracy = averaged("binary_accuracy", _binary_batch)
+"""The fraction of samples whose logit is above 0 exactly where the target is 1; of probabilities p, pass p − 0.5.
+
+Predictions have the shape of the targets, which are 0 or 1, or (…, 1) for targets (…,). A NaN logit counts as wrong.
+"""

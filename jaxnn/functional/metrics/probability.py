@@ -1,0 +1,84 @@
+"""How good the predicted probabilities are: log loss, perplexity and calibration."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnn.functional import losses
+from jaxnn.functional._checks import check_predictions
+from jaxnn.functional.metrics.stream import Metric, Totals, add, average, averaged, classes_of, mask_of, valid_or_nan, whole
+
+
+def _log_loss_batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> Totals:
+    logits = check_predictions("log_loss", predictions)
+    mask = mask_of("log_loss", where, logits.shape[:-1])
+    values = losses.cross_entropy(logits, targets, where=None if where is None else mask, reduction="none")
+    return average(values.astype(float), mask)
+
+
+log_loss = averaged("log_loss", _log_loss_batch)
+"""The mean cross-entropy −log softmax(logits)_y over what counts, in nats; scikit-learn's `log_loss` of the softmax.
+
+Predictions are logits (…, classes), targets as `losses.cross_entropy` takes them. The mask may be that of tokens, (batch,
+time), where `mean(losses.cross_entropy)` counts samples, each as the mean of its tokens.
+"""
+
+perplexity = replace(log_loss, name="perplexity", compute=lambda totals: jnp.exp(log_loss.compute(totals)))
+"""exp of the mean cross-entropy a token, a language model's measure: among how many tokens it chooses, as it were.
+
+Predictions are logits (batch, time, vocabulary), targets tokens (batch, time); padding is left out by `where`. The mean is
+over all tokens of all batches, and not a mean of the batches' perplexities.
+"""
+
+
+def calibration_error(bins: int = 15) -> Metric:
+    """Make a metric: the expected calibration error, Σ_b (n_b/n) ∣accuracy_b − confidence_b∣, Guo et al. (2017).
+
+    Samples are binned by the probability of the predicted class, ((b − 1)/bins, b/bins], and in each bin it is compared with
+    how often that class is right. The value depends on the bins: it is exact for those given, and estimates the integral.
+
+    Args:
+        bins: how many of equal width; Guo et al. take 15.
+
+    Returns:
+        The metric of logits (…, classes) and targets: integer labels (…,) or floating-point one-hot rows. A NaN logit makes
+        it NaN.
+
+    Raises:
+        ValueError: bins is not a whole number from 1; when called, shapes or labels do not fit.
+
+    Example:
+        >>> logits = jnp.log(jnp.array([[0.75, 0.25], [0.75, 0.25]]))
+        >>> round(calibration_error()(logits, jnp.array([0, 1])).item(), 4)  # 75% sure, right in half of the cases
+        0.25
+    """
+    bins = whole("calibration_error", "bins", bins)
+
+    def init() -> Totals:
+        return {name: jnp.zeros(bins, float) for name in ("confidence", "count", "hit")}
+
+    def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
+        scores, labels = classes_of("calibration_error", predictions, targets, where)
+        return add(totals, _binned(scores, labels, mask_of("calibration_error", where, labels.shape), bins))
+
+    def compute(totals: Totals) -> jax.Array:
+        return jnp.sum(jnp.abs(totals["hit"] - totals["confidence"])) / jnp.sum(totals["count"])
+
+    return Metric("calibration_error", init, update, compute)
+
+
+@partial(jax.jit, static_argnames="bins")
+def _binned(scores: jax.Array, labels: jax.Array, mask: jax.Array, bins: int) -> Totals:
+    confidence = jnp.max(jax.nn.softmax(scores.astype(float)), axis=-1)
+    hit = (jnp.argmax(scores, axis=-1) == labels.astype(int)).astype(float)
+    weight = jnp.where(mask, valid_or_nan(jnp.where(jnp.isnan(confidence), jnp.nan, 1.0), labels, scores.shape[-1]), 0)
+    bin_of = jnp.clip(jnp.ceil(jnp.nan_to_num(confidence) * bins) - 1, 0, bins - 1).astype(int)
+    own = jnp.where(bin_of.reshape(-1, 1) == jnp.arange(bins)[None], weight.reshape(-1, 1), 0)
+
+    def total(values: jax.Array) -> jax.Array:
+        return jnp.sum(own * jnp.where(mask, values, 0).reshape(-1, 1), axis=0)
+
+    return {"confidence": total(confidence), "count": jnp.sum(own, axis=0), "hit": total(hit)}

@@ -1,0 +1,137 @@
+"""How far predicted numbers are from the true ones, and how well they go with them."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnn.functional import losses
+from jaxnn.functional._checks import check_predictions, check_same_shape, spell
+from jaxnn.functional.metrics.stream import Metric, Totals, mask_of, mean
+
+_SMALLEST = 2.0**-52  # the least size of a target that errors are divided by, as in scikit-learn
+
+
+def _mean_absolute_percentage_error(predictions: ArrayLike, targets: ArrayLike) -> jax.Array:
+    errors = losses.mae(predictions, targets, reduction="none")
+    size = jnp.abs(jnp.asarray(targets).astype(errors.dtype))
+    return jnp.mean(errors / jnp.maximum(size, jnp.asarray(_SMALLEST, errors.dtype)))
+
+
+mse = mean(losses.mse)
+mae = mean(losses.mae)
+
+rmse = replace(mse, name="rmse", compute=lambda totals: jnp.sqrt(mse.compute(totals)))
+"""The root of the mean squared error over all samples, in the targets' unit: not a mean of the batches' roots.
+
+Of several outputs a sample it is the root of the mean over them all; scikit-learn takes a root for each and their mean.
+"""
+
+mape = replace(mean(_mean_absolute_percentage_error), name="mape")
+"""The mean absolute percentage error, (1/n) Σ ∣y − ŷ∣/∣y∣, a fraction and no percentage, as scikit-learn has it.
+
+A target of 0 is divided by as 2⁻⁵², as there: its error, unless it is 0, makes the value huge.
+"""
+
+
+def pair_of(name: str, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> tuple[jax.Array, ...]:
+    """Check one output a sample, and return predictions, targets and mask as vectors."""
+    predictions, labels = check_predictions(name, predictions), jnp.asarray(targets)
+    check_same_shape(name, predictions, labels)
+    if labels.ndim == 0 or labels.ndim > 2 or labels.shape[1:] not in ((), (1,)):
+        raise ValueError(f"{name}: targets are {spell(labels)}, expected one output a sample: shape (batch,) or (batch, 1)")
+    mask = mask_of(name, where, labels.shape)
+    return predictions.ravel().astype(float), labels.ravel().astype(float), mask.ravel()
+
+
+def _no_moments(columns: int) -> Totals:
+    vector = jnp.zeros(columns, float)
+    return {"count": jnp.zeros((), float), "pivot": vector, "mean": vector, "spread": jnp.zeros((columns, columns), float)}
+
+
+def moments_of(mask: jax.Array, *columns: jax.Array) -> Totals:
+    """Count, means and the sums of products around them; the mean is that of what lies beyond the first row that counts."""
+    x = jnp.stack(columns, axis=1)
+    count = jnp.sum(mask).astype(float)
+    pivot = jnp.where(count > 0, x[jnp.argmax(mask)], 0)
+    shifted = jnp.where(mask[:, None], x - pivot[None], 0)
+    mean = jnp.sum(shifted, axis=0) / jnp.maximum(count, 1)
+    rest = jnp.where(mask[:, None], shifted - mean[None], 0)
+    spread = jnp.einsum("ni,nj->ij", rest, rest, precision="highest")
+    return {"count": count, "pivot": pivot, "mean": mean, "spread": spread}
+
+
+def _joined(a: Totals, b: Totals) -> Totals:
+    """Moments of two parts as those of the whole: Chan, Golub and LeVeque (1983)."""
+    count = a["count"] + b["count"]
+    share = b["count"] / jnp.maximum(count, 1)
+    pivot = jnp.where(a["count"] > 0, a["pivot"], b["pivot"])
+    mean_b = (b["pivot"] - pivot) + b["mean"]
+    mean_a = jnp.where(a["count"] > 0, a["mean"], mean_b)
+    step = mean_b - mean_a
+    spread = a["spread"] + b["spread"] + a["count"] * share * (step[:, None] * step[None, :])
+    return {"count": count, "pivot": pivot, "mean": mean_a + share * step, "spread": spread}
+
+
+def _r2_init() -> Totals:
+    return _no_moments(1) | {"residual": jnp.zeros((), float)}
+
+
+def _r2_update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
+    predictions, targets, mask = pair_of("r2", predictions, targets, where)
+    return _r2_merge(totals, _r2_batch(predictions, targets, mask)) if mask.size else totals
+
+
+@jax.jit
+def _r2_batch(predictions: jax.Array, targets: jax.Array, mask: jax.Array) -> Totals:
+    return moments_of(mask, targets) | {"residual": jnp.sum(jnp.where(mask, jnp.square(targets - predictions), 0))}
+
+
+@jax.jit
+def _r2_merge(a: Totals, b: Totals) -> Totals:
+    return _joined(a, b) | {"residual": a["residual"] + b["residual"]}
+
+
+def _r2_compute(totals: Totals) -> jax.Array:
+    spread, residual = totals["spread"][0, 0], totals["residual"]
+    flat = jnp.where(residual == 0, 1.0, jnp.where(jnp.isnan(residual), jnp.nan, 0.0))
+    value = jnp.where(spread == 0, flat, 1 - residual / jnp.where(spread == 0, 1, spread))
+    return jnp.where(totals["count"] < 2, jnp.nan, value)
+
+
+r2 = Metric("r2", _r2_init, _r2_update, _r2_compute, _r2_merge)
+"""The coefficient of determination of one output: R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)², scikit-learn's `r2_score`.
+
+1 is perfect, 0 as good as the mean. Targets that are all equal give 1 for perfect predictions and 0 for others; fewer
+than two samples give NaN. The spread Σ(y − ȳ)² is merged from each part's own mean (Chan, Golub and LeVeque, 1983), and
+the mean is kept relative to a pivot, the first target, so neither cancels in float32, however far the targets are from 0.
+"""
+
+
+def _pearson_update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
+    predictions, targets, mask = pair_of("pearson", predictions, targets, where)
+    return _pearson_merge(totals, _pearson_batch(mask, predictions, targets)) if mask.size else totals
+
+
+_pearson_batch = jax.jit(moments_of)
+_pearson_merge = jax.jit(_joined)
+
+
+def _pearson_compute(totals: Totals) -> jax.Array:
+    return correlation(totals["spread"], totals["count"])
+
+
+def correlation(spread: jax.Array, count: jax.Array) -> jax.Array:
+    """Return Σxy/√(Σx² Σy²) of sums of products (2, 2); NaN if one of the two never varies."""
+    deviations = jnp.sqrt(jnp.diagonal(spread))
+    value = spread[0, 1] / deviations[0] / deviations[1]
+    return jnp.where((count < 2) | (deviations == 0).any(), jnp.nan, jnp.clip(value, -1, 1))
+
+
+pearson = Metric("pearson", lambda: _no_moments(2), _pearson_update, _pearson_compute, _pearson_merge)
+"""Pearson's correlation of predictions and targets, Σ(x − x̄)(y − ȳ)/√(Σ(x − x̄)² Σ(y − ȳ)²), of one output a sample.
+
+From −1 to 1; NaN of fewer than two samples, or if predictions or targets are all equal. Its totals are merged as those of
+`r2` are, so that nothing cancels in float32. SciPy's `pearsonr`.
+"""

@@ -1,0 +1,232 @@
+"""What a streaming metric is, and what all of them share."""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnn.functional._checks import (
+    check_class_axis,
+    check_label_range,
+    check_labels,
+    check_predictions,
+    check_same_shape,
+    seen,
+    spell,
+)
+
+Totals = dict[str, jax.Array]
+
+
+def add(a: Totals, b: Totals) -> Totals:
+    """Merge totals that are sums."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A streaming metric.
+
+    Args:
+        name: what it is called in a table or a history.
+        init: `init() -> totals`, of nothing yet.
+        update: `update(totals, predictions, targets, where=None) -> totals`.
+        compute: `compute(totals) -> value`.
+        merge: `merge(totals, totals) -> totals`; addition by default.
+
+    Example:
+        >>> from jaxnn.functional.metrics import accuracy
+        >>> totals = accuracy.init()
+        >>> totals = accuracy.update(totals, jnp.array([[2.0, 1.0], [0.0, 1.0]]), jnp.array([0, 1]))
+        >>> totals = accuracy.update(totals, jnp.array([[2.0, 1.0]]), jnp.array([1]))
+        >>> round(accuracy.compute(totals).item(), 4)
+        0.6667
+    """
+
+    name: str
+    init: Callable[[], Totals]
+    update: Callable[..., Totals]
+    compute: Callable[[Totals], jax.Array]
+    merge: Callable[[Totals, Totals], Totals] = add
+
+    def merge_across(self, totals: Totals, axis_name: str | tuple[str, ...]) -> Totals:
+        """Merge the totals of all devices, or members, along a named axis of `jax.shard_map` or `jax.vmap`.
+
+        Args:
+            totals: this device's.
+            axis_name: as `jax.lax.psum` takes it; of more than one, in their order.
+
+        Returns:
+            The totals of all, the same everywhere. What `merge` adds up is one `psum`; other totals are gathered first.
+
+        Example:
+            >>> from jaxnn.functional.metrics import accuracy
+            >>> scores, labels = jnp.array([[[2.0, 1.0]], [[2.0, 1.0]]]), jnp.array([[0], [1]])  # two devices, a sample each
+            >>> def everywhere(p, t):
+            ...     return accuracy.compute(accuracy.merge_across(accuracy.update(accuracy.init(), p, t), "devices"))
+            >>> jax.vmap(everywhere, axis_name="devices")(scores, labels).tolist()
+            [0.5, 0.5]
+        """
+        if self.merge is add:
+            return jax.lax.psum(totals, axis_name)
+        size, index = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
+        own = jnp.arange(size, dtype=index.dtype) == index
+
+        def gathered(leaf: jax.Array) -> jax.Array:  # by a sum, which `shard_map` knows to be the same on all devices
+            return jax.lax.psum(jnp.where(own.reshape(size, *[1] * leaf.ndim), leaf[None], jnp.zeros_like(leaf)), axis_name)
+
+        stacked = jax.tree.map(gathered, totals)
+        return reduce(self.merge, [jax.tree.map(lambda leaf: leaf[i], stacked) for i in range(size)])  # noqa: B023
+
+    def __call__(self, predictions: Any, targets: Any, where: ArrayLike | None = None) -> jax.Array:
+        """Compute the metric of one batch."""
+        return self.compute(self.update(self.init(), predictions, targets, where))
+
+
+def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
+    """Make a metric of a loss: the mean over samples, each counting once whatever its batch.
+
+    Args:
+        function: `function(predictions, targets)` returns the mean over a batch, a scalar, as every loss here does.
+            With a mask, which has the shape `(batch,)`, it is called for each sample apart, under `vmap`.
+
+    Returns:
+        The metric, called as the function is.
+
+    Raises:
+        ValueError: when called, if the function does not return a scalar, or there is no batch axis.
+
+    Example:
+        >>> from jaxnn.functional import losses
+        >>> mean(losses.mse)(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).item()
+        2.0
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+
+    def scalar(predictions: Any, targets: Any) -> jax.Array:
+        value = jnp.asarray(function(predictions, targets))
+        if value.shape:
+            raise ValueError(f"{name}: the function returned {spell(value)}, expected the mean over the batch, a scalar")
+        return value.astype(float)
+
+    def batch(predictions: Any, targets: Any, where: ArrayLike | None) -> Totals:
+        shape = jnp.shape(jax.tree.leaves(predictions)[0])
+        if not shape:
+            raise ValueError(f"{name}: predictions are a single number, expected an axis of samples first")
+        size = shape[0]
+        if where is None:
+            total = size * scalar(predictions, targets) if size else 0.0  # the mean of no sample may be NaN
+            return {"sum": jnp.asarray(total, float), "count": jnp.asarray(size, float)}
+        mask = mask_of(name, where, (size,))
+        single = jax.vmap(lambda p, t: scalar(*jax.tree.map(lambda leaf: leaf[None], (p, t))))
+        values = single(*jax.tree.map(jnp.asarray, (predictions, targets)))
+        return average(values, mask)
+
+    return averaged(name, batch)
+
+
+def as_metric(metric: Metric | Callable[[Any, Any], jax.Array]) -> Metric:
+    """Return a metric as it is, and of any function (predictions, targets), such as a loss, its `mean`.
+
+    Raises:
+        TypeError: it is neither.
+
+    Example:
+        >>> from jaxnn.functional import losses
+        >>> as_metric(losses.huber).name
+        'huber'
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if not callable(metric):
+        raise TypeError(f"expected a Metric or a function (predictions, targets), got {metric!r}")
+    return mean(metric)
+
+
+def averaged(name: str, batch: Callable[..., Totals]) -> Metric:
+    """Make the metric that averages; `batch(predictions, targets, where)` returns the sum and count of its values."""
+
+    def init() -> Totals:
+        return {"sum": jnp.zeros((), float), "count": jnp.zeros((), float)}
+
+    def update(totals: Totals, predictions: Any, targets: Any, where: ArrayLike | None = None) -> Totals:
+        return add(totals, batch(predictions, targets, where))
+
+    return Metric(name, init, update, lambda totals: totals["sum"] / totals["count"])
+
+
+def average(values: jax.Array, mask: jax.Array) -> Totals:
+    """Return the sum and the count of the values that the mask leaves in."""
+    return {"sum": jnp.sum(jnp.where(mask, values, 0)), "count": jnp.sum(mask).astype(values.dtype)}
+
+
+def valid_or_nan(values: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+    """Return the values, NaN where the label is no class."""
+    labels = labels.astype(int)  # a narrow type may not hold `classes`
+    return jnp.where((labels >= 0) & (labels < classes), values.astype(float), jnp.nan)
+
+
+def classes_of(name: str, predictions: ArrayLike, targets: ArrayLike, where: Any) -> tuple[jax.Array, jax.Array]:
+    """Check scores (…, C) against labels (…,) or one-hot rows (…, C), and return scores and labels."""
+    scores, labels = check_predictions(name, predictions), jnp.asarray(targets)
+    check_class_axis(name, scores)
+    if scores.shape[-1] == 1 or (scores.shape == labels.shape and scores.ndim == 1):
+        raise ValueError(
+            f"{name}: predictions {spell(scores)} have one score a sample, expected (..., classes) with two or more; "
+            "for logits of two classes use binary_accuracy"
+        )
+    if jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == scores.shape:
+        return scores, jnp.argmax(labels, axis=-1)
+    labels = check_labels(name, scores, targets)
+    mask_of(name, where, labels.shape)
+    check_label_range(name, scores, targets, where)
+    return scores, labels
+
+
+def binary_of(name: str, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> tuple[jax.Array, ...]:
+    """Check scores against targets 0 and 1 of the same shape, or scores (…, 1) for targets (…,), and the mask.
+
+    Returns:
+        The scores, the targets as floats, NaN where they are neither, and the mask, all of one shape.
+    """
+    scores, labels = check_predictions(name, predictions), jnp.asarray(targets)
+    if scores.shape == (*labels.shape, 1):
+        scores = scores[..., 0]
+    check_same_shape(name, scores, labels)
+    mask = mask_of(name, where, labels.shape)
+    values = seen(targets, where)
+    if not ((values == 0) | (values == 1)).all():
+        raise ValueError(
+            f"{name}: targets run from {values.min()} to {values.max()}, expected only 0 and 1; "
+            "for labels -1 and 1 pass (targets + 1) / 2"
+        )
+    y = labels.astype(float)
+    return scores, jnp.where((y == 0) | (y == 1), y, jnp.nan), mask
+
+
+def mask_of(name: str, where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array:
+    """Return `where`, given for the leading axes of `shape`, for all of them."""
+    if where is None:
+        return jnp.ones(shape, bool)
+    mask = jnp.asarray(where)
+    if mask.dtype != bool:
+        raise TypeError(f"{name}: where is {spell(mask)}, expected booleans; pass where != 0")
+    if mask.shape != shape[: mask.ndim] or (shape and not mask.ndim):
+        raise ValueError(f"{name}: where is {spell(mask)}, expected the shape {shape}, or that of its leading axes")
+    return jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
+
+
+def whole(caller: str, name: str, value: Any) -> int:
+    """Return a whole number from 1, or raise a ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{caller}: {name} is {value!r}, expected a whole number from 1")
+    return number

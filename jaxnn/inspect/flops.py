@@ -117,6 +117,7 @@ def names_of(eqn: Any) -> Scope:
 
 
 def flops_of(eqn: Any) -> int:
+    """The operations of one equation without programs inside."""
     name = eqn.primitive.name
     if name in MOVES:
         return 0

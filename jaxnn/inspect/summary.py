@@ -57,27 +57,18 @@ class Summary:
         parameters: the total number.
         size: the parameters' size in bytes.
         batch: how many samples the operations and the memory are for.
+        forward: floating-point operations of inference on the batch.
+        backward: those that a training step adds; also gradients added up between the layers, which stand in no row.
+        kept: bytes of activations kept for the backward pass.
     """
 
     rows: tuple[Row, ...]
     parameters: int
     size: int
-    batch: int = 1
-
-    @property
-    def forward(self) -> int:
-        """Floating-point operations of inference on the batch."""
-        return sum(row.forward for row in self.rows)
-
-    @property
-    def backward(self) -> int:
-        """Floating-point operations that a training step adds to them."""
-        return sum(row.backward for row in self.rows)
-
-    @property
-    def kept(self) -> int:
-        """Bytes of activations kept for the backward pass."""
-        return sum(row.kept for row in self.rows)
+    batch: int
+    forward: int
+    backward: int
+    kept: int
 
     def __str__(self) -> str:
         width = max(len(f"{row.parameters:,}") for row in self.rows)
@@ -154,7 +145,9 @@ def summary(model: Layer, x: Any) -> Summary:
     costs = _costs(model, spec, x)
     batch = next((leaf.shape[0] for leaf in jax.tree.leaves(x) if leaf.shape), 1)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    return Summary(tuple(_rows(spec, spec.params, (), costs)), sum(leaf.size for leaf in leaves), size, batch)
+    rows, count = tuple(_rows(spec, spec.params, (), costs)), sum(leaf.size for leaf in leaves)
+    forward, training = costs.forward.total(), costs.training.total()
+    return Summary(rows, count, size, batch, forward, max(training - forward, 0), costs.kept.total())
 
 
 def scaled(n: int, unit: str = "") -> str:
@@ -177,7 +170,7 @@ class _Costs:
 
 def _costs(model: Layer, spec: Spec, x: Any) -> _Costs:
     params, state = abstract((spec.params, spec.state))
-    key = jax.evalshape_text(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: jax.random.key(0))
 
     def pulled(training: bool) -> Any:
         def forward(params, state, x, key):
@@ -225,7 +218,7 @@ def _rows(spec: Spec, params: dict, path: Scope, costs: _Costs) -> Iterator[Row]
     # The root's parameters are looked up by path, not taken from each spec: a `repeat` above stacks them.
     own = {k: v for k, v in params.items() if k not in spec.children} if spec.children else params
     work = costs.forward[path], max(costs.training[path] - costs.forward[path], 0), costs.kept[path]
-    if own or any(work) or not spec.children:
+    if own or work[0] or work[2] or not spec.children:
         leaves = sorted(jax.tree.leaves(own, is_leaf=is_undrawn), key=lambda leaf: -len(leaf.shape))
         formula = " + ".join("·".join(map(str, leaf.shape)) or "1" for leaf in leaves)
         total = sum(math.prod(leaf.shape) for leaf in leaves)
@@ -242,6 +235,7 @@ def _dtypes(stored: list, computed: Counter | None) -> str:
 
 
 def shape_text(output: Any) -> str:
+    """`"(B, 10)"`; of several outputs one after the other."""
     if hasattr(output, "shape"):
         return f"(B{''.join(f', {n}' for n in output.shape[1:])})"
     return ", ".join(shape_text(leaf) for leaf in jax.tree.leaves(output))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,7 +150,7 @@ class _Flow:
         blocks[path] = Wiring(nodes)
         if spec.kind == "serial":  # also past layers that do nothing
             chain = [INPUT, *spec.children, OUTPUT]
-            blocks[path].edges = list(zip(chain, chain[1:], strict=False))
+            blocks[path].edges = list(itertools.pairwise(chain))
         for name, child in spec.children.items():
             self._fill(child, (*path, name), blocks)
 

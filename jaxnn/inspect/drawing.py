@@ -70,7 +70,7 @@ def diagram(model: Layer, x: Any) -> Diagram:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> drawing = nn.inspect.diagram(nn.serial(nn.dense(8), nn.relu, nn.residual(nn.dense(8))), jnp.ones((1, 4)))
         >>> drawing.svg[:4], drawing.svg.count("<rect"), "(B, 8)" in drawing.svg
-        ('<svg', 6, True)
+        ('<svg', 7, True)
     """
     model, x = as_layer(model), abstract(x)
     spec = model.setup(x)

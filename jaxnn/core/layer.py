@@ -110,6 +110,12 @@ class Layer:
 
         return layer_html(self)
 
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        from treescope.repr_lib import render_object_constructor
+
+        attributes = {"name": self.name} | ({"children": dict(self.children)} if self.children else {})
+        return render_object_constructor(Layer, attributes, path, subtree_renderer)
+
 
 def stateless(init: Callable[..., Params], apply: Callable[..., Any], name: str | None = None) -> Layer:
     """A layer of two short functions, without state, randomness or a difference between training and inference.

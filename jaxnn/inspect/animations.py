@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,18 @@ from jaxnn.inspect.plots import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_BUTTONS = {
+    "minus": "−",
+    "plus": "+",
+    "fast-backward": "⏮",
+    "fast-forward": "⏭",
+    "step-backward": "⏪",
+    "step-forward": "⏩",
+    "play": "▶",
+    "pause": "⏸",
+    "play fa-flip-horizontal": "◀",
+}
+
 
 @dataclass(frozen=True)
 class Movie:
@@ -35,7 +48,7 @@ class Movie:
     figure: Figure = field(repr=False)
     draw: Callable[[int], Any] = field(repr=False)
     frames: int
-    fps: int = 15
+    fps: int
 
     def save(self, path: str | Path) -> None:
         """Write it to a file.
@@ -57,7 +70,9 @@ class Movie:
             raise ValueError(f"an animation is written as .gif or .html, got {str(path)!r}")
 
     def _repr_html_(self) -> str:
-        return self._animation().to_jshtml(fps=self.fps)
+        page = self._animation().to_jshtml(fps=self.fps)
+        page = re.sub(r'<link rel="stylesheet"[^>]*>', "", page)  # a font of icons, from the network
+        return re.sub(r'<i class="fa fa-([a-z -]+)"></i>', lambda icon: _BUTTONS.get(icon[1], icon[1]), page)
 
     def _animation(self) -> Any:
         from matplotlib.animation import FuncAnimation
@@ -69,7 +84,7 @@ class Movie:
         return FuncAnimation(self.figure, draw, frames=self.frames, interval=1000 / self.fps)
 
 
-def animate_activations(*, frames: int = 60) -> Movie:
+def animate_activations(*, frames: int = 40) -> Movie:
     """The activations of the teaching notes with their derivatives, a point running along each.
 
     Args:
@@ -94,7 +109,7 @@ def animate_activations(*, frames: int = 60) -> Movie:
     return animate_functions(functions, xlabel="x", frames=frames)
 
 
-def animate_losses(*, frames: int = 60) -> Movie:
+def animate_losses(*, frames: int = 40) -> Movie:
     """The losses of the teaching notes with their derivatives with respect to the prediction, a point running along each.
 
     The target is 0 for MSE, MAE and Huber, and 1 for hinge and cross-entropy, whose prediction is a score and a logit.
@@ -129,7 +144,7 @@ def animate_functions(
     xlabel: str = "x",
     low: float = -4.0,
     high: float = 4.0,
-    frames: int = 60,
+    frames: int = 40,
 ) -> Movie:
     """Functions of one number with their derivatives by `jax.grad`: a point runs along each, with the tangent there.
 
@@ -164,29 +179,29 @@ def animate_functions(
     for number, (name, function) in enumerate(functions.items(), 1):
         value, slope = jax.jit(jax.vmap(function)), jax.jit(jax.vmap(jax.grad(lambda x, f=function: f(x).sum())))
         ax = figure.add_subplot(rows, columns, number)
-        ys = np.asarray(value(fine))
+        ys, fine_slopes = np.asarray(value(fine)), np.asarray(slope(fine))
         ax.plot(fine, ys, color=BLUE, label="f")
         (derivative,) = ax.plot([], [], color=ORANGE, linestyle="--", label="f′")
         (tangent,) = ax.plot([], [], color=GREY, linewidth=1)
         (point,) = ax.plot([], [], color=BLUE, marker="o")
-        slopes = np.asarray(slope(at))
-        room = 0.08 * (max(ys.max(), slopes.max()) - min(ys.min(), slopes.min()))
-        ax.set(xlim=(low, high), ylim=(min(ys.min(), slopes.min()) - room, max(ys.max(), slopes.max()) + room))
+        bottom, top = min(ys.min(), fine_slopes.min()), max(ys.max(), fine_slopes.max())
+        room = 0.08 * (top - bottom)
+        ax.set(xlim=(low, high), ylim=(bottom - room, top + room))
         grid(ax)
         titled(ax, name, xlabel)
         if number == 1:
             ax.legend(frameon=False, loc="upper left")
-        moving.append((derivative, tangent, point, np.asarray(value(at)), slopes))
+        moving.append((derivative, tangent, point, np.asarray(value(at)), np.asarray(slope(at)), fine_slopes))
 
     def draw(i: int) -> None:
-        for derivative, tangent, point, ys, slopes in moving:
-            derivative.set_data(at[: i + 1], slopes[: i + 1])
+        passed = fine <= at[i]
+        for derivative, tangent, point, ys, slopes, fine_slopes in moving:
+            derivative.set_data(fine[passed], fine_slopes[passed])
             ends = np.array([-reach, reach])
             tangent.set_data(at[i] + ends, ys[i] + slopes[i] * ends)
             point.set_data(at[i : i + 1], ys[i : i + 1])
 
-    draw(0)
-    return Movie(figure, draw, frames)
+    return _movie(figure, draw, frames, 15)
 
 
 def animate_boundary(
@@ -227,8 +242,7 @@ def animate_boundary(
         picture.set_data(images[i])
         titled(ax, f"step {i if steps is None else steps[i]}", "x₀", "x₁")
 
-    draw(0)
-    return Movie(figure, draw, len(images), fps=8)
+    return _movie(figure, draw, len(images), 8)
 
 
 def animate_landscape(landscape: Landscape, path: Sequence[Any], *, losses: Sequence[float] | None = None) -> Movie:
@@ -255,11 +269,15 @@ def animate_landscape(landscape: Landscape, path: Sequence[Any], *, losses: Sequ
         for part in (behind, line):
             part.set_data(points[: i + 1, 0], points[: i + 1, 1])
         head.set_data(points[i : i + 1, 0], points[i : i + 1, 1])
-        titled(
-            ax,
-            f"step {i}" + ("" if losses is None else f", loss {losses[i]:.3g}"),
-            *map(str, (ax.get_xlabel(), ax.get_ylabel())),
-        )
+        ax.set_title(f"step {i}" + ("" if losses is None else f", loss {losses[i]:.3g}"), loc="left", fontsize=11)
 
+    return _movie(figure, draw, len(points), 8)
+
+
+def _movie(figure: Figure, draw: Callable[[int], Any], frames: int, fps: int) -> Movie:
+    """The figure at its first frame, laid out once for all frames and small enough for a file of a few hundred kB."""
+    figure.set_dpi(80)
     draw(0)
-    return Movie(figure, draw, len(points), fps=8)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return Movie(figure, draw, frames, fps)

@@ -10,7 +10,7 @@ like apart as "transcendentals"; here they are operations like the others. The b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,10 +22,10 @@ Scope = tuple[str, ...]
 
 # fmt: off
 MOVES = {  # what moves or selects values, or prepares keys
-    "and", "bitcast_convert_type", "broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice",
-    "dynamic_update_slice", "empty", "expand_dims", "gather", "iota", "name", "not", "optimization_barrier", "or", "pad",
+    "bitcast_convert_type", "broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice",
+    "dynamic_update_slice", "empty", "expand_dims", "gather", "iota", "name", "optimization_barrier", "pad",
     "pcast", "pvary", "random_fold_in", "random_seed", "random_split", "random_unwrap", "random_wrap", "reduce_precision",
-    "reshape", "rev", "select_n", "sharding_constraint", "slice", "split", "squeeze", "stop_gradient", "transpose", "xor",
+    "reshape", "rev", "select_n", "sharding_constraint", "slice", "split", "squeeze", "stop_gradient", "transpose",
 }
 # fmt: on
 _MANY = {"logistic": 4, "random_bits": 31, "threefry2x32": 31, "erf_inv": 39, "clamp": 2}  # operations an element
@@ -72,34 +72,31 @@ def operations(jaxpr: Any, scope: Scope = (), times: int = 1) -> Iterator[Operat
 def kept(jaxpr: Any, first: int) -> Iterator[tuple[Scope, int]]:
     """What a program computes and returns from its output number `first` on: the scopes and sizes in bytes.
 
-    What it was given, and constants, are left out: they are there anyway.
+    What it was given, reshaped or not, and constants are left out: they are there anyway.
     """
     makers: dict[int, dict] = {}
     there = {*jaxpr.invars, *jaxpr.constvars}
     for v in dict.fromkeys(v for v in jaxpr.outvars[first:] if not isinstance(v, Literal)):
-        maker = _makers(jaxpr, makers).get(v)
-        reshaped = maker is not None and maker.primitive.name == "reshape" and maker.invars[0] in there
-        if v not in there and not reshaped:
-            yield _origin(jaxpr, v, makers), v.aval.size * getattr(v.aval.dtype, "itemsize", 8)
+        scope = _origin(jaxpr, v, makers, there)
+        if scope is not None:
+            yield scope, v.aval.size * getattr(v.aval.dtype, "itemsize", 8)
 
 
-def _makers(jaxpr: Any, known: dict[int, dict]) -> dict:
-    """The equation that makes each value of a program."""
-    if id(jaxpr) not in known:
-        known[id(jaxpr)] = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
-    return known[id(jaxpr)]
-
-
-def _origin(jaxpr: Any, v: Any, makers: dict[int, dict]) -> Scope:
-    """The scope of the equation that makes a value, in the program or in one inside."""
-    eqn = None if isinstance(v, Literal) else _makers(jaxpr, makers).get(v)
+def _origin(jaxpr: Any, v: Any, makers: dict[int, dict], there: Set = frozenset()) -> Scope | None:
+    """The scope of the equation that makes a value, in the program or in one inside; None for what is no work to make."""
+    if id(jaxpr) not in makers:
+        makers[id(jaxpr)] = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
+    eqn = None if isinstance(v, Literal) else makers[id(jaxpr)].get(v)
     if eqn is None:
-        return ()
+        return None if isinstance(v, Literal) or v in there else ()
     programs = [body for body, _ in bodies(eqn)]
-    if len(programs) != 1:
-        return names_of(eqn)
-    at = next(i for i, out in enumerate(eqn.outvars) if out is v)
-    return names_of(eqn) + _origin(programs[0], programs[0].outvars[at], makers)
+    if len(programs) == 1:
+        at = next(i for i, out in enumerate(eqn.outvars) if out is v)
+        inside = _origin(programs[0], programs[0].outvars[at], makers)
+        return None if inside is None else names_of(eqn) + inside
+    inputs = [v for v in eqn.invars if not isinstance(v, Literal)]
+    reshaped = eqn.primitive.name == "reshape" and inputs[0] in there
+    return names_of(eqn) if inputs and not reshaped else None
 
 
 def names_of(eqn: Any) -> Scope:

@@ -189,6 +189,7 @@ def plot_landscape(landscape: Landscape, path: Sequence[Any] | None = None, *, a
 
 def draw_contours(ax: Axes, landscape: Landscape) -> None:
     """Filled contours with a bar of their colours."""
+    from matplotlib.colors import LogNorm
     from matplotlib.ticker import FuncFormatter
 
     losses = landscape.losses
@@ -199,7 +200,8 @@ def draw_contours(ax: Axes, landscape: Landscape) -> None:
     decades = low > 0 and high > 10 * low
     levels = np.geomspace(low, high, 24) if decades else np.linspace(low, high or 1.0, 24)
     levels = np.unique(levels) if high > low else np.array([low - 0.5, low + 0.5])
-    drawn = ax.contourf(landscape.x, landscape.y, np.where(np.isfinite(losses), losses, high), levels, cmap="viridis")
+    norm, shown = LogNorm(low, high) if decades else None, np.where(np.isfinite(losses), losses, high)
+    drawn = ax.contourf(landscape.x, landscape.y, shown, levels, cmap="viridis", norm=norm)
     ax.contour(landscape.x, landscape.y, losses, levels[::2], colors="white", linewidths=0.4, alpha=0.5)
     bar = ax.figure.colorbar(drawn, ax=ax, label="loss", ticks=levels[:: max(len(levels) // 6, 1)])
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))

@@ -133,11 +133,11 @@ def summary(model: Layer, x: Any) -> Summary:
         layer    output   dtype            parameters  share  forward  backward  share       kept
         ─────────────────────────────────────────────────────────────────────────────────────────
         dense    (B, 32)  float32  64·32 + 32 = 2,080  86.3%   4.13 k    4.10 k  80.5%
-        relu     (B, 32)  float32                   0              32        32   0.6%  288 bytes
+        relu     (B, 32)  float32                   0              32        32   0.6%  160 bytes
         dense_2  (B, 10)  float32  32·10 + 10 =   330  13.7%      650    1.28 k  18.9%
         ─────────────────────────────────────────────────────────────────────────────────────────
         total: 2,410 parameters, 9.64 kB
-        a batch of B = 1: 4.81 kFLOP forward, 5.41 kFLOP backward, 288 bytes kept in between
+        a batch of B = 1: 4.81 kFLOP forward, 5.41 kFLOP backward, 160 bytes kept in between
     """
     model, x = as_layer(model), abstract(x)
     spec = model.setup(x)

@@ -143,7 +143,8 @@ def plot_parallel_coordinates(table: Table, value: str, *, names: Sequence[str] 
     for i, (_, ticks) in enumerate(placed):
         ax.axvline(i, color=GREY, linewidth=1, zorder=0)
         for height, text in ticks:
-            ax.annotate(text, (i, height), (4, 0), textcoords="offset points", va="center", fontsize=8, zorder=5)
+            behind = {"facecolor": ax.get_facecolor(), "alpha": 0.7, "linewidth": 0, "pad": 1}
+            ax.annotate(text, (i, height), (4, 0), textcoords="offset points", va="center", fontsize=8, zorder=5, bbox=behind)
     ax.set(xlim=(-0.15, len(names) - 0.6), ylim=(-0.06, 1.06), yticks=[])
     ax.set_xticks(range(len(names)), names)
     ax.spines[:].set_visible(False)

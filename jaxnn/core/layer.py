@@ -106,7 +106,7 @@ class Layer:
         return y
 
     def _repr_html_(self) -> str:
-        from jaxnn.inspect.html import layer_html
+        from jaxnn.core.html import layer_html
 
         return layer_html(self)
 

@@ -116,7 +116,7 @@ def plot_calibration(labels: Any, probabilities: Any, *, bins: int = 10, ax: Axe
     Args:
         labels: 0 or 1, (N,), or classes (N,) from 0.
         probabilities: of 1, (N,), or of each class, (N, classes), of which the largest is looked at.
-        bins: how many equal parts [0, 1] is cut into.
+        bins: how many equal parts [0, 1] is cut into; what lies on a border belongs to the lower one.
         ax: where; new axes by default.
 
     Returns:
@@ -139,7 +139,7 @@ def plot_calibration(labels: Any, probabilities: Any, *, bins: int = 10, ax: Axe
             f"probabilities lie in [0, 1], got {probabilities.min():.3g} to {probabilities.max():.3g}; of logits take the "
             "sigmoid or softmax first"
         )
-    part = np.minimum((probabilities * bins).astype(int), bins - 1)
+    part = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probabilities)
     counts = np.bincount(part, minlength=bins)
     full = counts > 0
     confidence = (np.bincount(part, probabilities, bins)[full]) / counts[full]

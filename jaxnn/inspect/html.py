@@ -1,14 +1,13 @@
-"""What a notebook shows of a model: the table with blocks that fold, or its layers' names alone."""
+"""What a notebook shows of a summary: the table, with blocks that fold."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxnn.core.layer import Layer
     from jaxnn.inspect.summary import Row, Summary
 
 # Colours are the page's own, so that light and dark look alike; the blue bar behind a share is half transparent.
@@ -25,8 +24,6 @@ _STYLE = """<style>
 .jaxnn details[open]>summary .name::before{content:"▾ "}
 .jaxnn summary>.row,.jaxnn .block{font-weight:600}
 .jaxnn summary:hover,.jaxnn .row:hover{background:rgba(128,128,128,.12)}
-.jaxnn .tree{margin-left:1.2em}
-.jaxnn .quiet{opacity:.65}
 </style>"""
 
 
@@ -39,12 +36,6 @@ def summary_html(table: Summary) -> str:
     total = "".join(f'<div class="total">{escape(line)}</div>' if i == 0 else f"<div>&nbsp;{escape(line)}</div>"
                     for i, line in enumerate(table.totals()))  # fmt: skip
     return f'{_STYLE}<div class="jaxnn">{head}{body}{total}</div>'
-
-
-def layer_html(layer: Layer) -> str:
-    """A model's layers by name; sizes need an input, as `nn.summary(model, x)` takes one."""
-    hint = '<div class="quiet">nn.summary(model, x) shows shapes, parameters and operations for an input x</div>'
-    return f'{_STYLE}<div class="jaxnn">{_tree(layer.name, layer.name, layer.children)}{hint}</div>'
 
 
 def _group(table: Summary, rows: Sequence[Row], depth: int) -> str:
@@ -84,19 +75,3 @@ def _line(cells: Sequence[str], kind: str = "", depth: int = 0) -> str:
             bar = f' style="background:linear-gradient(to left,rgba(70,130,200,.35) {cell},transparent {cell})"'
         spans.append(f"<span{bar}>{cell}</span>")
     return f'<div class="{f"row {kind}".strip()}">{"".join(spans)}</div>'
-
-
-def _tree(name: str, kind: str, children: Mapping[str, Layer]) -> str:
-    title = escape(name) if name == kind or name.rpartition("_")[0] == kind else f"{escape(name)} {_quiet(kind)}"
-    if not children:
-        return f'<div class="tree">{title}</div>'
-    inside = "".join(_tree(child, layer.name, layer.children) for child, layer in children.items())
-    opened = " open" if len(children) <= 30 else ""
-    return (
-        f'<details class="tree"{opened}><summary><span class="name block">{title}</span> '
-        f'<span class="quiet">{len(children)} layers</span></summary>{inside}</details>'
-    )
-
-
-def _quiet(text: str) -> str:
-    return f'<span class="quiet">{escape(text)}</span>'

@@ -104,7 +104,7 @@ def test_a_layer_shows_its_tree_and_escapes_names():
     page.feed(nn.serial(nn.dense(4), **{"<b>": nn.residual(nn.relu)})._repr_html_())
     assert not page.open
     assert page.counts["details"] == 2
-    assert page.text == ["serial", " ", "2 layers", "<b> ", "residual", " ", "1 layers"]
+    assert page.text == ["serial", " ", "2 layers", "<b> ", "residual", " ", "1 layer"]
     assert dict(nn.remat(nn.serial(nn.relu)).children).keys() == {"relu"}
     assert "<details" not in nn.dense(3)._repr_html_()
 

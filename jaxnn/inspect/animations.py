@@ -21,15 +21,15 @@ from jaxnn.inspect.plots import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BUTTONS = {
+_BUTTONS = {  # in letters that every font has
     "minus": "−",
     "plus": "+",
-    "fast-backward": "⏮",
-    "fast-forward": "⏭",
-    "step-backward": "⏪",
-    "step-forward": "⏩",
+    "fast-backward": "◀◀",
+    "fast-forward": "▶▶",
+    "step-backward": "|◀",
+    "step-forward": "▶|",
     "play": "▶",
-    "pause": "⏸",
+    "pause": "||",
     "play fa-flip-horizontal": "◀",
 }
 

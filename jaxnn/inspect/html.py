@@ -47,22 +47,21 @@ def _group(table: Summary, rows: Sequence[Row], depth: int) -> str:
             cells = (_line(("(itself)" if not name else name[0], *table.cells(row)[1:]), depth=depth) for row in members)
             parts.append("".join(cells))
         else:
-            line = _line(_block_cells(table, name[0], members, depth), "block", depth)
+            line = _line(_block_cells(table, members, members[0].path.split("/")[: depth + 1]), "block", depth)
             opened = " open" if depth == 0 and len(table.rows) <= 30 else ""
             inside = _group(table, members, depth + 1)
             parts.append(f"<details{opened}><summary>{line}</summary>{inside}</details>")
     return "".join(parts)
 
 
-def _block_cells(table: Summary, name: str, rows: Sequence[Row], depth: int) -> tuple[str, ...]:
+def _block_cells(table: Summary, rows: Sequence[Row], path: Sequence[str]) -> tuple[str, ...]:
     from jaxnn.inspect.summary import in_bytes, scaled
 
-    whole = next((row.output for row in rows if row.path.count("/") == depth), rows[-1].output)
     of_parameters, of_work = table.shares(*rows)
     forward, backward, kept = (sum(getattr(row, what) for row in rows) for what in ("forward", "backward", "kept"))
     parameters = f"{sum(row.parameters for row in rows):,}"
     work = (scaled(forward), scaled(backward), of_work, in_bytes(kept) if kept else "")
-    return (name, whole, "", parameters, of_parameters, *work)
+    return (path[-1], table.blocks["/".join(path)], "", parameters, of_parameters, *work)
 
 
 def _line(cells: Sequence[str], kind: str = "", depth: int = 0) -> str:

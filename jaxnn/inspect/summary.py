@@ -26,7 +26,7 @@ class Row:
     """One line of a `Summary`: a layer without layers inside, or what a block holds or computes itself.
 
     Attributes:
-        path: where it stands, such as `"encoder/dense"`.
+        path: where it stands, such as `"encoder/dense"`; `"(itself)"` for the whole model.
         kind: what it is, such as `"dense"`.
         output: the output's shape, the batch as `B`.
         formula: how its parameters are counted, such as `"64·32 + 32"`; empty without parameters.
@@ -60,6 +60,7 @@ class Summary:
         forward: floating-point operations of inference on the batch.
         backward: those that a training step adds; also gradients added up between the layers, which stand in no row.
         kept: bytes of activations kept for the backward pass.
+        blocks: the output's shape of each layer with layers inside, by path.
     """
 
     rows: tuple[Row, ...]
@@ -69,6 +70,7 @@ class Summary:
     forward: int
     backward: int
     kept: int
+    blocks: dict[str, str]
 
     def __str__(self) -> str:
         width = max(len(f"{row.parameters:,}") for row in self.rows)
@@ -147,7 +149,7 @@ def summary(model: Layer, x: Any) -> Summary:
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     rows, count = tuple(_rows(spec, spec.params, (), costs)), sum(leaf.size for leaf in leaves)
     forward, training = costs.forward.total(), costs.training.total()
-    return Summary(rows, count, size, batch, forward, max(training - forward, 0), costs.kept.total())
+    return Summary(rows, count, size, batch, forward, max(training - forward, 0), costs.kept.total(), dict(_blocks(spec, ())))
 
 
 def scaled(n: int, unit: str = "") -> str:
@@ -222,10 +224,19 @@ def _rows(spec: Spec, params: dict, path: Scope, costs: _Costs) -> Iterator[Row]
         leaves = sorted(jax.tree.leaves(own, is_leaf=is_undrawn), key=lambda leaf: -len(leaf.shape))
         formula = " + ".join("·".join(map(str, leaf.shape)) or "1" for leaf in leaves)
         total = sum(math.prod(leaf.shape) for leaf in leaves)
-        name, dtype = "/".join(path) or spec.kind, _dtypes([leaf.dtype for leaf in leaves], costs.dtypes.get(path))
+        # a child may be called like the model's own kind
+        name = "/".join(path) or ("(itself)" if spec.children else spec.kind)
+        dtype = _dtypes([leaf.dtype for leaf in leaves], costs.dtypes.get(path))
         yield Row(name, spec.kind, shape_text(spec.output), formula, total, dtype, *work)
     for name, child in spec.children.items():
         yield from _rows(child, params.get(name, {}), (*path, name), costs)
+
+
+def _blocks(spec: Spec, path: Scope) -> Iterator[tuple[str, str]]:
+    if spec.children:
+        yield "/".join(path), shape_text(spec.output)
+    for name, child in spec.children.items():
+        yield from _blocks(child, (*path, name))
 
 
 def _dtypes(stored: list, computed: Counter | None) -> str:

@@ -116,3 +116,16 @@ def test_treescope_shows_models_with_their_layers_params_and_results():
     assert "'body': Layer(\n      name='repeat'" in treescope.render_to_text(model)
     assert "float32(2, 4, 4)" in treescope.render_to_text(params)
     assert "2·4·4" in treescope.render_to_text(nn.summary(model, jnp.ones((2, 3))))
+
+
+def test_a_block_called_like_the_model_is_not_taken_for_it():
+    model = nn.serial(nn.serial(nn.dense(4), nn.branch(nn.dense(2), nn.dense(3))), lambda ys: ys[0].sum() + ys[1].sum())
+
+    def doubled(run, x):
+        return 2 * run("doubled", x)
+
+    page, table = Tags(), nn.summary(nn.block(doubled, doubled=model), jnp.ones((2, 3)))
+    assert table.rows[0].path == "(itself)"
+    assert table.blocks["doubled/serial"] == table.blocks["doubled/serial/branch"] == "(B, 2), (B, 3)"
+    page.feed(table._repr_html_())
+    assert page.counts["details"] == 3

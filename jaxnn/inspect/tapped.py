@@ -54,9 +54,11 @@ def activations(
         def apply(params, state, x):
             return model.apply(params, state, x, key=key, training=training)[0]
 
-        program, given = jax.make_jaxpr(apply)(params, state, x), jax.tree.leaves((params, state, x))
+        program = jax.make_jaxpr(apply)(params, state, x)
+        given: list = [(jnp.asarray(v), None) for v in jax.tree.leaves((params, state))]
+        given += [(jnp.asarray(v), _INPUT) for v in jax.tree.leaves(x)]
         tap = _Tap(spec)
-        outputs = tap.run(program.jaxpr, program.consts, [(jnp.asarray(v), None) for v in given], ())
+        outputs = tap.run(program.jaxpr, program.consts, given, ())
         for value in outputs:
             tap.leaves(value, None)
         return tap.seen
@@ -65,8 +67,14 @@ def activations(
     return {name: seen[path] for path, name in _ends(spec, ()) if path in seen}
 
 
+_INPUT = ("·input",)  # no layer's path
+
+
 class _Tap:
-    """Evaluates programs; a value carries the layer that made it, and is written down where something else reads it."""
+    """Evaluates programs; a value carries the layer that made it, and is written down where something else reads it.
+
+    What does not depend on the input, such as parameters in another dtype, carries None.
+    """
 
     def __init__(self, spec: Spec):
         self._spec = spec
@@ -74,7 +82,7 @@ class _Tap:
 
     def leaves(self, value: tuple[Any, Scope | None], reader: Scope | None) -> None:
         array, maker = value
-        if maker is not None and maker != reader:
+        if maker not in (None, _INPUT, reader):
             self.seen[maker] = array
 
     def run(self, jaxpr: Any, consts: Any, values: list, scope: Scope) -> list:
@@ -92,22 +100,27 @@ class _Tap:
             if has_layers and eqn.primitive.name in CALLS:
                 outputs = self.run(*programs[0], inputs, inside)
             elif has_layers and eqn.primitive.name == "scan":
-                outputs = [(v, path) for v in self._scan(eqn, *programs[0], [v for v, _ in inputs], inside)]
+                outputs = [(v, path) for v in self._scan(eqn, *programs[0], inputs, inside)]
             else:
-                outputs = [(v, path) for v in bound(eqn, [v for v, _ in inputs])]
+                maker: Scope | None = path if any(of is not None for _, of in inputs) else None
+                if eqn.primitive.name == "convert_element_type" and self._at(path).children:
+                    maker = inputs[0][1]  # a policy's cast is no output of its own
+                outputs = [(v, maker) for v in bound(eqn, [v for v, _ in inputs])]
             env |= zip(eqn.outvars, outputs, strict=True)
         return [read(v) for v in jaxpr.outvars]
 
-    def _scan(self, eqn: Any, body: Any, consts: Any, arrays: list, scope: Scope) -> list:
+    def _scan(self, eqn: Any, body: Any, consts: Any, values: list, scope: Scope) -> list:
         fixed, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+        makers = [None if maker is None and not fixed <= i < fixed + n_carry else _INPUT for i, (_, maker) in enumerate(values)]
+        arrays = [v for v, _ in values]
 
         def step(carry, now):
             tap = _Tap(self._spec)
-            values = tap.run(body, consts, [(v, None) for v in (*arrays[:fixed], *carry, *now)], scope)
-            for value in values:
+            inside = zip((*arrays[:fixed], *carry, *now), makers, strict=True)
+            outputs = tap.run(body, consts, list(inside), scope)
+            for value in outputs:
                 tap.leaves(value, None)
-            outputs = [v for v, _ in values]
-            return outputs[:n_carry], (outputs[n_carry:], tap.seen)
+            return [v for v, _ in outputs[:n_carry]], ([v for v, _ in outputs[n_carry:]], tap.seen)
 
         carry, stacks = arrays[fixed:][:n_carry], arrays[fixed + n_carry :]
         carry, (rows, seen) = jax.lax.scan(step, carry, stacks, eqn.params["length"], eqn.params["reverse"])

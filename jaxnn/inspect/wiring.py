@@ -20,6 +20,8 @@ from jaxnn.kernels.forms import definitions
 INPUT, OUTPUT = "·input", "·output"  # no layer's name begins with a dot in the middle
 _SIGNS = {"add": "+", "add_any": "+", "sub": "−", "mul": "×", "div": "÷", "dot_general": "matmul", "concatenate": "concat"}
 
+_THROUGH = (MOVES - {"concatenate"}) | {"convert_element_type"}  # what is not drawn between layers
+
 
 @dataclass
 class Wiring:
@@ -107,7 +109,7 @@ class _Flow:
         """Where an equation belongs: its layer; in a block a node for all that has the same makers; None if it only moves."""
         if not self._at(path).children:
             return path if inputs or not path else None
-        if (eqn.primitive.name in MOVES and eqn.primitive.name != "concatenate") or not inputs:
+        if eqn.primitive.name in _THROUGH or not inputs:
             return None
         sources = frozenset(source for maker in inputs for source in self._sources(path, maker))
         if (path, sources) not in self._own:

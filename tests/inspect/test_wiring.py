@@ -118,12 +118,13 @@ def test_outputs_of_layers_are_those_of_the_layers():
         (nn.lstm(4, return_sequences=False), jnp.ones((2, 5, 3))),
         (nn.serial(nn.lstm(4), nn.positionwise(nn.relu)), (jnp.ones((2, 3, 2)), jnp.ones((2, 3), bool))),
         (nn.relu, jnp.ones((2, 3))),
+        (nn.dtype_policy(nn.models.mlp([4], 2), dtype=jnp.bfloat16), jnp.ones((2, 3))),
         (nn.models.cnn(3, channels=(2,), hidden=4), jnp.ones((2, 4, 4, 1))),
     ],
-    ids=["lstm", "padded", "function", "cnn"],
+    ids=["lstm", "padded", "function", "bfloat16", "cnn"],
 )
 def test_the_last_output_is_the_models(model, x):
     model = nn.as_layer(model)
     params, state = model.init(jax.random.key(0), x)
-    last = list(nn.inspect.activations(model, params, state, x).values())[-1]
-    np.testing.assert_allclose(last, jax.tree.leaves(model(params, x))[0], rtol=1e-5, atol=1e-6)
+    last = list(nn.inspect.activations(model, params, state, x).values())[-1].astype(float)
+    np.testing.assert_allclose(last, jax.tree.leaves(model(params, x))[0].astype(float), rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnn.functional import activations, losses
 from jaxnn.inspect._axes import BLUE, COLORS, GREY, ORANGE, grid, titled
-from jaxnn.inspect.classifier_plots import boundary_image, plane
+from jaxnn.inspect.classifier_plots import boundary_image, check_plane, plane
 from jaxnn.inspect.landscapes import Landscape, draw_contours
 from jaxnn.inspect.plots import new_figure
 
@@ -225,8 +225,16 @@ def animate_boundary(
 
     Returns:
         A `Movie`.
+
+    Raises:
+        ValueError: if the inputs do not have two features.
+
+    Example:
+        >>> x, labels = [[0.0, 0.0], [1.0, 1.0]], [0, 1]
+        >>> animate_boundary(lambda p, x: x[:, 0] - p, [0.25, 0.5, 0.75], x, labels, points=5)
+        Movie(frames=3, fps=8)
     """
-    x, labels = np.asarray(x, float), np.asarray(labels)
+    x, labels = check_plane(x, labels)
     extent = plane(x)
     compiled = jax.jit(predict)
     images = [boundary_image(lambda at, p=params: compiled(p, at), extent, points) for params in path]
@@ -255,6 +263,13 @@ def animate_landscape(landscape: Landscape, path: Sequence[Any], *, losses: Sequ
 
     Returns:
         A `Movie`.
+
+    Example:
+        >>> from jaxnn.inspect import loss_landscape
+        >>> params, directions = jnp.zeros(2), (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
+        >>> landscape = loss_landscape(lambda p: (p**2).sum(), params, directions, points=5)
+        >>> animate_landscape(landscape, [jnp.ones(2), jnp.array([0.5, 0.25]), params])
+        Movie(frames=3, fps=8)
     """
     points = landscape.project(path)
     figure = new_figure(5.4, 4.4)

@@ -179,10 +179,7 @@ def plot_decision_boundary(
         >>> ax.images[0].get_array().shape, len(ax.collections)
         ((5, 5, 4), 2)
     """
-    x, labels = np.asarray(x, float), np.asarray(labels)
-    if x.ndim != 2 or x.shape[1] != 2:
-        raise ValueError(f"a decision boundary is drawn over two features, got inputs of shape {list(x.shape)}")
-    _check_alike(labels, x[:, 0])
+    x, labels = check_plane(x, labels)
     ax = axes(ax, 4.8, 4.2)
     extent = plane(x)
     ax.imshow(boundary_image(predict, extent, points), extent=extent, origin="lower", aspect="auto", interpolation="bilinear")
@@ -193,6 +190,15 @@ def plot_decision_boundary(
     ax.set(xlim=extent[:2], ylim=extent[2:])
     ax.legend(frameon=True, fontsize=8, title="class", title_fontsize=8)
     return titled(ax, "decision boundary", "x₀", "x₁")
+
+
+def check_plane(x: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Points of the plane and their classes, as arrays."""
+    x, labels = np.asarray(x, float), np.asarray(labels)
+    if x.ndim != 2 or x.shape[1] != 2:
+        raise ValueError(f"a decision boundary is drawn over two features, got inputs of shape {list(x.shape)}")
+    _check_alike(labels, x[:, 0])
+    return x, labels
 
 
 def plane(x: np.ndarray) -> tuple[float, float, float, float]:

@@ -175,6 +175,12 @@ def plot_landscape(landscape: Landscape, path: Sequence[Any] | None = None, *, a
 
     Raises:
         ValueError: if no loss is finite.
+
+    Example:
+        >>> params, directions = jnp.zeros(2), (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
+        >>> landscape = loss_landscape(lambda p: (p**2).sum(), params, directions, points=5)
+        >>> plot_landscape(landscape, [jnp.ones(2), jnp.array([0.5, 0.25]), params]).lines[1].get_xdata().round(2).tolist()
+        [1.0, 0.5, 0.0]
     """
     ax = axes(ax, 5.4, 4.4)
     draw_contours(ax, landscape)

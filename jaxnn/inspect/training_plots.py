@@ -52,6 +52,12 @@ def plot_learning_rates(found: Any, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> found = nn.LearningRates(np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 0.1)
+        >>> plot_learning_rates(found).lines[2].get_label()
+        'suggestion 0.1'
     """
     ax = axes(ax)
     ax.semilogx(found.learning_rates, found.losses, color=GREY, alpha=0.5, label="loss of a batch")

@@ -123,7 +123,7 @@ def test_digits_end_to_end(capsys, tmp_path):
     code, out = run(capsys, "--epochs", "2", "--seed", "1")
     assert code == 0
     assert "digits: 1294 samples to train on, 144 to validate, 359 to test" in out
-    assert re.search(r"output .*\(B, 10\).* 1,290\n", out)  # 128 · 10 + 10
+    assert re.search(r"output .*\(B, 10\).* 1,290 ", out)  # 128 · 10 + 10
     assert "2 epochs" in out
     accuracy = float(re.search(r"test accuracy ([\d.]+)%", out)[1])
     assert accuracy > 60

@@ -64,7 +64,7 @@ def compose(name: str, children: dict[str, Layer], forward: Callable[..., Any], 
         run = _Run(children, params, state, key, training)
         return forward(run, x), {**state, **run.after}
 
-    return from_setup(setup, apply, name)
+    return from_setup(setup, apply, name, children)
 
 
 class _Run:

@@ -182,7 +182,7 @@ def repeat(layer: Any, n: int) -> Layer:
 
         return jax.lax.scan(one, x, (params, state, jnp.asarray(hashes)), length=n)
 
-    return from_setup(setup, apply, "repeat")
+    return from_setup(setup, apply, "repeat", layer.children)
 
 
 def remat(layer: Any) -> Layer:
@@ -209,7 +209,7 @@ def remat(layer: Any) -> Layer:
 
         return jax.checkpoint(run)(params, state, x, key)
 
-    return from_setup(layer.setup, apply, layer.name)
+    return from_setup(layer.setup, apply, layer.name, layer.children)
 
 
 def dtype_policy(layer: Any, *, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32) -> Layer:
@@ -257,7 +257,7 @@ def dtype_policy(layer: Any, *, dtype: Any = jnp.float32, param_dtype: Any = jnp
         y, state = layer.apply(params, state, x, key=key, training=training)
         return cast_floating(y, dtype), state
 
-    return from_setup(setup, apply, layer.name)
+    return from_setup(setup, apply, layer.name, layer.children)
 
 
 def positionwise(layer: Any) -> Layer:
@@ -294,7 +294,7 @@ def positionwise(layer: Any) -> Layer:
         y, state = layer.apply(params, state, x, key=key, training=training)
         return (y if mask is None else (y, mask)), state
 
-    return from_setup(setup, apply, layer.name)
+    return from_setup(setup, apply, layer.name, layer.children)
 
 
 def split_mask(x: Any) -> tuple[Any, Any]:

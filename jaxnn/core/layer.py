@@ -15,8 +15,9 @@ small program (`core/draw.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -58,6 +59,7 @@ class Layer:
             needed only in training, by layers that draw.
         name: the default name among siblings, such as `"dense"`.
         setup: `setup(x) -> Spec`, for `x` abstract; derived from `init` and `apply`, save for combinators.
+        children: the layers inside, by name, to look at; empty for a leaf.
 
     Example:
         A layer of one's own, a learned scale:
@@ -79,6 +81,7 @@ class Layer:
     apply: Callable[..., tuple[Any, State]] = field(repr=False)
     name: str
     setup: Callable[[Any], Spec] = field(default=None, repr=False)  # type: ignore[assignment]
+    children: Mapping[str, Layer] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         apply = _checked(self.name, self.apply)
@@ -101,6 +104,17 @@ class Layer:
         if state:
             _refuse_state(self, x, None)
         return y
+
+    def _repr_html_(self) -> str:
+        from jaxnn.core.html import layer_html
+
+        return layer_html(self)
+
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        from treescope.repr_lib import render_object_constructor
+
+        attributes = {"name": self.name} | ({"children": dict(self.children)} if self.children else {})
+        return render_object_constructor(Layer, attributes, path, subtree_renderer)
 
 
 def stateless(init: Callable[..., Params], apply: Callable[..., Any], name: str | None = None) -> Layer:
@@ -133,9 +147,14 @@ def stateless(init: Callable[..., Params], apply: Callable[..., Any], name: str 
     return Layer(init_both, apply_both, name or _factory_name(apply))
 
 
-def from_setup(setup: Callable[[Any], Spec], apply: Callable[..., tuple[Any, State]], name: str) -> Layer:
+def from_setup(
+    setup: Callable[[Any], Spec],
+    apply: Callable[..., tuple[Any, State]],
+    name: str,
+    children: Mapping[str, Layer] = MappingProxyType({}),
+) -> Layer:
     """A layer whose `init` is derived from its `setup`: what combinators return."""
-    return Layer(None, apply, name, setup)  # type: ignore[arg-type]
+    return Layer(None, apply, name, setup, children)  # type: ignore[arg-type]
 
 
 def as_layer(value: Any) -> Layer:

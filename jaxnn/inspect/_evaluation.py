@@ -168,7 +168,7 @@ class Evaluation:
         return carry
 
     def _operation(self, eqn: Any, values: list[Value], place: Place) -> list[Value]:
-        outputs = _bound(eqn, [v.array for v in values])
+        outputs = bound(eqn, [v.array for v in values])
         return [self._seen(i, y, eqn.primitive.name, values, place) for i, y in enumerate(outputs)]
 
     def _seen(self, output: int, array: Any, operation: str, values: list[Value], place: Place) -> Value:
@@ -245,7 +245,7 @@ class _Program:
             env = dict(zip(inputs, arrays, strict=True))
             for eqn in eqns:
                 env |= zip(
-                    eqn.outvars, _bound(eqn, [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars]), strict=True
+                    eqn.outvars, bound(eqn, [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars]), strict=True
                 )
             return [env[v] for v in outputs]
 
@@ -253,7 +253,7 @@ class _Program:
         return _Piece(inputs, outputs, [v for v in needed if not needed[v]], quickly)
 
 
-def _bound(eqn: Any, arrays: Sequence[Any]) -> Sequence[Any]:
+def bound(eqn: Any, arrays: Sequence[Any]) -> Sequence[Any]:
     """The outputs of one equation."""
     with eqn.ctx.manager:
         outputs = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnn.inspect._axes import BLUE, GREY, ORANGE, RED, extra, grid
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-_TRAINING, _VALIDATION, _WRONG, _QUIET = "#1f5fa8", "#e07b00", "#c62828", "#666666"
+_TRAINING, _VALIDATION, _WRONG, _QUIET = BLUE, ORANGE, RED, GREY
 _COLUMNS, _ROWS = 10, 3
 
 History = Mapping[str, Sequence[float]]
@@ -27,11 +29,9 @@ def new_figure(width: float = 10.0, height: float = 8.0) -> Figure:
         >>> new_figure(4, 3).get_size_inches().tolist()
         [4.0, 3.0]
     """
-    try:
+    with extra():
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "jaxnn[demo]"') from error
     return Figure(figsize=(width, height), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
 
 
@@ -150,10 +150,9 @@ def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -
     axes.set_title(name if name in drawn else f"val_{name}", loc="left", fontsize=11)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color="#dddddd", linewidth=0.6)
+    grid(axes)
     if len(drawn) == 2:
         axes.legend(frameon=False)
-    _open_frame(axes)
 
 
 def plot_predictions(
@@ -165,8 +164,8 @@ def plot_predictions(
     shown = [*wrong[: max(2 * room // 3, room - len(right))], *right][:room]
     figure.suptitle(f"{len(wrong)} of {len(labels)} test images read wrong; those shown are framed", fontsize=11)
     low, high = float(images.min()), float(images.max())
-    grid: Any = figure.subplots(_ROWS, _COLUMNS)
-    for axes, index in zip(grid.flat, shown, strict=False):
+    panels: Any = figure.subplots(_ROWS, _COLUMNS)
+    for axes, index in zip(panels.flat, shown, strict=False):
         image = (images[index] - low) / max(high - low, 1e-12)
         axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray_r", vmin=0, vmax=1)
         true, read = classes[int(labels[index])], classes[int(predicted[index])]
@@ -174,9 +173,9 @@ def plot_predictions(
         axes.set_title(f"{true}\nread as {read}" if mistaken else true, fontsize=7, pad=3, color=_WRONG if mistaken else _QUIET)
         for spine in axes.spines.values():
             spine.set(color=_WRONG if mistaken else "#dddddd", linewidth=2 if mistaken else 0.8)
-    for axes in grid.flat:
+    for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
-    for axes in grid.flat[len(shown) :]:
+    for axes in panels.flat[len(shown) :]:
         axes.set_axis_off()
 
 
@@ -204,9 +203,8 @@ def plot_truth(axes: Axes, targets: np.ndarray, predicted: np.ndarray) -> None:
     axes.scatter(targets, predicted, s=18, alpha=0.6, color=_TRAINING, edgecolors="none")
     axes.set_title("test part", loc="left", fontsize=11)
     axes.set(xlabel="true", ylabel="predicted", aspect="equal")
-    axes.grid(color="#dddddd", linewidth=0.6)
+    grid(axes)
     axes.legend(frameon=False)
-    _open_frame(axes)
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -219,7 +217,3 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (np.asarray(labels), np.asarray(predicted)), 1)
     return counts
-
-
-def _open_frame(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)

@@ -1,9 +1,28 @@
 """The one rule that picks how an operation is written, XLA's own form or ours, and in what precision sums are taken."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+_definitions = jax.make_user_context(False)  # part of the key of JAX's caches: no trace is taken for the other kind
+
+
+@contextmanager
+def definitions() -> Iterator[None]:
+    """While this is open, what is traced takes XLA's form of an operation, which is its definition, on every backend.
+
+    Operations are counted in it: a fast form computes the same with more of them, or fewer.
+
+    Example:
+        >>> with definitions():
+        ...     choose_form(None, "canonical")
+        'xla'
+    """
+    with _definitions(True):
+        yield
 
 
 def platform() -> str:
@@ -39,6 +58,8 @@ def choose_form(form: str | None, ours: str, *operands: jax.Array) -> str:
         >>> choose_form("xla", "canonical")
         'xla'
     """
+    if form is None and _definitions.value:
+        return "xla"
     if form is None:
         sharded = any(axis is not None for x in operands for axis in jax.typeof(x).sharding.spec)
         return ours if platform() == "cpu" and not sharded else "xla"

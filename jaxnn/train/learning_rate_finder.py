@@ -49,14 +49,10 @@ class LearningRates:
             ImportError: matplotlib is not installed.
         """
         from jaxnn.inspect import plots
+        from jaxnn.inspect.training_plots import plot_learning_rates
 
         figure = plots.new_figure(7, 4)
-        axes = figure.subplots()
-        axes.semilogx(self.learning_rates, self.losses, color="#666666", alpha=0.5, label="loss of a batch")
-        axes.semilogx(self.learning_rates, self.smoothed, color="#1f5fa8", label="its moving average")
-        axes.axvline(self.suggestion, color="#e07b00", label=f"suggestion {self.suggestion:.2g}")
-        axes.set(xlabel="learning rate", ylabel="loss", ylim=(None, np.max(self.smoothed) * 1.1))
-        axes.legend(frameon=False)
+        plot_learning_rates(self, ax=figure.subplots())
         return figure
 
 

@@ -1,7 +1,11 @@
 """The table of a model."""
 
+import time
+from html.parser import HTMLParser
+
 import jax
 import jax.numpy as jnp
+import pytest
 
 import jaxnn as nn
 
@@ -17,25 +21,111 @@ def test_nested_repeated_and_shared_layers():
     table = nn.summary(model, x)
     assert [(row.path, row.formula, row.parameters) for row in table.rows] == [
         ("stem", "3·4 + 4", 16),
+        ("body", "", 0),
         ("body/dense", "5·4·4 + 5·4", 100),
         ("body/relu", "", 0),
         ("tied/f", "4·4 + 4", 20),
     ]
     assert table.parameters == nn.trees.count(model.init(jax.random.key(0), x)[0]) == 136
     assert table.size == 4 * 136
+    products = {"stem": 2 * 2 * 3 * 4, "body/dense": 5 * 2 * 2 * 4 * 4, "tied/f": 2 * 2 * 2 * 4 * 4}
+    biases = {"stem": 8, "body/dense": 5 * 8, "tied/f": 2 * 8}
+    for row in table.rows:
+        if row.path in products:
+            assert row.forward == products[row.path] + biases[row.path]
+    assert next(row.forward for row in table.rows if row.path == "body") == 5 * 8  # what residual adds
 
 
 def test_a_layer_alone_several_outputs_and_other_dtypes():
-    assert "dense  (B, 3)  4·3 + 3 = 15" in str(nn.summary(nn.dense(3), jnp.ones((2, 4))))
+    assert "dense  (B, 3)  float32  4·3 + 3 = 15" in str(nn.summary(nn.dense(3), jnp.ones((2, 4))))
     both = nn.summary(nn.branch(nn.dense(2), nn.dense(3)), jnp.ones((2, 4)))
     assert [row.output for row in both.rows] == ["(B, 2)", "(B, 3)"]
-    half = nn.dtype_policy(nn.dense(3), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
-    assert nn.summary(half, jnp.ones((2, 4))).size == 30
-    assert str(nn.summary(nn.relu, jnp.ones((2, 4)))).endswith("total: 0 parameters, 0 bytes")
+    half = nn.summary(nn.dtype_policy(nn.dense(3), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16), jnp.ones((2, 4)))
+    assert half.size == 30
+    assert half.rows[0].dtype == "bfloat16"
+    mixed = nn.summary(nn.dtype_policy(nn.serial(nn.dense(3)), dtype=jnp.bfloat16), jnp.ones((2, 4)))
+    assert [row.dtype for row in mixed.rows if row.path == "dense"] == ["float32 → bfloat16"]
+    assert str(nn.summary(nn.relu, jnp.ones((2, 4)))).splitlines()[-2] == "total: 0 parameters, 0 bytes"
+
+
+def test_integers_out_batches_of_one_and_wrong_inputs():
+    classes = nn.serial(nn.dense(3), nn.batch_norm(), lambda x: x.argmax(-1))
+    table = nn.summary(classes, jnp.ones((1, 4)))  # batch_norm refuses to train on it
+    assert table.batch == 1
+    assert table.rows[0].forward == 2 * 4 * 3 + 3
+    with pytest.raises(TypeError, match="embedding takes"):
+        nn.summary(nn.embedding(3, 2), jnp.ones((2, 3)))
 
 
 def test_a_large_model_costs_nothing():
     x = jax.ShapeDtypeStruct((1, 4096), jnp.float32)
+    start = time.perf_counter()
     table = nn.summary(nn.repeat(nn.residual(nn.dense(4096)), 400), x)
+    assert time.perf_counter() - start < 3
     assert table.parameters == 400 * (4096**2 + 4096)
     assert "26.9 GB" in str(table)
+    # 2 · n² an application and two gradients, but for the first layer's input
+    assert "13.4 GFLOP forward, 26.8 GFLOP backward" in str(table)
+
+
+class Tags(HTMLParser):
+    """The tags that are open, and the text in summaries."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.counts, self.text = [], {}, []
+
+    def handle_starttag(self, tag, attrs):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "summary" in self.open:
+            self.text.append(data)
+
+
+def test_html_folds_by_block_and_adds_up():
+    model = nn.serial(nn.dense(4), body=nn.repeat(nn.residual(nn.dense(4), inner=nn.serial(nn.dense(4), nn.relu)), 5))
+    table = nn.summary(model, jnp.ones((2, 3)))
+    page = Tags()
+    page.feed(table._repr_html_())
+    assert not page.open
+    assert page.counts["details"] == 2
+    assert page.text[:2] == ["body", "(B, 4)"]
+    assert "200" in page.text  # both dense layers, five times
+    assert page.text[page.text.index("inner") :][:4] == ["inner", "(B, 4)", "100", "46.3%"]
+
+
+def test_a_layer_shows_its_tree_and_escapes_names():
+    page = Tags()
+    page.feed(nn.serial(nn.dense(4), **{"<b>": nn.residual(nn.relu)})._repr_html_())
+    assert not page.open
+    assert page.counts["details"] == 2
+    assert page.text == ["serial", " ", "2 layers", "<b> ", "residual", " ", "1 layer"]
+    assert dict(nn.remat(nn.serial(nn.relu)).children).keys() == {"relu"}
+    assert "<details" not in nn.dense(3)._repr_html_()
+
+
+def test_treescope_shows_models_with_their_layers_params_and_results():
+    treescope = pytest.importorskip("treescope")
+    model = nn.serial(nn.dense(4), body=nn.repeat(nn.residual(nn.dense(4)), 2))
+    params, _ = model.init(jax.random.key(0), jnp.ones((2, 3)))
+    assert "'body': Layer(\n      name='repeat'" in treescope.render_to_text(model)
+    assert "float32(2, 4, 4)" in treescope.render_to_text(params)
+    assert "2·4·4" in treescope.render_to_text(nn.summary(model, jnp.ones((2, 3))))
+
+
+def test_a_block_called_like_the_model_is_not_taken_for_it():
+    model = nn.serial(nn.serial(nn.dense(4), nn.branch(nn.dense(2), nn.dense(3))), lambda ys: ys[0].sum() + ys[1].sum())
+
+    def doubled(run, x):
+        return 2 * run("doubled", x)
+
+    page, table = Tags(), nn.summary(nn.block(doubled, doubled=model), jnp.ones((2, 3)))
+    assert table.rows[0].path == "(itself)"
+    assert table.blocks["doubled/serial"] == table.blocks["doubled/serial/branch"] == "(B, 2), (B, 3)"
+    page.feed(table._repr_html_())
+    assert page.counts["details"] == 3

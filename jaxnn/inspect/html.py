@@ -1,0 +1,76 @@
+"""What a notebook shows of a summary: the table, with blocks that fold."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxnn.inspect.summary import Row, Summary
+
+# Colours are the page's own, so that light and dark look alike; the blue bar behind a share is half transparent.
+_STYLE = """<style>
+.jaxnn{font-size:13px;line-height:1.5;overflow-x:auto}
+.jaxnn .row{display:grid;grid-template-columns:minmax(11em,1.6fr) minmax(8em,1fr) minmax(6em,.9fr) minmax(15em,1.8fr) 4.5em
+ 5.5em 5.5em 4.5em 6em;column-gap:1em;padding:1px 4px;min-width:76em;white-space:nowrap;text-align:right}
+.jaxnn .row>:nth-child(-n+3){text-align:left}
+.jaxnn .head{font-weight:600;border-bottom:1px solid currentColor}
+.jaxnn .total{border-top:1px solid currentColor;padding:4px}
+.jaxnn summary{cursor:pointer;list-style:none}
+.jaxnn summary::-webkit-details-marker{display:none}
+.jaxnn summary .name::before{content:"▸ "}
+.jaxnn details[open]>summary .name::before{content:"▾ "}
+.jaxnn summary>.row,.jaxnn .block{font-weight:600}
+.jaxnn summary:hover,.jaxnn .row:hover{background:rgba(128,128,128,.12)}
+</style>"""
+
+
+def summary_html(table: Summary) -> str:
+    """The table of `nn.summary`; each block is one line until it is opened."""
+    from jaxnn.inspect.summary import COLUMNS
+
+    head = _line(COLUMNS, "head")
+    body = _group(table, table.rows, 0)
+    total = "".join(f'<div class="total">{escape(line)}</div>' if i == 0 else f"<div>&nbsp;{escape(line)}</div>"
+                    for i, line in enumerate(table.totals()))  # fmt: skip
+    return f'{_STYLE}<div class="jaxnn">{head}{body}{total}</div>'
+
+
+def _group(table: Summary, rows: Sequence[Row], depth: int) -> str:
+    """The rows below one block; those with the same next name in their paths are a block again."""
+    parts = []
+    for name, group in itertools.groupby(rows, key=lambda row: row.path.split("/")[depth : depth + 1]):
+        members = list(group)
+        if not name or all(len(row.path.split("/")) == depth + 1 for row in members):
+            cells = (_line(("(itself)" if not name else name[0], *table.cells(row)[1:]), depth=depth) for row in members)
+            parts.append("".join(cells))
+        else:
+            line = _line(_block_cells(table, members, members[0].path.split("/")[: depth + 1]), "block", depth)
+            opened = " open" if depth == 0 and len(table.rows) <= 30 else ""
+            inside = _group(table, members, depth + 1)
+            parts.append(f"<details{opened}><summary>{line}</summary>{inside}</details>")
+    return "".join(parts)
+
+
+def _block_cells(table: Summary, rows: Sequence[Row], path: Sequence[str]) -> tuple[str, ...]:
+    from jaxnn.inspect.summary import in_bytes, scaled
+
+    of_parameters, of_work = table.shares(*rows)
+    forward, backward, kept = (sum(getattr(row, what) for row in rows) for what in ("forward", "backward", "kept"))
+    parameters = f"{sum(row.parameters for row in rows):,}"
+    work = (scaled(forward), scaled(backward), of_work, in_bytes(kept) if kept else "")
+    return (path[-1], table.blocks["/".join(path)], "", parameters, of_parameters, *work)
+
+
+def _line(cells: Sequence[str], kind: str = "", depth: int = 0) -> str:
+    """One line of the grid; behind a share stands a bar of its length."""
+    name, *others = map(escape, cells)
+    spans = [f'<span class="name" style="padding-left:{1.2 * depth:g}em" title="{name}">{name}</span>']
+    for cell in others:
+        bar = ""
+        if cell.endswith("%"):
+            bar = f' style="background:linear-gradient(to left,rgba(70,130,200,.35) {cell},transparent {cell})"'
+        spans.append(f"<span{bar}>{cell}</span>")
+    return f'<div class="{f"row {kind}".strip()}">{"".join(spans)}</div>'

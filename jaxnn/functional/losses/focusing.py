@@ -162,8 +162,17 @@ def poly_cross_entropy(
     """
     caller = "poly_cross_entropy"
     check_number(caller, "epsilon", epsilon, lambda epsilon: epsilon >= -1, "number from -1")
-    options = {"caller": caller, "one_score": "binary_cross_entropy", "epsilon": epsilon}
-    return classwise(_poly, predictions, targets, where, weights, reduction, **options)
+    return classwise(
+        _poly,
+        predictions,
+        targets,
+        where,
+        weights,
+        reduction,
+        caller=caller,
+        one_score="binary_cross_entropy",
+        epsilon=epsilon,
+    )
 
 
 def _poly(predictions: jax.Array, targets: jax.Array, epsilon: jax.Array) -> jax.Array:

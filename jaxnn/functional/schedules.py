@@ -1,8 +1,8 @@
 """Schedules: functions from the step to the learning rate, as optax takes them.
 
 optax's own, under optax's names, and those that it lacks: of the teaching notes `cyclic`, `epoch_exponential_decay` and
-`epoch_inverse_decay`, further `cosine_restarts` and `inverse_sqrt_decay`. The notes' linear decay, from η₀ to η_end over T steps and then flat, is
-`linear_schedule(η₀, η_end, T)`.
+`epoch_inverse_decay`, further `cosine_restarts` and `inverse_sqrt_decay`. The notes' linear decay, from η₀ to η_end over
+T steps and then flat, is `linear_schedule(η₀, η_end, T)`.
 
 The step counts optimizer updates from 0. Numbers may be traced, and are then not checked; a count of steps per epoch
 may not. Under other names elsewhere: one-cycle is `cosine_onecycle_schedule`, decay in steps `exponential_decay(…,
@@ -10,6 +10,7 @@ staircase=True)`, at given steps `piecewise_constant_schedule`; what follows on 
 Lowering the rate when a loss no longer falls is a callback of training, `callbacks.reduce_on_plateau`.
 """
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -206,17 +207,18 @@ def cosine_restarts(
     _check("cosine_restarts", "decay_rate", decay_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")
     growth = _whole("cosine_restarts", "growth", growth)
 
+    lengths = np.array([growth**i for i in range(1 if growth == 1 else math.ceil(31 / math.log2(growth)))], float)
+    starts = np.cumsum(lengths) - lengths  # of the cycles up to step 2³¹, in units of T
+
     def schedule(step: ArrayLike) -> jax.Array:
-        t, steps, end = _float(step), _float(first_steps), _float(end_value)
+        t, end = _float(step) / _float(first_steps), _float(end_value)
         if growth == 1:
-            cycle, length = jnp.floor(t / steps), steps
-            start = cycle * steps
-        else:  # cycle i starts at T (gⁱ − 1)/(g − 1)
-            cycle = jnp.floor(jnp.log1p(t * (growth - 1) / steps) / np.log(growth) + 1e-6)  # log may fall short of an integer
-            length = steps * growth**cycle
-            start = steps * (growth**cycle - 1) / (growth - 1)
+            cycle, passed = jnp.floor(t), t % 1
+        else:
+            i = jnp.searchsorted(_float(starts), t, side="right") - 1
+            cycle, passed = _float(i), (t - _float(starts)[i]) / _float(lengths)[i]
         height = _float(init_value) * _float(decay_rate) ** cycle - end
-        return end + 0.5 * height * (1 + jnp.cos(jnp.pi * jnp.clip((t - start) / length, 0, 1)))
+        return end + 0.5 * height * (1 + jnp.cos(jnp.pi * passed))
 
     return schedule
 

@@ -99,10 +99,10 @@ def reduced(
     reduction: str,
     *,
     caller: str,
-    fills: tuple[int, ...] = (0, 1),
+    fills: tuple[int | None, ...] = (0, 1),
     **options: Any,
 ) -> jax.Array:
-    """Reduce loss(*arrays, **options), where `fills` are inputs without harm: they stand for those that are left out."""
+    """Reduce loss(*arrays, **options), where `fills` are inputs without harm, for those left out; None lets them stay."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"{caller}: reduction is {reduction!r}, expected one of {', '.join(map(repr, REDUCTIONS))}")
     return _core(loss, arrays, where, weights, reduction, fills, options)
@@ -115,7 +115,7 @@ def _core(
     where: jax.Array | None,
     weights: jax.Array | None,
     reduction: str,
-    fills: tuple[int, ...],
+    fills: tuple[int | None, ...],
     options: dict[str, Any],
 ) -> jax.Array:
     if where is not None:  # the inputs are masked too, or a NaN left out would come back in the gradient as 0 · NaN
@@ -138,7 +138,9 @@ def _core(
     return total / (max(values.size, 1) if where is None else jnp.maximum(jnp.sum(where), 1).astype(total.dtype))
 
 
-def _fill(where: jax.Array, x: jax.Array, value: int) -> jax.Array:
+def _fill(where: jax.Array, x: jax.Array, value: int | None) -> jax.Array:
+    if value is None:
+        return x
     where = where.reshape(where.shape + (1,) * (x.ndim - where.ndim))
     return jnp.where(where, x, jnp.asarray(value, x.dtype))
 

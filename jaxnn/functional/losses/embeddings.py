@@ -179,8 +179,9 @@ def _compared(loss, embeddings, labels, where, weights, reduction, *, caller, **
     alike = classes[:, None] == classes[None, :]
     same, other = pairs & alike & ~jnp.eye(len(classes), dtype=bool), pairs & ~alike
     partnered = jnp.any(same, axis=-1)
-    arrays = (embeddings, same, other)
-    return reduced(loss, arrays, partnered, weights, reduction, caller=caller, fills=(0, 0, 0), **options)
+    arrays = (jnp.where(counted[:, None], embeddings, 0), same, other)
+    fills = (None, None, None)  # a sample without a partner still is a negative of the others
+    return reduced(loss, arrays, partnered, weights, reduction, caller=caller, fills=fills, **options)
 
 
 def _batch(caller: str, embeddings: ArrayLike) -> jax.Array:

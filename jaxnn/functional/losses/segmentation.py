@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import check_number, check_predictions, check_same_shape, seen, spell
-from jaxnn.functional.losses._shared import Maybe, chances, check_counted, check_within, reduced
+from jaxnn.functional.losses._shared import Maybe, chances, check_counted, check_within, reduced, wide
 
 
 def dice(
@@ -172,7 +172,7 @@ def _rows(x: jax.Array) -> jax.Array:
 
 
 def _tversky_from_logits(predictions: jax.Array, targets: jax.Array, **options: jax.Array) -> jax.Array:
-    return _tversky(jax.nn.sigmoid(predictions.astype(jnp.promote_types(predictions.dtype, jnp.float32))), targets, **options)
+    return _tversky(jax.nn.sigmoid(wide(predictions)), targets, **options)
 
 
 def _tversky(

@@ -90,7 +90,7 @@ def _ctc(
     frames_padded, labels_padded = paddings
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax relies on both
         losses = optax.losses.ctc_loss(logits, frames_padded, labels, labels_padded, blank_id=blank)  # type: ignore[arg-type]
-    return jnp.where(possible | ~valid, losses, jnp.inf)
+    return jnp.where(possible | ~valid, losses.astype(logits.dtype), jnp.inf)
 
 
 def _mask(name: str, mask: Maybe, shape: tuple[int, ...]) -> jax.Array:

@@ -25,7 +25,7 @@ def dice(
     """Dice loss: 1 − (2 Σ yŷ + s)/(Σ y + Σ ŷ + s), sums over the pixels, with ŷ = σ(predictions) by default.
 
     One less the F-score of soft masks (Sudre et al. 2017; Milletari et al. 2016 square ŷ in the denominator). optax's
-    `binary_dice_loss` of each channel. For classes that exclude each other pass jax.nn.softmax(logits), one-hot targets
+    `dice_loss` has twice the s. For classes that exclude each other pass jax.nn.softmax(logits), one-hot targets
     and `from_logits=False`.
 
     Args:

@@ -28,7 +28,7 @@ def ctc(
     Graves et al. (2006). An alignment names a class or the blank at each frame; it spells what is left after repeated
     classes are merged and blanks removed. Computed by `optax.ctc_loss`. The mean is over sequences; PyTorch's divides each
     loss by the length of its target before. A target that its frames cannot spell (fewer of them than labels, with a blank
-    between equal neighbours) has the loss ∞ and the gradient 0, as in PyTorch: leave it out by `where`.
+    between equal neighbours) has the loss ∞, as in PyTorch, and the gradient 0: leave it out by `where`.
 
     Args:
         predictions: logits of shape (batch, frames, classes), floating-point; one class is the blank.

@@ -1,10 +1,14 @@
-"""Every loss against its formula in float64 NumPy: value, gradient (by differences), mask, weights, vmap and bfloat16."""
+"""Every loss against its formula in float64 NumPy: value, gradient (by differences), mask, weights, vmap and bfloat16.
+
+The formulas themselves are held against PyTorch and optax, where these have the loss.
+"""
 
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxnn.functional import losses
@@ -312,3 +316,81 @@ def test_value_gradient_mask_weights_and_vmap(case, x64):
 
 def test_every_loss_is_in_the_table():
     assert {case.split()[0].rstrip(",") for case in CASES} == set(losses.__all__)
+
+
+# case: what PyTorch calls it, with its options; of `functional` and of tensors
+TORCH = {
+    "mse": lambda F, p, t: F.mse_loss(p, t, reduction="none"),
+    "mae": lambda F, p, t: F.l1_loss(p, t, reduction="none"),
+    "huber": lambda F, p, t: F.huber_loss(p, t, delta=0.7, reduction="none"),
+    "smooth_l1": lambda F, p, t: F.smooth_l1_loss(p, t, beta=0.7, reduction="none"),
+    "poisson_nll": lambda F, p, t: F.poisson_nll_loss(p, t, reduction="none"),
+    "poisson_nll of rates": lambda F, p, t: F.poisson_nll_loss(p, t, log_input=False, eps=0, reduction="none"),
+    "gaussian_nll": lambda F, p, t, v: F.gaussian_nll_loss(p, t, v, reduction="none"),
+    "kl_divergence": lambda F, p, t: F.kl_div(F.log_softmax(p, -1), t, reduction="none").sum(-1),
+    "cross_entropy": lambda F, p, t: F.cross_entropy(p, t, reduction="none"),
+    "cross_entropy, smoothed": lambda F, p, t: F.cross_entropy(p, t, label_smoothing=0.2, reduction="none"),
+    "binary_cross_entropy": lambda F, p, t: F.binary_cross_entropy_with_logits(p, t.double(), reduction="none"),
+    "multilabel_soft_margin": lambda F, p, t: F.multilabel_soft_margin_loss(p, t, reduction="none"),
+    "soft_margin": lambda F, p, t: F.soft_margin_loss(p, t, reduction="none"),
+    "hinge_embedding": lambda F, p, t: F.hinge_embedding_loss(p, t, margin=1.5, reduction="none"),
+    "multi_margin": lambda F, p, t: F.multi_margin_loss(p, t, margin=0.8, reduction="none"),
+    # its targets are lists of labels, ended by -1
+    "multilabel_margin": lambda F, p, t: F.multilabel_margin_loss(p, listed(t), reduction="none"),
+    "margin_ranking": lambda F, a, b, t: F.margin_ranking_loss(a, b, t, margin=0.3, reduction="none"),
+    # its distances have 1e-6 added to each difference
+    "triplet_margin": lambda F, a, p, n: F.triplet_margin_loss(a, p, n, eps=0, reduction="none"),
+    "triplet_margin, swapped": lambda F, a, p, n: F.triplet_margin_loss(a, p, n, 2.0, eps=0, swap=True, reduction="none"),
+    "cosine_distance": lambda F, p, t: 1 - F.cosine_similarity(p, t, dim=-1),
+    "cosine_embedding": lambda F, a, b, t: F.cosine_embedding_loss(a, b, t, margin=0.1, reduction="none"),
+    "ctc": lambda F, p, t: F.ctc_loss(
+        F.log_softmax(p, -1).swapaxes(0, 1), t, [4] * len(p), [2] * len(p), reduction="none"
+    ),
+}  # fmt: skip
+
+
+def listed(rows):
+    labels = [[j for j in range(C) if row[j]] for row in rows]
+    return rows.new_tensor([row + [-1] * (C - len(row)) for row in labels])
+
+
+@pytest.mark.parametrize("case", TORCH)
+def test_the_formula_is_torchs(case):
+    torch = pytest.importorskip("torch")
+    tensors = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in CASES[case][1]]
+    values = TORCH[case](torch.nn.functional, *tensors)
+    np.testing.assert_allclose(values.detach(), formula_of(case)(*CASES[case][1]), rtol=1e-7, atol=1e-12)
+    cotangent = RNG.uniform(0.5, 2, values.shape)
+    (values * torch.tensor(cotangent)).sum().backward()
+    theirs = [t.grad for t in tensors if t.requires_grad]
+    for slope, tensor in zip(slopes(case, CASES[case][1], cotangent), theirs, strict=True):
+        np.testing.assert_allclose(tensor, slope, rtol=1e-6, atol=1e-7)
+
+
+OPTAX = {
+    "log_cosh": optax.losses.log_cosh,
+    "kl_divergence": lambda p, t: optax.losses.kl_divergence(jax.nn.log_softmax(p), t),
+    "binary_focal": lambda p, t: optax.losses.sigmoid_focal_loss(p, t, alpha=0.3, gamma=1.5),
+    "poly_cross_entropy": lambda p, t: optax.losses.poly_loss_cross_entropy(p, jax.nn.one_hot(t, C), epsilon=1.5),
+    "sparsemax": optax.losses.multiclass_sparsemax_loss,
+    "binary_sparsemax": lambda p, t: optax.losses.sparsemax_loss(p, t == 1),
+    "perceptron": optax.losses.perceptron_loss,
+    "multiclass_hinge": optax.losses.multiclass_hinge_loss,
+    "multiclass_perceptron": optax.losses.multiclass_perceptron_loss,
+    "triplet_margin": lambda a, p, n: optax.losses.triplet_margin_loss(a, p, n, eps=0.0),
+    "cosine_distance": optax.losses.cosine_distance,
+}
+
+
+@pytest.mark.parametrize("case", OPTAX)
+def test_the_formula_is_optaxs(case, x64):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        theirs = OPTAX[case](*map(jnp.asarray, CASES[case][1]))
+    np.testing.assert_allclose(theirs, formula_of(case)(*CASES[case][1]), rtol=1e-9, atol=1e-12)
+
+
+def test_nt_xent_is_optaxs_for_classes_of_one_size(x64):
+    labels = np.array([0, 1, 2, 2, 1, 0])
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        theirs = optax.losses.ntxent(jnp.asarray(REAL), jnp.asarray(labels), 0.5)
+    np.testing.assert_allclose(nt_xent(REAL, labels).mean(), theirs, rtol=1e-9)

@@ -111,7 +111,7 @@ def threshold(x: ArrayLike, threshold: ArrayLike, value: ArrayLike) -> jax.Array
         [-1.0, -1.0, 2.0]
     """
     x = floating(x)
-    return jnp.where(x > jnp.asarray(threshold).astype(x.dtype), x, jnp.asarray(value).astype(x.dtype))
+    return jnp.where(x <= jnp.asarray(threshold).astype(x.dtype), jnp.asarray(value).astype(x.dtype), x)  # a NaN stays one
 
 
 @jax.jit
@@ -192,7 +192,7 @@ def hard_shrink(x: ArrayLike, threshold: ArrayLike = 0.5) -> jax.Array:
         [-2.0, 0.0, 2.0]
     """
     x = floating(x)
-    return jnp.where(jnp.abs(x) > jnp.asarray(threshold).astype(x.dtype), x, 0)
+    return jnp.where(jnp.abs(x) <= jnp.asarray(threshold).astype(x.dtype), 0, x)  # in this order a NaN stays one
 
 
 @jax.jit

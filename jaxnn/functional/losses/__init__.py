@@ -15,6 +15,11 @@ What holds for all of them:
   their values cannot be looked at and nothing can be raised: there the loss *and its gradient* are NaN for these
   samples.
 
+Under other names elsewhere: PyTorch's `nll_loss` and optax's `ranking_softmax_loss` and `safe_softmax_cross_entropy` are
+`cross_entropy`, which takes logarithms of probabilities, relevances and ruled-out classes too; a triplet loss with any
+distance is `margin_ranking`; optax's `l2_loss` is half of `mse`, and its divergences of unnormalized distributions are
+`poisson_nll` and a constant.
+
 A few losses take other arrays than predictions and targets (`triplet_margin(anchors, positives, negatives)`); their
 docstrings say what the unreduced loss is.
 """

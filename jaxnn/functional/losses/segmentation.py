@@ -161,10 +161,11 @@ def _overlap(
         )
     shape = (predictions.shape[0], predictions.shape[-1])
     check_counted(caller, where, weights, shape)
-    if (values := seen(targets, None)).size:
+    arrays = (_rows(predictions), _rows(y))
+    if (values := seen(arrays[1], where)).size:
         check_within(caller, 0, 1)(values)
     loss = _tversky_from_logits if from_logits else _tversky
-    return reduced(loss, (_rows(predictions), _rows(y)), where, weights, reduction, caller=caller, fills=(0, 0), **options)
+    return reduced(loss, arrays, where, weights, reduction, caller=caller, fills=(0, 0), **options)
 
 
 def _rows(x: jax.Array) -> jax.Array:

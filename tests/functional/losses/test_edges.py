@@ -110,6 +110,12 @@ def test_empty_masks_and_pixels_left_out():
     np.testing.assert_allclose(ours, losses.dice(x[:, :2], y[:, :2]), rtol=1e-6)
 
 
+def test_masks_left_out_may_hold_anything():
+    x, y = RNG.normal(size=(2, 4, 1)).astype(np.float32), np.array([1, 0, 1, 0, 255, 255, 0, 0]).reshape(2, 4, 1)
+    ours = losses.dice(x, y, where=np.array([[True], [False]]))
+    np.testing.assert_allclose(ours, losses.dice(x[:1], y[:1]), rtol=1e-6)
+
+
 def test_overlap_of_classes_that_exclude_each_other_is_optaxs():
     logits = jnp.asarray(RNG.normal(size=(2, 3, 3, 4)), jnp.float32)
     truth = jax.nn.one_hot(RNG.integers(0, 4, (2, 3, 3)), 4)

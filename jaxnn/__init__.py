@@ -19,6 +19,7 @@ from jaxnn.functional import initializers, losses, metrics, schedules
 from jaxnn.functional.activations import *  # noqa: F403
 from jaxnn.functional.activations import __all__ as _activations
 from jaxnn.inspect import summary
+from jaxnn.layers.activation import prelu, rrelu
 from jaxnn.layers.convolution import conv, conv_transpose
 from jaxnn.layers.dropout import dropout
 from jaxnn.layers.linear import dense, embedding
@@ -90,10 +91,12 @@ __all__ = [
     "population",
     "positionwise",
     "predict",
+    "prelu",
     "remat",
     "repeat",
     "residual",
     "rnn",
+    "rrelu",
     "schedules",
     "serial",
     "stateless",

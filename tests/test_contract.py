@@ -64,6 +64,8 @@ LAYERS = {
     "global_avg_pool": Entry(nn.global_avg_pool, floats(2, 6, 6, 3), {}),
     "flatten": Entry(nn.flatten, floats(2, 3, 4), {}),
     "dropout": Entry(lambda: nn.dropout(0.5), floats(3, 40), {}, random=True),
+    "prelu": Entry(nn.prelu, floats(3, 4), {"negative_slope": (4,)}),
+    "rrelu": Entry(nn.rrelu, floats(3, 4), {}, random=True),
     "batch_norm": Entry(nn.batch_norm, floats(8, 3), {"bias": (3,), "scale": (3,)}, state={"mean": (3,), "var": (3,)}),
     "layer_norm": Entry(nn.layer_norm, floats(8, 3), {"bias": (3,), "scale": (3,)}),
     "rnn": Entry(lambda: nn.rnn(4), floats(3, 5, 2), {"bias": (4,), "kernel": (2, 4), "recurrent_kernel": (4, 4)}),

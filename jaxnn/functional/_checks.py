@@ -1,5 +1,6 @@
-"""The checks that losses and metrics share: each error says what came, what was expected and how to mend it."""
+"""The checks that losses, metrics and initializers share: each error says what came, what was expected and how to mend it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,6 +31,13 @@ def seen(targets: ArrayLike, where: ArrayLike | None) -> np.ndarray:
         return values
     mask = known(where)
     return np.empty(0) if mask is None else values[mask]
+
+
+def check_number(caller: str, name: str, value: Any, allowed: Callable[[Any], bool], expected: str) -> None:
+    """Raise a ValueError unless `value` is one number that is allowed; a traced one is not looked at."""
+    number = known(value)
+    if jnp.ndim(value) or (number is not None and not allowed(number)):
+        raise ValueError(f"{caller}: {name} is {value}, expected one {expected}")
 
 
 def check_predictions(caller: str, predictions: ArrayLike) -> jax.Array:
@@ -104,3 +112,22 @@ def check_mask(caller: str, where: ArrayLike | None, shape: tuple[int, ...]) -> 
         if missing > 0 and mask.shape == shape[: mask.ndim]:
             mend = f"; pass jnp.broadcast_to(where[...{', None' * missing}], {shape})"
         raise ValueError(f"{caller}: where is {spell(mask)}, expected the shape of the unreduced loss, {shape}{mend}")
+
+
+def check_weights(caller: str, weights: ArrayLike | None, where: ArrayLike | None, shape: tuple[int, ...]) -> None:
+    """Raise where the weights are not real numbers from 0, of exactly `shape`; what `where` leaves out may be anything."""
+    if weights is None:
+        return
+    array = jnp.asarray(weights)
+    if not jnp.issubdtype(array.dtype, jnp.integer) and not jnp.issubdtype(array.dtype, jnp.floating):
+        mend = "; pass a mask as where=" if array.dtype == bool else ""
+        raise TypeError(f"{caller}: weights are {spell(array)}, expected real numbers{mend}")
+    if array.shape != shape:
+        missing = len(shape) - array.ndim
+        mend = ""
+        if missing > 0 and array.shape == shape[: array.ndim]:
+            mend = f"; pass jnp.broadcast_to(weights[...{', None' * missing}], {shape})"
+        raise ValueError(f"{caller}: weights are {spell(array)}, expected the shape of the unreduced loss, {shape}{mend}")
+    values = seen(weights, where)
+    if values.size and not (values >= 0).all():
+        raise ValueError(f"{caller}: weights run from {values.min()} to {values.max()}, expected numbers from 0")

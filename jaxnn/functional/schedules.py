@@ -1,13 +1,16 @@
 """Schedules: functions from the step to the learning rate, as optax takes them.
 
-optax's own, under optax's names, and the ones of the teaching notes that it lacks: `cyclic`, `epoch_exponential_decay`
-and `epoch_inverse_decay`. The notes' linear decay, from η₀ to η_end over T steps and then flat, is
-`linear_schedule(η₀, η_end, T)`.
+optax's own, under optax's names, and those that it lacks: of the teaching notes `cyclic`, `epoch_exponential_decay` and
+`epoch_inverse_decay`, further `cosine_restarts` and `inverse_sqrt_decay`. The notes' linear decay, from η₀ to η_end over
+T steps and then flat, is `linear_schedule(η₀, η_end, T)`.
 
 The step counts optimizer updates from 0. Numbers may be traced, and are then not checked; a count of steps per epoch
-may not.
+may not. Under other names elsewhere: one-cycle is `cosine_onecycle_schedule`, decay in steps `exponential_decay(…,
+staircase=True)`, at given steps `piecewise_constant_schedule`; what follows on a warm-up is `join_schedules`.
+Lowering the rate when a loss no longer falls is a callback of training, `callbacks.reduce_on_plateau`.
 """
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -39,10 +42,12 @@ __all__ = [
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "cosine_restarts",
     "cyclic",
     "epoch_exponential_decay",
     "epoch_inverse_decay",
     "exponential_decay",
+    "inverse_sqrt_decay",
     "join_schedules",
     "linear_onecycle_schedule",
     "linear_schedule",
@@ -166,15 +171,101 @@ def epoch_inverse_decay(init_value: ArrayLike, decay_rate: ArrayLike, steps_per_
     return lambda step: _float(init_value) / (1 + _float(decay_rate) * epoch(step))
 
 
+def cosine_restarts(
+    init_value: ArrayLike,
+    first_steps: ArrayLike,
+    *,
+    growth: int = 1,
+    decay_rate: ArrayLike = 1.0,
+    end_value: ArrayLike = 0.0,
+) -> Schedule:
+    """Fall along half a cosine, start again, and so on without an end: Loshchilov and Hutter (2017), SGDR.
+
+    In cycle i, of T·gⁱ steps, at its step t: η = η_end + ½ (η₀ · mⁱ − η_end)(1 + cos(π t/(T gⁱ))). PyTorch's
+    `CosineAnnealingWarmRestarts` has m = 1, Keras's `CosineDecayRestarts` g = 2. For cycles given one by one, each with a
+    warm-up, there is optax's `sgdr_schedule`.
+
+    Args:
+        init_value: η₀, at the start of the first cycle.
+        first_steps: T > 0, the steps of the first cycle.
+        growth: g, a whole number from 1: how many times longer each cycle is than the one before.
+        decay_rate: m in (0, 1], by which the height falls from cycle to cycle.
+        end_value: η_end, towards which each cycle falls.
+
+    Returns:
+        The schedule: from a step to η.
+
+    Raises:
+        ValueError: a number is out of its range.
+
+    Example:
+        >>> schedule = cosine_restarts(1.0, 2, growth=2)
+        >>> [round(schedule(step).item(), 4) for step in range(7)]
+        [1.0, 0.5, 1.0, 0.8536, 0.5, 0.1464, 1.0]
+    """
+    _check("cosine_restarts", "first_steps", first_steps, lambda steps: steps > 0, "> 0")
+    _check("cosine_restarts", "decay_rate", decay_rate, lambda rate: 0 < rate <= 1, "in (0, 1]")
+    growth = _whole("cosine_restarts", "growth", growth)
+
+    lengths = np.array([growth**i for i in range(1 if growth == 1 else math.ceil(31 / math.log2(growth)))], float)
+    starts = np.cumsum(lengths) - lengths  # of the cycles up to step 2³¹, in units of T
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        t, end = _float(step) / _float(first_steps), _float(end_value)
+        if growth == 1:
+            cycle, passed = jnp.floor(t), t % 1
+        else:
+            i = jnp.searchsorted(_float(starts), t, side="right") - 1
+            cycle, passed = _float(i), (t - _float(starts)[i]) / _float(lengths)[i]
+        height = _float(init_value) * _float(decay_rate) ** cycle - end
+        return end + 0.5 * height * (1 + jnp.cos(jnp.pi * passed))
+
+    return schedule
+
+
+def inverse_sqrt_decay(peak_value: ArrayLike, warmup_steps: ArrayLike) -> Schedule:
+    """Rise in a straight line and fall with the root of the step: η · min((t + 1)/w, √(w/(t + 1))).
+
+    Vaswani et al. (2017), eq. 3, whose η is 1/√(d w) for a model of width d; steps are counted from 1 there.
+
+    Args:
+        peak_value: η, reached at step w − 1.
+        warmup_steps: w > 0.
+
+    Returns:
+        The schedule: from a step to the learning rate.
+
+    Raises:
+        ValueError: w is not positive.
+
+    Example:
+        >>> schedule = inverse_sqrt_decay(1.0, 4)
+        >>> [schedule(step).item() for step in (0, 3, 15)]
+        [0.25, 1.0, 0.5]
+    """
+    _check("inverse_sqrt_decay", "warmup_steps", warmup_steps, lambda steps: steps > 0, "> 0")
+
+    def schedule(step: ArrayLike) -> jax.Array:
+        share = _float(jnp.asarray(step) + 1) / _float(warmup_steps)
+        return _float(peak_value) * jnp.minimum(share, jax.lax.rsqrt(share))
+
+    return schedule
+
+
 def _epoch(caller: str, steps_per_epoch: int) -> Schedule:
     """Return the function from a step to its epoch, as a float."""
-    try:
-        steps = operator.index(steps_per_epoch)
-    except TypeError:
-        steps = 0
-    if steps < 1:
-        raise ValueError(f"{caller}: steps_per_epoch is {steps_per_epoch!r}, expected a whole number from 1")
+    steps = _whole(caller, "steps_per_epoch", steps_per_epoch)
     return lambda step: _float(jnp.asarray(step) // steps)
+
+
+def _whole(caller: str, name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{caller}: {name} is {value!r}, expected a whole number from 1")
+    return number
 
 
 def _float(x: ArrayLike) -> jax.Array:

@@ -5,6 +5,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,18 +125,106 @@ def test_static_options_of_jax_nn_still_work():
     assert activations.glu(x).shape == (2, 2)
 
 
-@pytest.mark.parametrize("name", ["elu", "gelu", "leaky_relu", "log_sigmoid", "mish", "relu", "relu6", "selu", "silu"])
+# name: PyTorch's, of `functional`; ours otherwise than by its name
+TORCH = {
+    "celu": "celu",
+    "elu": "elu",
+    "gelu": "gelu",
+    "hard_sigmoid": "hardsigmoid",
+    "hard_silu": "hardswish",
+    "hard_shrink": "hardshrink",
+    "hard_tanh": "hardtanh",
+    "leaky_relu": "leaky_relu",
+    "log_sigmoid": "logsigmoid",
+    "mish": "mish",
+    "relu": "relu",
+    "relu6": "relu6",
+    "selu": "selu",
+    "sigmoid": "sigmoid",
+    "silu": "silu",
+    "soft_shrink": "softshrink",
+    "soft_sign": "softsign",
+    "softplus": "softplus",
+    "tanh": "tanh",
+    "tanh_shrink": "tanhshrink",
+    "threshold": "threshold",
+}
+OPTIONS = {"threshold": (0.5, -1.0)}
+
+
+@pytest.mark.parametrize("name", TORCH)
 def test_against_torch(name):
     torch = pytest.importorskip("torch")
-    theirs = getattr(torch.nn.functional, name.replace("log_sigmoid", "logsigmoid"))
-    ours = getattr(activations, name)
-    if name == "gelu":
-        ours = lambda x: activations.gelu(x, approximate=False)  # noqa: E731
-    x = torch.tensor(np.append(X, 0), dtype=torch.float32, requires_grad=True)
-    theirs(x).sum().backward()
-    np.testing.assert_allclose(ours(x.detach().numpy()), theirs(x).detach(), rtol=1e-5, atol=1e-6)
-    if name not in ("elu", "selu"):  # at 0 PyTorch takes their right slope
-        np.testing.assert_allclose(slope(ours)(x.detach().numpy()), x.grad, rtol=1e-5, atol=1e-6)
+    theirs, options = getattr(torch.nn.functional, TORCH[name]), OPTIONS.get(name, ())
+    ours = lambda x: getattr(activations, name)(x, *options, **({"approximate": False} if name == "gelu" else {}))  # noqa: E731
+    points = np.append(X, [] if name in ("elu", "selu", "celu") else 0)  # at 0 PyTorch takes their right slope
+    x = torch.tensor(points, dtype=torch.float32, requires_grad=True)
+    theirs(x, *options).sum().backward()
+    value, pull = jax.vjp(ours, jnp.asarray(points, jnp.float32))
+    np.testing.assert_allclose(value, theirs(x, *options).detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pull(jnp.ones_like(value))[0], x.grad, rtol=1e-5, atol=2e-6)
+
+
+# name: (function, formula), of what PyTorch does not have
+FORMULAS = {
+    "exponential": (activations.exponential, np.exp),
+    "gelu": (activations.gelu, lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
+    "squareplus": (activations.squareplus, lambda x: (x + np.sqrt(x**2 + 4)) / 2),
+    "sparse_plus": (activations.sparse_plus, lambda x: np.where(x <= -1, 0, np.where(x >= 1, x, (x + 1) ** 2 / 4))),
+    "sparse_sigmoid": (activations.sparse_sigmoid, lambda x: np.clip((x + 1) / 2, 0, 1)),
+    "log1mexp": (lambda x: activations.log1mexp(jnp.abs(x) + 1e-3), lambda x: np.log(-np.expm1(-np.abs(x) - 1e-3))),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formula_and_slope(name, x64):
+    function, formula = FORMULAS[name]
+    x = X[np.abs(np.abs(X) - 1) > 1e-3]  # away from corners
+    value, pull = jax.vjp(function, jnp.asarray(x))
+    np.testing.assert_allclose(value, formula(x), rtol=1e-12, atol=1e-14)
+    slopes = (formula(x + 1e-6) - formula(x - 1e-6)) / 2e-6
+    np.testing.assert_allclose(pull(jnp.ones_like(value))[0], slopes, rtol=1e-6, atol=1e-7)
+
+
+NEW = ["exponential", "hard_shrink", "soft_shrink", "softmin", "sparsemax", "tanh_shrink"]
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_dtypes_nan_and_integers(name):
+    function = getattr(activations, name)
+    for dtype in (jnp.bfloat16, jnp.float32):
+        assert function(jnp.ones((2, 3), dtype)).dtype == dtype
+    assert jnp.isnan(function(jnp.array([0.0, jnp.nan])))[1]
+    assert function(jnp.arange(3)).dtype == jnp.float32
+    assert jnp.isnan(activations.threshold(jnp.nan, 0.0, 1.0))
+
+
+def test_softmax_and_its_kin_against_torch():
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32) * 3
+    for axis in (-1, 0):
+        for name, theirs in (("softmax", torch.softmax), ("log_softmax", torch.log_softmax), ("logsumexp", torch.logsumexp)):
+            expected = theirs(torch.tensor(x), axis)
+            np.testing.assert_allclose(getattr(activations, name)(x, axis=axis), expected, rtol=1e-5, atol=1e-6)
+        expected = torch.nn.functional.softmin(torch.tensor(x), axis)
+        np.testing.assert_allclose(activations.softmin(x, axis=axis), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(activations.glu(x, axis=1), torch.nn.functional.glu(torch.tensor(x), 1), rtol=1e-5)
+    many = jnp.zeros(1000, jnp.bfloat16)
+    assert activations.log_softmax(many)[0] == jnp.bfloat16(-np.log(1000))  # summed in float32
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_sparsemax_is_the_nearest_point_of_the_simplex(axis):
+    rng = np.random.default_rng(0)
+    x, cotangent = rng.normal(size=(2, 20, 5)).astype(np.float32) * 2
+    p, pull = jax.vjp(lambda x: activations.sparsemax(x, axis=axis), x)
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = jax.vmap(optax.projections.projection_simplex, 1 + axis, 1 + axis)(x)
+    np.testing.assert_allclose(p, theirs, atol=1e-6)
+    on = np.asarray(p > 0)
+    mean = (cotangent * on).sum(axis, keepdims=True) / on.sum(axis, keepdims=True)
+    np.testing.assert_allclose(pull(jnp.asarray(cotangent))[0], np.where(on, cotangent - mean, 0), atol=1e-5)
+    np.testing.assert_allclose(activations.sparsemax(jnp.array([0.0, -jnp.inf, 0.5])), [0.25, 0, 0.75])
 
 
 @settings(deadline=None, max_examples=30)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import jaxnn as nn
 from jaxnn.functional import initializers as init
 
 KEY = jax.random.key(0)
@@ -102,13 +103,16 @@ def test_float64(name, x64):
         lambda scale: init.variance_scaling(scale, "fan_avg", "uniform"),
         lambda scale: init.variance_scaling(scale, "fan_in", "truncated_normal"),
         init.orthogonal,
+        init.delta_orthogonal,
+        init.identity,
+        lambda scale: init.sparse(0.5, stddev=scale),
     ],
 )
 def test_traced_scale(make):
     scales = jnp.array([0.5, 2.0])
     for dtype in (jnp.float32, jnp.bfloat16):
-        swept = jax.jit(jax.vmap(lambda scale, dtype=dtype: make(scale)(KEY, (3, 2), dtype)))(scales)
-        np.testing.assert_allclose(swept[1].astype(float), make(2.0)(KEY, (3, 2), dtype).astype(float), rtol=1e-2, atol=1e-3)
+        swept = jax.jit(jax.vmap(lambda scale, dtype=dtype: make(scale)(KEY, (1, 2, 3), dtype)))(scales)
+        np.testing.assert_allclose(swept[1].astype(float), make(2.0)(KEY, (1, 2, 3), dtype).astype(float), rtol=1e-2, atol=1e-3)
 
 
 def test_constants():
@@ -138,12 +142,62 @@ def test_orthogonal_is_uniform():
     assert stats.kstest(np.asarray(entries), arcsine.cdf).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 2, 5), (1, 3, 3, 2, 2)])
+def test_delta_orthogonal(shape):
+    kernel = np.asarray(init.delta_orthogonal(2.0)(KEY, shape))
+    centre = kernel[tuple((n - 1) // 2 for n in shape[:-2])]
+    np.testing.assert_allclose(centre @ centre.T, 4 * np.eye(shape[-2]), atol=1e-5)
+    assert np.count_nonzero(kernel) == np.count_nonzero(centre)
+    theirs = jax.nn.initializers.delta_orthogonal(2.0)(KEY, shape)
+    np.testing.assert_allclose(kernel, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_identity_returns_the_input(size):
+    x = jax.random.normal(KEY, (1, 5, 4, 2))
+    kernel = init.identity(3.0)(KEY, (size, size, 2, 2))
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_allclose(y, 3 * x, rtol=1e-6)
+    np.testing.assert_array_equal(init.identity()(KEY, (2, 3), jnp.bfloat16).astype(float), np.eye(2, 3))
+
+
+def test_identity_is_torchs():
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.init.dirac_(torch.empty(3, 2, 5, 3)).permute(2, 3, 1, 0)  # (out, in, …) there
+    np.testing.assert_array_equal(init.identity()(KEY, (5, 3, 2, 3)), theirs)
+
+
+def test_sparse():
+    kernel = np.asarray(init.sparse(0.7, stddev=2.0)(KEY, (5, 8, 50)))
+    zeros = (kernel.reshape(40, 50) == 0).sum(0)
+    assert (zeros == 28).all()  # ⌈0.7 · 40⌉
+    drawn = kernel[kernel != 0]
+    assert stats.kstest(drawn, stats.norm(0, 2).cdf).pvalue > 1e-3
+    places = (kernel.reshape(40, 50) != 0).mean(1)
+    assert places.std() < 3 * np.sqrt(0.3 * 0.7 / 50)  # no input is preferred
+    assert init.sparse(0.5)(KEY, (4, 3), jnp.bfloat16).dtype == jnp.bfloat16
+    assert (init.sparse(0.0)(KEY, (4, 3)) != 0).all()
+
+
+def test_all_of_jax_is_here():
+    theirs = {name for name in dir(jax.nn.initializers) if not name.startswith("_")}
+    assert theirs <= set(init.__all__)
+
+
+def test_whole_matrices_in_a_layer():
+    model = nn.serial(nn.dense(4, kernel_init=init.identity()), nn.dense(4, kernel_init=init.sparse(0.5)))
+    params, _ = jax.jit(model.init)(KEY, jnp.ones((2, 4)))
+    np.testing.assert_array_equal(params["dense"]["kernel"], np.eye(4))
+    assert ((params["dense_2"]["kernel"] == 0).sum(0) == 2).all()
+
+
 def test_names_and_repr():
     assert init.he_normal().__name__ == "he_normal"
     assert repr(init.normal(0.02)) == "normal(0.02, mean=0.0)"
     assert init.zeros.__name__ == repr(init.zeros) == "zeros"
     assert init.xavier_uniform is init.glorot_uniform
     assert init.xavier_normal is init.glorot_normal
+    assert init.kaiming_normal is init.he_normal
     assert init.orthogonal().__name__ == "orthogonal"
 
 
@@ -165,6 +219,10 @@ def test_fan_in_uniform_is_the_default_of_torch():
         (lambda: init.he_normal()(KEY, (3,)), ["he_normal()", "(3,)", "fewer than two axes", "zeros"]),
         (lambda: init.fan_in_uniform().describe(()), ["fan_in_uniform()", "()", "(..., in, out)"]),
         (lambda: init.orthogonal()(KEY, (3,)), ["orthogonal()", "fewer than two axes"]),
+        (lambda: init.delta_orthogonal()(KEY, (3, 4, 2)), ["(3, 4, 2)", "no more inputs than outputs", "orthogonal"]),
+        (lambda: init.delta_orthogonal()(KEY, (4, 4)), ["(4, 4)", "one to three"]),
+        (lambda: init.identity()(KEY, (3,)), ["identity()", "fewer than two axes"]),
+        (lambda: init.sparse(1.0), ["sparsity is 1.0", "[0, 1)"]),
         (lambda: init.normal(-1.0), ["stddev is -1.0", ">= 0"]),
         (lambda: init.truncated_normal(np.nan), ["stddev is nan"]),
         (lambda: init.normal(np.ones(3)), ["one number"]),

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnn.functional import schedules
-from jaxnn.functional.schedules import cyclic, epoch_exponential_decay, epoch_inverse_decay, linear_schedule
+from jaxnn.functional.schedules import (
+    cosine_restarts,
+    cyclic,
+    epoch_exponential_decay,
+    epoch_inverse_decay,
+    inverse_sqrt_decay,
+    linear_schedule,
+)
 
 STEPS = np.arange(101)
 
@@ -21,7 +28,23 @@ def np_cyclic(t, base, maximum, s, mode="triangular", gamma=None):
     return base + (maximum - base) * np.maximum(0, 1 - x) * amplitude
 
 
+def np_restarts(t, high, steps, growth, decay=1.0, low=0.0):
+    values = []
+    for step in t:
+        length, peak = steps, high
+        while step >= length:
+            step, length, peak = step - length, length * growth, peak * decay
+        values.append(low + (peak - low) * (1 + np.cos(np.pi * step / length)) / 2)
+    return np.array(values)
+
+
 CASES = {
+    "restarts": (cosine_restarts(0.1, 7, end_value=0.01), np_restarts(STEPS, 0.1, 7, 1, low=0.01)),
+    "growing restarts": (
+        cosine_restarts(0.1, 3, growth=2, decay_rate=0.8, end_value=0.01),
+        np_restarts(STEPS, 0.1, 3, 2, 0.8, 0.01),
+    ),
+    "inverse root": (inverse_sqrt_decay(0.1, 12), 0.1 * np.minimum((STEPS + 1) / 12, np.sqrt(12 / (STEPS + 1)))),
     "triangular": (cyclic(0.001, 0.006, 10), np_cyclic(STEPS, 0.001, 0.006, 10)),
     "half a step": (cyclic(0.001, 0.006, 2.5), np_cyclic(STEPS, 0.001, 0.006, 2.5)),
     "triangular2": (cyclic(0.0, 1.0, 7, mode="triangular2"), np_cyclic(STEPS, 0.0, 1.0, 7, "triangular2")),
@@ -86,6 +109,50 @@ def test_late_steps_keep_their_digits():
     np.testing.assert_allclose(late, 0.99999**1_001_000, rtol=1e-5)
 
 
+def torch_rates(make, steps=60):
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    schedule, rates = make(torch.optim.lr_scheduler, optimizer), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+OF_TORCH = {
+    "restarts": (
+        cosine_restarts(0.3, 4, growth=3, end_value=0.01),
+        lambda lr, o: lr.CosineAnnealingWarmRestarts(o, 4, 3, eta_min=0.01),
+    ),
+    "one restart after another": (cosine_restarts(0.3, 5), lambda lr, o: lr.CosineAnnealingWarmRestarts(o, 5)),
+    "triangular2": (
+        cyclic(0.1, 0.5, 6, mode="triangular2"),
+        lambda lr, o: lr.CyclicLR(o, 0.1, 0.5, 6, mode="triangular2", cycle_momentum=False),
+    ),
+    "exp_range": (
+        cyclic(0.1, 0.5, 6, mode="exp_range", gamma=0.97),
+        lambda lr, o: lr.CyclicLR(o, 0.1, 0.5, 6, mode="exp_range", gamma=0.97, cycle_momentum=False),
+    ),
+    "exponential": (epoch_exponential_decay(0.3, 0.9, 1), lambda lr, o: lr.ExponentialLR(o, 0.9)),
+    "steps": (epoch_exponential_decay(0.3, 0.5, 7), lambda lr, o: lr.StepLR(o, 7, 0.5)),
+    "at given steps": (
+        schedules.piecewise_constant_schedule(0.3, {10: 0.1, 30: 0.5}),
+        lambda lr, o: lr.LambdaLR(o, lambda t: 1.0 if t < 10 else 0.1 if t < 30 else 0.05),
+    ),
+    "polynomial": (schedules.polynomial_schedule(0.3, 0.0, 2, 40), lambda lr, o: lr.PolynomialLR(o, 40, 2)),
+    "linear": (linear_schedule(0.3, 0.03, 40), lambda lr, o: lr.LinearLR(o, 1.0, 0.1, 40)),
+    "cosine": (schedules.cosine_decay_schedule(0.3, 59), lambda lr, o: lr.CosineAnnealingLR(o, 59)),
+}
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_against_torch(name):
+    schedule, make = OF_TORCH[name]
+    ours = jax.vmap(schedule)(jnp.arange(60.0))
+    np.testing.assert_allclose(ours, torch_rates(make), rtol=1e-4, atol=1e-6)
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 50), st.integers(0, 10**6))
 def test_cyclic_has_its_period_and_bounds(half_cycle, step):
@@ -115,6 +182,8 @@ def test_hyperparameters_may_be_traced():
         lambda rate: cyclic(0.0, rate, 40 * rate, mode="triangular2"),
         lambda rate: epoch_exponential_decay(rate, 1 - rate, 5),
         lambda rate: epoch_inverse_decay(rate, rate, 5),
+        lambda rate: cosine_restarts(rate, 20 * rate, growth=2, decay_rate=rate),
+        lambda rate: inverse_sqrt_decay(rate, 20 * rate),
     ):
         swept = jax.jit(jax.vmap(lambda rate, make=make: make(rate)(jnp.int32(7))))(rates)
         np.testing.assert_allclose(swept, [make(float(rate))(7) for rate in rates], rtol=1e-5)
@@ -137,6 +206,10 @@ def test_all_schedules_of_optax_are_here():
         (lambda: cyclic(0.1, 1.0, 5, mode="exp_range"), ["needs gamma"]),
         (lambda: cyclic(0.1, 1.0, 5, gamma=0.9), ["take none"]),
         (lambda: cyclic(0.1, 1.0, 5, mode="exp_range", gamma=1.5), ["gamma is 1.5", "(0, 1]"]),
+        (lambda: cosine_restarts(0.1, 0), ["first_steps is 0", "> 0"]),
+        (lambda: cosine_restarts(0.1, 5, growth=1.5), ["growth is 1.5", "whole number"]),
+        (lambda: cosine_restarts(0.1, 5, decay_rate=2.0), ["decay_rate is 2.0"]),
+        (lambda: inverse_sqrt_decay(0.1, 0), ["warmup_steps is 0"]),
         (lambda: epoch_exponential_decay(0.1, 0.0, 5), ["decay_rate is 0.0", "> 0"]),
         (lambda: epoch_exponential_decay(0.1, 0.9, 0), ["steps_per_epoch is 0", "whole number from 1"]),
         (lambda: epoch_inverse_decay(0.1, 0.9, 2.5), ["steps_per_epoch is 2.5"]),
@@ -144,6 +217,6 @@ def test_all_schedules_of_optax_are_here():
     ],
 )
 def test_errors(call, words):
-    with pytest.raises(ValueError, match=r"cyclic|epoch_") as caught:
+    with pytest.raises(ValueError, match=r"cyclic|epoch_|cosine_restarts|inverse_sqrt") as caught:
         call()
     assert all(word in str(caught.value) for word in words), str(caught.value)

@@ -466,18 +466,6 @@ def test_bad_labels_are_nan_under_jit_and_ignored_where_masked(loss, predictions
         assert call(p, targets, where=where) == expected
 
 
-def test_every_loss_is_here():
-    assert set(losses.__all__) == {
-        "binary_cross_entropy",
-        "cross_entropy",
-        "hinge",
-        "huber",
-        "mae",
-        "mse",
-        "multiclass_hinge",
-    }
-
-
 def test_label_smoothing_is_its_formula_and_torchs():
     torch = pytest.importorskip("torch")
     logits = np.random.default_rng(3).normal(size=(5, 4)).astype(np.float32)

@@ -1,0 +1,93 @@
+"""Activation functions: the union of `jax.nn`'s, Keras's and PyTorch's, under `jax.nn`'s names where it has one.
+
+Each is a jitted function of `x` that keeps shape and floating dtype; an integer `x` is read as the default float where
+the result is not an integer. `__name__` is the function's own, so a layer made of it is called by it. What `jax.nn` has
+is `jax.nn`'s, called by its name; the six of the teaching notes are `identity`, `sigmoid`, `relu`, `leaky_relu`, `elu`
+and `tanh`. Those with weights or randomness of their own are layers: `prelu`, `rrelu`.
+"""
+
+from jaxnn.functional.activations.over_axis import (
+    glu,
+    log1mexp,
+    log_softmax,
+    logmeanexp,
+    logsumexp,
+    softmax,
+    softmin,
+    sparsemax,
+    standardize,
+)
+from jaxnn.functional.activations.piecewise import (
+    hard_shrink,
+    hard_sigmoid,
+    hard_silu,
+    hard_swish,
+    hard_tanh,
+    identity,
+    leaky_relu,
+    linear,
+    relu,
+    relu6,
+    soft_shrink,
+    threshold,
+)
+from jaxnn.functional.activations.smooth import (
+    celu,
+    elu,
+    exponential,
+    gelu,
+    log_sigmoid,
+    mish,
+    selu,
+    sigmoid,
+    silu,
+    soft_sign,
+    softplus,
+    sparse_plus,
+    sparse_sigmoid,
+    squareplus,
+    swish,
+    tanh,
+    tanh_shrink,
+)
+
+__all__ = [
+    "celu",
+    "elu",
+    "exponential",
+    "gelu",
+    "glu",
+    "hard_shrink",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_swish",
+    "hard_tanh",
+    "identity",
+    "leaky_relu",
+    "linear",
+    "log1mexp",
+    "log_sigmoid",
+    "log_softmax",
+    "logmeanexp",
+    "logsumexp",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "soft_shrink",
+    "soft_sign",
+    "softmax",
+    "softmin",
+    "softplus",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "sparsemax",
+    "squareplus",
+    "standardize",
+    "swish",
+    "tanh",
+    "tanh_shrink",
+    "threshold",
+]

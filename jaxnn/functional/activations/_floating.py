@@ -1,0 +1,11 @@
+"""What the activations share."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def floating(x: ArrayLike) -> jax.Array:
+    """Return `x` itself if it is inexact, else as the default float."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)

@@ -1,0 +1,327 @@
+"""Activations that are smooth, or almost: sigmoids, exponential units and what is made of them."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnn.functional.activations._floating import floating
+
+
+@jax.jit
+def sigmoid(x: ArrayLike) -> jax.Array:
+    """Squash to a probability: σ(x) = 1/(1 + e⁻ˣ).
+
+    Derivative σ(x)(1 − σ(x)), at most ¼; range (0, 1). The teaching notes: for a binary output; its gradient vanishes
+    for large ∣x∣, and it costs an exponential. Value and gradient are finite for every finite `x`.
+
+    Args:
+        x: any array.
+
+    Returns:
+        σ(x), of `x`'s shape.
+
+    Example:
+        >>> sigmoid(0.0).item()
+        0.5
+    """
+    return jax.nn.sigmoid(floating(x))
+
+
+@jax.jit
+def tanh(x: ArrayLike) -> jax.Array:
+    """Squash to (−1, 1): tanh(x) = (eˣ − e⁻ˣ)/(eˣ + e⁻ˣ).
+
+    Derivative 1 − tanh²(x), at most 1; range (−1, 1). The teaching notes: centred on 0, unlike the sigmoid; its
+    gradient vanishes for large ∣x∣ too. Value and gradient are finite for every finite `x`.
+
+    Args:
+        x: any array.
+
+    Returns:
+        tanh(x), of `x`'s shape.
+
+    Example:
+        >>> round(tanh(1.0).item(), 4)
+        0.7616
+    """
+    return jnp.tanh(floating(x))
+
+
+@jax.jit
+def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
+    """Bend what is negative towards −β: f(x) = x if x > 0 else β(eˣ − 1).
+
+    Derivative 1 if x > 0 else βeˣ, so β at 0; range (−β, ∞). The teaching notes: it mends dying ReLU, with a larger
+    gradient on the negative side than leaky ReLU near 0; it costs an exponential. Value and gradient are finite for
+    every finite `x`.
+
+    Args:
+        x: any array.
+        alpha: β, a number or an array that broadcasts against `x` by equal rank.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> [round(elu(x).item(), 4) for x in (-2.0, 3.0)]
+        [-0.8647, 3.0]
+    """
+    x = floating(x)
+    return jax.nn.elu(x, jnp.asarray(alpha).astype(x.dtype))
+
+
+@jax.jit
+def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
+    """Bend what is negative, smoothly for every α: f(x) = max(0, x) + min(0, α(e^{x/α} − 1)).
+
+    Derivative 1 if x > 0 else e^{x/α}, so 1 at 0; range (−α, ∞). Barron (2017); `elu` for α = 1.
+
+    Args:
+        x: any array.
+        alpha: α > 0, one number.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> [round(celu(x, 2.0).item(), 4) for x in (-2.0, 3.0)]
+        [-1.2642, 3.0]
+    """
+    return jax.nn.celu(x, alpha)
+
+
+@jax.jit
+def selu(x: ArrayLike) -> jax.Array:
+    """Keep mean 0 and variance 1 through the layers: f(x) = λx if x > 0 else λα(eˣ − 1), α = 1.6733, λ = 1.0507.
+
+    Klambauer et al. (2017), where α and λ have their 16 digits; for weights drawn by `lecun_normal`.
+
+    Args:
+        x: any array.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> [round(selu(x).item(), 4) for x in (-2.0, 3.0)]
+        [-1.5202, 3.1521]
+    """
+    return jax.nn.selu(x)
+
+
+@partial(jax.jit, static_argnames="approximate")
+def gelu(x: ArrayLike, approximate: bool = True) -> jax.Array:
+    """Weigh by the chance that a normal variable is smaller: f(x) = x Φ(x).
+
+    By default approximated, ½x(1 + tanh(√(2/π)(x + 0.044715x³))), as in `jax.nn` and GPT-2; PyTorch's and Keras's default is
+    the exact one. Hendrycks and Gimpel (2016).
+
+    Args:
+        x: any array.
+        approximate: whether Φ is approximated by tanh; False for erf.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> round(gelu(1.0).item(), 4), round(gelu(1.0, approximate=False).item(), 4)
+        (0.8412, 0.8413)
+    """
+    return jax.nn.gelu(x, approximate=approximate)
+
+
+@jax.jit
+def silu(x: ArrayLike) -> jax.Array:
+    """Weigh by one's own sigmoid: f(x) = x σ(x). Also called `swish`.
+
+    Range [−0.2785, ∞). Elfwing et al. (2018), Ramachandran et al. (2017).
+
+    Args:
+        x: any array.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> [round(silu(x).item(), 4) for x in (-2.0, 3.0)]
+        [-0.2384, 2.8577]
+    """
+    return jax.nn.silu(x)
+
+
+swish = silu
+
+
+@jax.jit
+def mish(x: ArrayLike) -> jax.Array:
+    """Weigh by the tanh of one's softplus: f(x) = x tanh(log(1 + eˣ)).
+
+    Range [−0.3088, ∞). Misra (2019).
+
+    Args:
+        x: any array.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> [round(mish(x).item(), 4) for x in (-2.0, 3.0)]
+        [-0.2525, 2.9865]
+    """
+    return jax.nn.mish(x)
+
+
+@jax.jit
+def softplus(x: ArrayLike) -> jax.Array:
+    """Round off the corner of the ReLU: f(x) = log(1 + eˣ).
+
+    Derivative σ(x); range (0, ∞). Dugas et al. (2001). It does not overflow; with PyTorch's β it is softplus(βx)/β.
+
+    Args:
+        x: any array.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> round(softplus(0.0).item(), 4)
+        0.6931
+    """
+    return jax.nn.softplus(x)
+
+
+@jax.jit
+def log_sigmoid(x: ArrayLike) -> jax.Array:
+    """The logarithm of the sigmoid, which does not underflow: f(x) = log σ(x) = −log(1 + e⁻ˣ).
+
+    Derivative σ(−x); range (−∞, 0).
+
+    Args:
+        x: any array.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> log_sigmoid(-100.0).item()
+        -100.0
+    """
+    return jax.nn.log_sigmoid(x)
+
+
+@jax.jit
+def soft_sign(x: ArrayLike) -> jax.Array:
+    """Squash to (−1, 1) slowly, without an exponential: f(x) = x/(1 + ∣x∣).
+
+    Derivative 1/(1 + ∣x∣)². Bergstra et al. (2009).
+
+    Args:
+        x: any array.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> [soft_sign(x).item() for x in (-1.0, 3.0)]
+        [-0.5, 0.75]
+    """
+    return jax.nn.soft_sign(x)
+
+
+@jax.jit
+def tanh_shrink(x: ArrayLike) -> jax.Array:
+    """What tanh takes away: f(x) = x − tanh x.
+
+    Derivative tanh²(x), 0 at 0. PyTorch's `tanhshrink`.
+
+    Args:
+        x: any array.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> round(tanh_shrink(1.0).item(), 4)
+        0.2384
+    """
+    x = floating(x)
+    return x - jnp.tanh(x)
+
+
+@jax.jit
+def exponential(x: ArrayLike) -> jax.Array:
+    """The exponential: f(x) = eˣ.
+
+    Its own derivative; range (0, ∞). Keras's, for outputs that are rates; it overflows above 88 in float32.
+
+    Args:
+        x: any array.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> exponential(0.0).item()
+        1.0
+    """
+    return jnp.exp(floating(x))
+
+
+@jax.jit
+def squareplus(x: ArrayLike, b: ArrayLike = 4.0) -> jax.Array:
+    """Round off the corner of the ReLU by a root: f(x) = (x + √(x² + b))/2.
+
+    Range (0, ∞). Barron (2021).
+
+    Args:
+        x: any array.
+        b: b ≥ 0, one number: how round the corner is.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> squareplus(0.0).item()
+        1.0
+    """
+    return jax.nn.squareplus(x, b)
+
+
+@jax.jit
+def sparse_plus(x: ArrayLike) -> jax.Array:
+    """Round off the corner of the ReLU by a parabola: 0 if x ≤ −1, x if x ≥ 1, else ¼(x + 1)².
+
+    Derivative `sparse_sigmoid`; range [0, ∞). The twin of `softplus` with sparsemax: Martins and Astudillo (2016).
+
+    Args:
+        x: any array.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> [sparse_plus(x).item() for x in (-2.0, 0.0, 2.0)]
+        [0.0, 0.25, 2.0]
+    """
+    return jax.nn.sparse_plus(x)
+
+
+@jax.jit
+def sparse_sigmoid(x: ArrayLike) -> jax.Array:
+    """The two-class sparsemax: 0 if x ≤ −1, 1 if x ≥ 1, else ½(x + 1).
+
+    Range [0, 1], the bounds included. Martins and Astudillo (2016).
+
+    Args:
+        x: any array.
+
+    Returns:
+        f(x), of `x`'s shape.
+
+    Example:
+        >>> [sparse_sigmoid(x).item() for x in (-2.0, 0.5, 2.0)]
+        [0.0, 0.75, 1.0]
+    """
+    return jax.nn.sparse_sigmoid(x)

@@ -1,0 +1,64 @@
+"""Initializers: functions `(key, shape, dtype=float32) -> array` that can also say what they would draw.
+
+`describe(shape)` returns `(distribution, scale, offset)`, and the value drawn is `offset + scale · z`, where z is
+
+- `"normal"`: N(0, 1),
+- `"truncated_normal"`: N(0, 1) truncated to [−2, 2],
+- `"uniform"`: U[−1, 1),
+- `"constant"`: 0.
+
+So whoever draws many arrays can draw all their z in one program. A plain function `(key, shape, dtype)`, such as those
+of `jax.nn.initializers` or of whole matrices here (`orthogonal`, `identity`, …), is an initializer too; it is simply
+called.
+
+A kernel's shape is (…receptive field, in, out): fan-in is the product of all axes but the last, fan-out that of all
+but the one before the last. The `*_normal` initializers here are *not* truncated, as He et al. and Glorot and Bengio
+wrote them; those of `jax.nn` and Keras are, with the same standard deviation:
+`variance_scaling(…, "truncated_normal")`.
+
+A scale may be a traced number, so it can be swept under `vmap` and `jit`.
+"""
+
+from jaxnn.functional.initializers._initializer import Initializer
+from jaxnn.functional.initializers.matrices import delta_orthogonal, identity, orthogonal, sparse
+from jaxnn.functional.initializers.plain import constant, normal, ones, truncated_normal, uniform, zeros
+from jaxnn.functional.initializers.scaled import (
+    fan_in_uniform,
+    glorot_normal,
+    glorot_uniform,
+    he_normal,
+    he_uniform,
+    kaiming_normal,
+    kaiming_uniform,
+    lecun_normal,
+    lecun_uniform,
+    variance_scaling,
+    xavier_normal,
+    xavier_uniform,
+)
+
+__all__ = [
+    "Initializer",
+    "constant",
+    "delta_orthogonal",
+    "fan_in_uniform",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "identity",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "normal",
+    "ones",
+    "orthogonal",
+    "sparse",
+    "truncated_normal",
+    "uniform",
+    "variance_scaling",
+    "xavier_normal",
+    "xavier_uniform",
+    "zeros",
+]

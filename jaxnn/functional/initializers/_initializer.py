@@ -1,0 +1,76 @@
+"""What an initializer is: a function that draws, and that can say what it would draw."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+Shape = Sequence[int]
+
+_DRAW: dict[str, Callable[..., jax.Array]] = {
+    "normal": jax.random.normal,
+    "truncated_normal": lambda key, shape, dtype: jax.random.truncated_normal(key, -2, 2, shape, dtype),
+    "uniform": lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -1, 1),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Initializer:
+    """An initializer that says what it would draw; made by the functions of this module.
+
+    Args:
+        text: how it was made, its `__name__` and `repr`.
+        distribution: of z: "normal", "truncated_normal", "uniform" or "constant".
+        scale: from the shape to the factor on z.
+        offset: what is added.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.initializers.he_normal()
+        he_normal()
+        >>> nn.initializers.he_normal().describe((8, 32))
+        ('normal', 0.5, 0.0)
+        >>> nn.initializers.he_normal()(jax.random.key(0), (8, 32)).shape
+        (8, 32)
+    """
+
+    text: str
+    distribution: str
+    scale: Callable[[Shape], ArrayLike]
+    offset: ArrayLike = 0.0
+
+    def describe(self, shape: Shape) -> tuple[str, ArrayLike, ArrayLike]:
+        """Return `(distribution, scale, offset)`: what is drawn for `shape` is offset + scale · z."""
+        return self.distribution, self.scale(shape), self.offset
+
+    def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Draw an array.
+
+        Args:
+            key: a JAX random key.
+            shape: of the array.
+            dtype: of the array; a narrow float is drawn in float32, then rounded. A constant may have any.
+
+        Returns:
+            The array.
+
+        Raises:
+            TypeError: random numbers are asked for in a dtype that is not floating-point.
+        """
+        distribution, scale, offset = self.describe(shape)
+        if distribution == "constant":
+            return jnp.full(tuple(shape), offset, dtype)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"{self}: dtype is {jnp.dtype(dtype).name}, expected a floating-point one")
+        wide = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+        z = _DRAW[distribution](key, tuple(shape), wide)
+        return (jnp.asarray(offset).astype(wide) + jnp.asarray(scale).astype(wide) * z).astype(dtype)
+
+    @property
+    def __name__(self) -> str:
+        return self.text.partition("(")[0]
+
+    def __repr__(self) -> str:
+        return self.text

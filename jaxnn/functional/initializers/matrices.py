@@ -1,0 +1,147 @@
+"""Initializers of whole matrices, whose entries depend on each other: they are drawn apart, and have no `describe`."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxnn.functional._checks import check_number
+from jaxnn.functional.initializers._initializer import Shape
+from jaxnn.functional.initializers.scaled import fans
+
+
+def orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
+    """Draw a kernel whose flattening (…·in, out) has orthonormal columns, or rows if it is wide, times `scale`.
+
+    Uniform over such matrices: Saxe et al. (2014). It has no `describe`: its entries are not independent.
+
+    Args:
+        scale: factor; may be traced.
+
+    Returns:
+        An initializer `(key, shape, dtype=float32) -> array`; it raises a ValueError for a shape with fewer than two
+        axes.
+
+    Example:
+        >>> q = orthogonal()(jax.random.key(0), (5, 3))
+        >>> bool(jnp.allclose(q.T @ q, jnp.eye(3), atol=1e-6))
+        True
+    """
+    draw = jax.nn.initializers.orthogonal()
+
+    def orthogonal(key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        fans("orthogonal()", shape)  # for its error
+        wide: Any = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32  # narrow types have no QR decomposition
+        return (jnp.asarray(scale).astype(wide) * draw(key, tuple(shape), wide)).astype(dtype)
+
+    return orthogonal
+
+
+def delta_orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
+    """Draw a convolution's kernel that is 0 but at its centre, where it is an orthogonal matrix (in, out), times `scale`.
+
+    At first the convolution keeps the norm of every pixel, so that very deep stacks can be trained: Xiao et al. (2018).
+    The centre is the tap of the pixel itself under "SAME" padding.
+
+    Args:
+        scale: factor; may be traced.
+
+    Returns:
+        An initializer `(key, shape, dtype=float32) -> array`; it raises a ValueError for a shape that is not a kernel
+        (…receptive field, in, out) with one to three spatial axes, and for one with more inputs than outputs.
+
+    Example:
+        >>> kernel = delta_orthogonal()(jax.random.key(0), (3, 2, 4))
+        >>> bool(jnp.allclose(kernel[1] @ kernel[1].T, jnp.eye(2), atol=1e-6)), kernel[0].any().item()
+        (True, False)
+    """
+    draw = orthogonal(scale)
+
+    def delta_orthogonal(key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        *field, n_in, n_out = shape if len(shape) >= 2 else (0, 0)
+        if not 1 <= len(field) <= 3 or n_in > n_out:
+            raise ValueError(
+                f"delta_orthogonal(): shape {tuple(shape)}, expected a convolution's kernel (..., in, out) of one to three "
+                "spatial axes, with no more inputs than outputs; for others use orthogonal"
+            )
+        return jnp.zeros(tuple(shape), dtype).at[_centre(field)].set(draw(key, (n_in, n_out), dtype))
+
+    return delta_orthogonal
+
+
+def identity(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
+    """Fill a kernel so that the layer returns its input, times `scale`: 1 from the i-th input to the i-th output, else 0.
+
+    A matrix (in, out) is the identity; a convolution's kernel (…, in, out) has it at its centre, the tap of the pixel
+    itself under "SAME" padding (PyTorch's `dirac_`). Inputs beyond the outputs are lost, outputs beyond the inputs 0. For
+    recurrent kernels see Le, Jaitly and Hinton (2015).
+
+    Args:
+        scale: factor; may be traced.
+
+    Returns:
+        An initializer `(key, shape, dtype=float32) -> array`, which draws nothing; it raises a ValueError for a shape with
+        fewer than two axes.
+
+    Example:
+        >>> identity()(jax.random.key(0), (2, 3)).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+    check_number("identity", "scale", scale, lambda scale: True, "number")
+
+    def identity(key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        fans("identity()", shape)  # for its error
+        *field, n_in, n_out = shape
+        if 0 in field:
+            return jnp.zeros(tuple(shape), dtype)
+        return (
+            jnp.zeros(tuple(shape), dtype)
+            .at[_centre(field)]
+            .set(jnp.asarray(scale).astype(dtype) * jnp.eye(n_in, n_out, dtype=dtype))
+        )
+
+    return identity
+
+
+def sparse(sparsity: float, *, stddev: ArrayLike = 0.01) -> Callable[..., jax.Array]:
+    """Draw from N(0, stddev²), with the same share of zeros among the inputs of each unit: Martens (2010).
+
+    Of the ⌈sparsity · n⌉ zeros among a unit's n inputs (the fan-in), the places are random. PyTorch's `sparse_`, whose
+    matrices are transposed: there the zeros are among each input's outputs.
+
+    Args:
+        sparsity: the share of zeros, in [0, 1).
+        stddev: standard deviation of the others, ≥ 0; may be traced.
+
+    Returns:
+        An initializer `(key, shape, dtype=float32) -> array`; it raises a ValueError for a shape with fewer than two axes.
+
+    Raises:
+        ValueError: the share is not in [0, 1), or the standard deviation is negative.
+
+    Example:
+        >>> kernel = sparse(0.75)(jax.random.key(0), (8, 3))
+        >>> (kernel != 0).sum(axis=0).tolist()
+        [2, 2, 2]
+    """
+    check_number("sparse", "sparsity", sparsity, lambda sparsity: 0 <= sparsity < 1, "number in [0, 1)")
+    check_number("sparse", "stddev", stddev, lambda stddev: stddev >= 0, "number >= 0")
+
+    def sparse(key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        fan_in, _ = fans("sparse()", shape)
+        wide: Any = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+        for_values, for_places = jax.random.split(key)
+        drawn = jnp.asarray(stddev).astype(wide) * jax.random.normal(for_values, (fan_in, shape[-1]), wide)
+        places = jax.random.permutation(
+            for_places, jnp.broadcast_to(jnp.arange(fan_in)[:, None], drawn.shape), 0, independent=True
+        )
+        return jnp.where(places < math.ceil(sparsity * fan_in), 0, drawn).astype(dtype).reshape(tuple(shape))
+
+    return sparse
+
+
+def _centre(field: list[int]) -> tuple[int, ...]:
+    return tuple((size - 1) // 2 for size in field)

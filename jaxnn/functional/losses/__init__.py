@@ -1,0 +1,119 @@
+"""Losses, `loss(predictions, targets, *, where=None, weights=None, reduction="mean")`: how far predictions are from targets.
+
+What holds for all of them:
+
+- Shapes that differ are an error that names both: nothing is broadcast.
+- `where` is a boolean mask of exactly the shape of the unreduced loss. What it leaves out counts neither in the sum
+  nor in the mean's denominator, and not even a NaN there reaches the value or the gradient.
+- `weights` are numbers from 0, of the same shape; each multiplies its loss. The mean is Σ wᵢ lᵢ / Σ wᵢ, so a weight of 2
+  is a sample that came twice. Weights of classes are `weights=class_weights[labels]`, and then `cross_entropy` is PyTorch's
+  with `weight=`; a sum over n, as Keras takes it by default, is `reduction="sum"` divided by n.
+- `reduction` is `"mean"` over the elements that count (0 if none does), `"sum"`, or `"none"`, which returns the
+  unreduced loss, weighted, with 0 where `where` is False.
+- Sums are taken, and the result is returned, in the predictions' precision but at least float32.
+- Targets that a loss has no meaning for, such as a label that is no class, are a ValueError. Under `jit` or `vmap`
+  their values cannot be looked at and nothing can be raised: there the loss *and its gradient* are NaN for these
+  samples.
+
+Under other names elsewhere: PyTorch's `nll_loss` and optax's `ranking_softmax_loss` and `safe_softmax_cross_entropy` are
+`cross_entropy`, which takes logarithms of probabilities, relevances and ruled-out classes too; a triplet loss with any
+distance is `margin_ranking`; optax's `l2_loss` is half of `mse`, and its divergences of unnormalized distributions are
+`poisson_nll` and a constant.
+
+A few losses take other arrays than predictions and targets (`triplet_margin(anchors, positives, negatives)`); their
+docstrings say what the unreduced loss is.
+"""
+
+from jaxnn.functional.losses.classification import (
+    binary_cross_entropy,
+    cross_entropy,
+    multilabel_soft_margin,
+)
+from jaxnn.functional.losses.embeddings import circle, info_nce, nt_xent
+from jaxnn.functional.losses.focusing import (
+    binary_focal,
+    binary_sparsemax,
+    focal,
+    generalized_cross_entropy,
+    poly_cross_entropy,
+    sparsemax,
+)
+from jaxnn.functional.losses.likelihood import gaussian_nll, kl_divergence, poisson_nll
+from jaxnn.functional.losses.margins import (
+    hinge,
+    hinge_embedding,
+    perceptron,
+    soft_margin,
+    squared_hinge,
+)
+from jaxnn.functional.losses.multiclass_margins import (
+    categorical_hinge,
+    multi_margin,
+    multiclass_hinge,
+    multiclass_perceptron,
+    multilabel_margin,
+)
+from jaxnn.functional.losses.ranking import (
+    contrastive,
+    cosine_distance,
+    cosine_embedding,
+    margin_ranking,
+    triplet_margin,
+)
+from jaxnn.functional.losses.regression import (
+    huber,
+    log_cosh,
+    mae,
+    mape,
+    mse,
+    msle,
+    quantile,
+    smooth_l1,
+)
+from jaxnn.functional.losses.segmentation import dice, jaccard, tversky
+from jaxnn.functional.losses.sequence import ctc
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_focal",
+    "binary_sparsemax",
+    "categorical_hinge",
+    "circle",
+    "contrastive",
+    "cosine_distance",
+    "cosine_embedding",
+    "cross_entropy",
+    "ctc",
+    "dice",
+    "focal",
+    "gaussian_nll",
+    "generalized_cross_entropy",
+    "hinge",
+    "hinge_embedding",
+    "huber",
+    "info_nce",
+    "jaccard",
+    "kl_divergence",
+    "log_cosh",
+    "mae",
+    "mape",
+    "margin_ranking",
+    "mse",
+    "msle",
+    "multi_margin",
+    "multiclass_hinge",
+    "multiclass_perceptron",
+    "multilabel_margin",
+    "multilabel_soft_margin",
+    "nt_xent",
+    "perceptron",
+    "poisson_nll",
+    "poly_cross_entropy",
+    "quantile",
+    "smooth_l1",
+    "soft_margin",
+    "sparsemax",
+    "squared_hinge",
+    "triplet_margin",
+    "tversky",
+]

@@ -1,0 +1,295 @@
+"""What the losses share: the way from a call to its number (checks, then a jitted core), and pieces of formulas."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnn.functional._checks import (
+    check_class_axis,
+    check_label_range,
+    check_labels,
+    check_mask,
+    check_predictions,
+    check_same_shape,
+    check_weights,
+    seen,
+    spell,
+)
+
+REDUCTIONS = ("mean", "sum", "none")
+
+Maybe = ArrayLike | None
+
+
+# The way from a call to its number.
+
+
+def elementwise(
+    loss: Callable[..., jax.Array],
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    where: Maybe,
+    weights: Maybe,
+    reduction: str,
+    *,
+    caller: str,
+    check: Callable[[Any], None] | None = None,
+    **options: Any,
+) -> jax.Array:
+    """Check and reduce a loss that pairs each prediction with one target; `check` is given known target values."""
+    predictions, labels = check_predictions(caller, predictions), jnp.asarray(targets)
+    check_same_shape(caller, predictions, labels)
+    check_counted(caller, where, weights, predictions.shape)
+    if check is not None and (values := seen(targets, where)).size:
+        check(values)
+    return reduced(loss, (predictions, labels), where, weights, reduction, caller=caller, **options)
+
+
+def classwise(
+    loss: Callable[..., jax.Array],
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    where: Maybe,
+    weights: Maybe,
+    reduction: str,
+    *,
+    caller: str,
+    one_score: str | None,
+    **options: Any,
+) -> jax.Array:
+    """Check and reduce a loss of scores (…, C) against labels (…,) or floating-point rows (…, C); see `check_classes`."""
+    predictions, labels = check_classes(caller, predictions, targets, one_score)
+    check_counted(caller, where, weights, predictions.shape[:-1])
+    if labels.shape != predictions.shape:
+        check_label_range(caller, predictions, targets, where)
+    return reduced(loss, (predictions, labels), where, weights, reduction, caller=caller, fills=(0, 0), **options)
+
+
+def labelwise(
+    loss: Callable[..., jax.Array],
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    where: Maybe,
+    weights: Maybe,
+    reduction: str,
+    *,
+    caller: str,
+    one_score: str,
+    **options: Any,
+) -> jax.Array:
+    """Check and reduce a loss of scores (…, C) against integer labels (…,) only."""
+    predictions = check_predictions(caller, predictions)
+    check_class_axis(caller, predictions)
+    labels = check_labels(caller, predictions, targets)
+    check_two_classes(caller, predictions, one_score)
+    check_counted(caller, where, weights, labels.shape)
+    check_label_range(caller, predictions, targets, where)
+    return reduced(loss, (predictions, labels), where, weights, reduction, caller=caller, fills=(0, 0), **options)
+
+
+def reduced(
+    loss: Callable[..., jax.Array],
+    arrays: tuple[jax.Array, ...],
+    where: Maybe,
+    weights: Maybe,
+    reduction: str,
+    *,
+    caller: str,
+    fills: tuple[int | None, ...] = (0, 1),
+    **options: Any,
+) -> jax.Array:
+    """Reduce loss(*arrays, **options), where `fills` are inputs without harm, for those left out; None lets them stay."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{caller}: reduction is {reduction!r}, expected one of {', '.join(map(repr, REDUCTIONS))}")
+    return _core(loss, arrays, where, weights, reduction, fills, options)
+
+
+@partial(jax.jit, static_argnames=("loss", "reduction", "fills"))
+def _core(
+    loss: Callable[..., jax.Array],
+    arrays: tuple[jax.Array, ...],
+    where: jax.Array | None,
+    weights: jax.Array | None,
+    reduction: str,
+    fills: tuple[int | None, ...],
+    options: dict[str, Any],
+) -> jax.Array:
+    if where is not None:  # the inputs are masked too, or a NaN left out would come back in the gradient as 0 · NaN
+        arrays = tuple(_fill(where, array, value) for array, value in zip(arrays, fills, strict=True))
+    values = loss(*arrays, **options)
+    if weights is not None:
+        weights = weights.astype(values.dtype)
+        weights = weights if where is None else _fill(where, weights, 0)
+        values = values * weights
+    if where is not None:
+        values = jnp.where(where, values, 0)
+    if reduction == "none":
+        return values
+    total = jnp.sum(values)
+    if reduction == "sum":
+        return total
+    if weights is not None:
+        weight = jnp.sum(weights)
+        return total / jnp.where(weight == 0, 1, weight)
+    return total / (max(values.size, 1) if where is None else jnp.maximum(jnp.sum(where), 1).astype(total.dtype))
+
+
+def _fill(where: jax.Array, x: jax.Array, value: int | None) -> jax.Array:
+    if value is None:
+        return x
+    where = where.reshape(where.shape + (1,) * (x.ndim - where.ndim))
+    return jnp.where(where, x, jnp.asarray(value, x.dtype))
+
+
+# Checks
+
+
+def check_counted(caller: str, where: Maybe, weights: Maybe, shape: tuple[int, ...]) -> None:
+    """Raise where the mask or the weights do not fit an unreduced loss of `shape`."""
+    check_mask(caller, where, shape)
+    check_weights(caller, weights, where, shape)
+
+
+def check_classes(
+    caller: str, predictions: ArrayLike, targets: ArrayLike, one_score: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """Return scores (…, C) and labels (…,) or rows (…, C), or raise; `one_score` is the loss of a single score."""
+    predictions, labels = check_predictions(caller, predictions), jnp.asarray(targets)
+    check_class_axis(caller, predictions)
+    if one_score is not None:
+        check_two_classes(caller, predictions, one_score)
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        _check_rows(caller, predictions, labels)
+        return predictions, labels
+    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == predictions.shape:
+        raise TypeError(
+            f"{caller}: targets are {spell(labels)}, integers of the shape of predictions {spell(predictions)}; "
+            f"if they are one-hot, pass targets.astype(float); if labels, their shape is {predictions.shape[:-1]}"
+        )
+    return predictions, check_labels(caller, predictions, targets)
+
+
+def _check_rows(caller: str, predictions: jax.Array, targets: jax.Array) -> None:
+    if targets.shape == predictions.shape:
+        return
+    mend = "; if they are labels, pass targets.astype(int)" if targets.shape == predictions.shape[:-1] else ""
+    raise ValueError(
+        f"{caller}: predictions {spell(predictions)} and floating-point targets {spell(targets)} differ in shape; "
+        f"one-hot targets have the shape of the predictions, integer labels {predictions.shape[:-1]}{mend}"
+    )
+
+
+def check_two_classes(caller: str, predictions: jax.Array, instead: str) -> None:
+    """Raise a ValueError where the last axis has one class."""
+    if predictions.shape[-1] == 1:
+        raise ValueError(
+            f"{caller}: predictions {spell(predictions)} have one class, so there is nothing to choose and the loss "
+            f"is always 0; for a single score a sample use {instead}"
+        )
+
+
+def check_within(caller: str, low: float, high: float, mend: str = "") -> Callable[[Any], None]:
+    """Return a check for `elementwise`: known targets lie between `low` and `high`."""
+
+    def check(labels: Any) -> None:
+        if not ((labels >= low) & (labels <= high)).all():
+            expected = f"{low} to {high}" if high < float("inf") else f"numbers from {low}"
+            raise ValueError(f"{caller}: targets run from {labels.min()} to {labels.max()}, expected {expected}{mend}")
+
+    return check
+
+
+def check_signs(caller: str) -> Callable[[Any], None]:
+    """Return a check for `elementwise`: known targets are -1 or 1."""
+
+    def check(labels: Any) -> None:
+        if not ((labels == 1) | (labels == -1)).all():
+            raise ValueError(
+                f"{caller}: targets run from {labels.min()} to {labels.max()}, expected only -1 and 1; "
+                "for labels 0 and 1 pass 2 * targets - 1"
+            )
+
+    return check
+
+
+# Pieces of formulas
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """Return `x` in at least float32."""
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+
+
+def difference(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return ŷ − y in at least float32."""
+    predictions = wide(predictions)
+    return predictions - targets.astype(predictions.dtype)
+
+
+def magnitude(a: jax.Array) -> jax.Array:
+    """Return ∣a∣, with derivative sign(a), which is 0 at 0; that of `jnp.abs` is 1 there."""
+    return a * jnp.sign(a)
+
+
+def nan_unless(valid: jax.Array, predictions: jax.Array) -> jax.Array:
+    """Return the predictions, NaN where not valid; a product, so that the gradient is NaN too and cannot go unseen."""
+    return predictions * jnp.where(valid, 1, jnp.nan).astype(predictions.dtype)
+
+
+def signed(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the predictions in at least float32, NaN where the target is neither −1 nor 1, and the targets like them."""
+    predictions = wide(predictions)
+    y = targets.astype(predictions.dtype)
+    return nan_unless((y == 1) | (y == -1), predictions), y
+
+
+def chances(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the predictions in at least float32, NaN where the target is not in [0, 1], and the targets like them."""
+    predictions = wide(predictions)
+    y = targets.astype(predictions.dtype)
+    return nan_unless((y >= 0) & (y <= 1), predictions), y
+
+
+def classified(scores: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return which of the scores (…, C) is the label's, and the scores, NaN where the label (…,) is no class."""
+    labels, last = labels.astype(int)[..., None], scores.shape[-1] - 1  # int, since a narrow type may not hold `last`
+    classes = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
+    return classes == jnp.clip(labels, 0, last), nan_unless((labels >= 0) & (labels <= last), scores)
+
+
+def expected(values: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return Σⱼ yⱼ valuesⱼ over the last axis, for labels or for rows y, with 0 · ∞ = 0."""
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        right, values = classified(values, targets)
+        return jnp.sum(jnp.where(right, values, 0), axis=-1)  # a dense select, since its gradient needs no scatter
+    return jnp.sum(weighted(targets.astype(values.dtype), values), axis=-1)
+
+
+def weighted(weights: jax.Array, values: jax.Array) -> jax.Array:
+    """Return weights · values, with 0 · ±∞ = 0 in value and gradient."""
+    return weights * jnp.where((weights == 0) & jnp.isinf(values), 0, values)
+
+
+def log(p: jax.Array, epsilon: Any) -> jax.Array:
+    """Return log p, continued below the smallest normal number by log(tiny) + p/ε."""
+    tiny = jnp.finfo(p.dtype).tiny
+    inside = p >= tiny
+    return jnp.where(inside, jnp.log(jnp.where(inside, p, 1)), jnp.log(tiny) + p / float(epsilon))
+
+
+def log_of_complement(p: jax.Array, epsilon: Any) -> jax.Array:
+    """Return log(1 − p), accurate near p = 0, continued from p = 1 by log(tiny) + (1 − p)/ε."""
+    inside = p < 1
+    beyond = jnp.log(jnp.finfo(p.dtype).tiny) + (1 - p) / float(epsilon)
+    return jnp.where(inside, jnp.log1p(-jnp.where(inside, p, 0)), beyond)
+
+
+def power(base: jax.Array, exponent: jax.Array) -> jax.Array:
+    """Return baseᵉ for base ≥ 0, with derivative 0 at 0, also for e < 1."""
+    positive = base > jnp.finfo(base.dtype).tiny
+    exponent = jnp.asarray(exponent).astype(base.dtype)
+    return jnp.where(positive, jnp.where(positive, base, 1) ** exponent, jnp.where(exponent == 0, 1, 0).astype(base.dtype))

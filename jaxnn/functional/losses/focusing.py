@@ -1,0 +1,305 @@
+"""Relatives of the cross-entropy that weigh easy, hard and mislabelled samples otherwise, or end in sparse probabilities."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnn.functional import activations
+from jaxnn.functional._checks import check_number
+from jaxnn.functional.losses._shared import (
+    Maybe,
+    chances,
+    check_within,
+    classwise,
+    elementwise,
+    expected,
+    power,
+    weighted,
+    wide,
+)
+
+
+def focal(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    gamma: ArrayLike = 2.0,
+    where: Maybe = None,
+    weights: Maybe = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Focal loss over classes: −Σⱼ yⱼ (1 − ŷⱼ)^γ log ŷⱼ, with ŷ = softmax(predictions).
+
+    Lin et al. (2017), eq. 4: what is already classified well counts less; γ = 0 is `cross_entropy`. Their α is a weight of
+    the class: `weights=alpha[targets]`. Of two classes by one score, see `binary_focal`.
+
+    Args:
+        predictions: logits, floating-point, shape (…, classes).
+        targets: integer labels of shape (…,), from 0; or rows, floating-point, shape (…, classes).
+        gamma: γ ≥ 0; may be traced.
+        where: boolean mask of shape (…,); None counts every sample.
+        weights: of shape (…,), from 0; None weighs all alike.
+        reduction: "mean" over samples, "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" an array (…,), in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, targets are neither of the two kinds, `where` is not boolean, or
+            weights are not real.
+        ValueError: shapes do not fit, a label is no class, there is only one class, γ or a weight is negative, or the
+            reduction is unknown.
+
+    Example:
+        >>> round(focal(jnp.zeros((1, 2)), jnp.array([0])).item(), 4)  # log(2)/4
+        0.1733
+    """
+    _check_gamma("focal", gamma)
+    return classwise(
+        _focal, predictions, targets, where, weights, reduction, caller="focal", one_score="binary_focal", gamma=gamma
+    )
+
+
+def _focal(predictions: jax.Array, targets: jax.Array, gamma: jax.Array) -> jax.Array:
+    logs = jax.nn.log_softmax(wide(predictions))
+    return -expected(power(-jnp.expm1(logs), gamma) * logs, targets)
+
+
+def _check_gamma(caller: str, gamma: ArrayLike) -> None:
+    check_number(caller, "gamma", gamma, lambda gamma: gamma >= 0, "number from 0")
+
+
+def binary_focal(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    gamma: ArrayLike = 2.0,
+    alpha: ArrayLike | None = None,
+    where: Maybe = None,
+    weights: Maybe = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Focal loss of two classes: α' (1 − p)^γ b, with b the binary cross-entropy and p the chance given to the truth.
+
+    With ŷ = σ(prediction): p = yŷ + (1 − y)(1 − ŷ), α' = αy + (1 − α)(1 − y), or 1 for `alpha=None`. Lin et al. (2017),
+    eq. 5, with γ = 2 and α = ¼ in their experiments; optax's and torchvision's `sigmoid_focal_loss`.
+
+    Args:
+        predictions: logits, floating-point, any shape.
+        targets: y in [0, 1] (integer, boolean or float), of the same shape.
+        gamma: γ ≥ 0; 0 is `binary_cross_entropy`; may be traced.
+        alpha: weight of the class 1 in [0, 1], that of the class 0 is 1 − α; may be traced. It is a factor of the loss,
+            unlike `weights`, which the mean divides by.
+        where: boolean mask of the same shape; None counts every element.
+        weights: of the same shape, from 0; None weighs all alike.
+        reduction: "mean", "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" the elements' losses, in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: shapes differ, a target or α is outside [0, 1], γ or a weight is negative, or the reduction is unknown.
+
+    Example:
+        >>> round(binary_focal(jnp.array([0.0]), jnp.array([1])).item(), 4)  # log(2)/4
+        0.1733
+    """
+    caller = "binary_focal"
+    _check_gamma(caller, gamma)
+    options = {"gamma": gamma}
+    if alpha is not None:
+        check_number(caller, "alpha", alpha, lambda alpha: 0 <= alpha <= 1, "number in [0, 1]")
+        options["alpha"] = alpha
+    check = check_within(caller, 0, 1)
+    return elementwise(_binary_focal, predictions, targets, where, weights, reduction, caller=caller, check=check, **options)
+
+
+def _binary_focal(predictions: jax.Array, targets: jax.Array, gamma: jax.Array, alpha: jax.Array | None = None) -> jax.Array:
+    x, y = chances(predictions, targets)
+    loss = weighted(y, jax.nn.softplus(-x)) + weighted(1 - y, jax.nn.softplus(x))
+    missed = y * jax.nn.sigmoid(-x) + (1 - y) * jax.nn.sigmoid(x)  # 1 − p, keeping its digits where p is almost 1
+    loss = loss * power(missed, gamma)
+    if alpha is None:
+        return loss
+    share = jnp.asarray(alpha, x.dtype)
+    return loss * (share * y + (1 - share) * (1 - y))
+
+
+def poly_cross_entropy(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    epsilon: ArrayLike = 2.0,
+    where: Maybe = None,
+    weights: Maybe = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Cross-entropy with more weight on its first polynomial term: −Σⱼ yⱼ log ŷⱼ + ε Σⱼ yⱼ (1 − ŷⱼ), ŷ = softmax(predictions).
+
+    Leng et al. (2022), Poly-1; optax's `poly_loss_cross_entropy`.
+
+    Args:
+        predictions: logits, floating-point, shape (…, classes).
+        targets: integer labels of shape (…,), from 0; or rows, floating-point, shape (…, classes).
+        epsilon: ε ≥ −1; 0 is `cross_entropy`; may be traced.
+        where: boolean mask of shape (…,); None counts every sample.
+        weights: of shape (…,), from 0; None weighs all alike.
+        reduction: "mean" over samples, "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" an array (…,), in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, targets are neither of the two kinds, `where` is not boolean, or
+            weights are not real.
+        ValueError: shapes do not fit, a label is no class, there is only one class, ε is below −1, a weight is negative,
+            or the reduction is unknown.
+
+    Example:
+        >>> round(poly_cross_entropy(jnp.zeros((1, 2)), jnp.array([0])).item(), 4)  # log 2 + 2/2
+        1.6931
+    """
+    caller = "poly_cross_entropy"
+    check_number(caller, "epsilon", epsilon, lambda epsilon: epsilon >= -1, "number from -1")
+    return classwise(
+        _poly,
+        predictions,
+        targets,
+        where,
+        weights,
+        reduction,
+        caller=caller,
+        one_score="binary_cross_entropy",
+        epsilon=epsilon,
+    )
+
+
+def _poly(predictions: jax.Array, targets: jax.Array, epsilon: jax.Array) -> jax.Array:
+    logs = jax.nn.log_softmax(wide(predictions))
+    return -expected(logs, targets) + jnp.asarray(epsilon, logs.dtype) * expected(-jnp.expm1(logs), targets)
+
+
+def generalized_cross_entropy(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    q: ArrayLike = 0.5,
+    where: Maybe = None,
+    weights: Maybe = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Cross-entropy that wrong labels harm less: Σⱼ yⱼ (1 − ŷⱼ^q)/q, with ŷ = softmax(predictions).
+
+    Zhang and Sabuncu (2018), who take q = 0.7; it goes to `cross_entropy` as q → 0, and to the mean absolute error at 1.
+    Keras's `CategoricalGeneralizedCrossEntropy` takes probabilities.
+
+    Args:
+        predictions: logits, floating-point, shape (…, classes).
+        targets: integer labels of shape (…,), from 0; or rows, floating-point, shape (…, classes).
+        q: in (0, 1]; may be traced.
+        where: boolean mask of shape (…,); None counts every sample.
+        weights: of shape (…,), from 0; None weighs all alike.
+        reduction: "mean" over samples, "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" an array (…,), in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, targets are neither of the two kinds, `where` is not boolean, or
+            weights are not real.
+        ValueError: shapes do not fit, a label is no class, there is only one class, q is not in (0, 1], a weight is
+            negative, or the reduction is unknown.
+
+    Example:
+        >>> generalized_cross_entropy(jnp.zeros((1, 4)), jnp.array([0])).item()  # (1 - (1/4)^½)/½
+        1.0
+    """
+    caller = "generalized_cross_entropy"
+    check_number(caller, "q", q, lambda q: 0 < q <= 1, "number in (0, 1]; for 0 there is cross_entropy")
+    return classwise(
+        _generalized, predictions, targets, where, weights, reduction, caller=caller, one_score="binary_cross_entropy", q=q
+    )
+
+
+def _generalized(predictions: jax.Array, targets: jax.Array, q: jax.Array) -> jax.Array:
+    logs = jax.nn.log_softmax(wide(predictions))
+    q = jnp.asarray(q, logs.dtype)
+    return expected(-jnp.expm1(q * logs) / q, targets)
+
+
+def sparsemax(
+    predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
+) -> jax.Array:
+    """What the `sparsemax` activation is trained with: ½‖y‖² − ½‖p‖² + (p − y)·ŝ, with p = sparsemax(ŝ).
+
+    Martins and Astudillo (2016); the gradient is p − y, and the loss is 0 as soon as the right class leads by 1. optax's
+    `multiclass_sparsemax_loss`. For one score a sample there is `binary_sparsemax`.
+
+    Args:
+        predictions: scores ŝ, floating-point, shape (…, classes).
+        targets: integer labels of shape (…,), from 0; or probabilities, floating-point, shape (…, classes).
+        where: boolean mask of shape (…,); None counts every sample.
+        weights: of shape (…,), from 0; None weighs all alike.
+        reduction: "mean" over samples, "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" an array (…,), in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, targets are neither of the two kinds, `where` is not boolean, or
+            weights are not real.
+        ValueError: shapes do not fit, a label is no class, there is only one class, a weight is negative, or the
+            reduction is unknown.
+
+    Example:
+        >>> sparsemax(jnp.array([[1.0, 0.0], [0.0, 0.0]]), jnp.array([0, 0]), reduction="none").tolist()
+        [0.0, 0.25]
+    """
+    return classwise(
+        _sparsemax, predictions, targets, where, weights, reduction, caller="sparsemax", one_score="binary_sparsemax"
+    )
+
+
+def _sparsemax(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    scores = wide(predictions)
+    p = jax.lax.stop_gradient(activations.sparsemax(scores))  # at the maximum of p·ŝ − ½‖p‖² over p, so it has no slope
+    rows = jnp.issubdtype(targets.dtype, jnp.floating)
+    truth = jnp.sum(jnp.square(targets.astype(scores.dtype)), axis=-1) if rows else 1
+    return 0.5 * (truth - jnp.sum(jnp.square(p), axis=-1)) + jnp.sum(p * scores, axis=-1) - expected(scores, targets)
+
+
+def binary_sparsemax(
+    predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
+) -> jax.Array:
+    """The sparsemax loss of two classes: `sparse_plus` of −ŝ where y = 1 and of ŝ where y = 0.
+
+    Martins and Astudillo (2016): 0 for z ≤ −1, z for z ≥ 1 and ¼ (z + 1)² between, of z = (1 − 2y) ŝ; a smooth hinge.
+    optax's `sparsemax_loss`.
+
+    Args:
+        predictions: scores ŝ, floating-point, any shape.
+        targets: y, 0 or 1 (integer, boolean or float), of the same shape.
+        where: boolean mask of the same shape; None counts every element.
+        weights: of the same shape, from 0; None weighs all alike.
+        reduction: "mean", "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" the elements' losses, in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: shapes differ, a target is outside [0, 1], a weight is negative, or the reduction is unknown.
+
+    Example:
+        >>> binary_sparsemax(jnp.array([2.0, 0.0, -2.0]), jnp.array([1, 1, 1]), reduction="none").tolist()
+        [0.0, 0.25, 2.0]
+    """
+    caller = "binary_sparsemax"
+    check = check_within(caller, 0, 1, "; for labels -1 and 1 pass (targets + 1) / 2")
+    return elementwise(_binary_sparsemax, predictions, targets, where, weights, reduction, caller=caller, check=check)
+
+
+def _binary_sparsemax(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    x, y = chances(predictions, targets)
+    return jax.nn.sparse_plus((1 - 2 * y) * x)

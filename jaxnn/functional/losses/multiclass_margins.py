@@ -1,0 +1,223 @@
+"""Margin losses of many classes: the score of the right class should lead the others by a margin."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnn.functional._checks import check_class_axis, check_number, check_predictions, check_same_shape, seen
+from jaxnn.functional.losses._shared import (
+    Maybe,
+    chances,
+    check_counted,
+    check_within,
+    classified,
+    labelwise,
+    reduced,
+    wide,
+)
+
+
+def multiclass_hinge(
+    predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
+) -> jax.Array:
+    """Hinge loss of many classes: max(0, 1 + max_{j≠y} ŝⱼ − ŝ_y) for scores ŝ and the label y.
+
+    Crammer and Singer (2001), as in optax and scikit-learn; `multi_margin` sums over j instead, and `categorical_hinge`
+    compares with 0 too. For two classes with scores (−s/2, s/2) it equals `hinge` of s.
+
+    Args:
+        predictions: ŝ, floating-point scores of shape (…, classes).
+        targets: integer labels of shape (…,), from 0.
+        where: boolean mask of shape (…,); None counts every sample.
+        weights: of shape (…,), from 0; None weighs all alike.
+        reduction: "mean" over samples, "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" an array (…,), in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
+            real.
+        ValueError: shapes do not fit, there are fewer than two classes, a label is no class, a weight is negative, or the
+            reduction is unknown.
+
+    Example:
+        >>> multiclass_hinge(jnp.array([[2.0, 0.5], [0.0, 0.5]]), jnp.array([0, 0]), reduction="none").tolist()
+        [0.0, 1.5]
+    """
+    caller = "multiclass_hinge"
+    return labelwise(_multiclass_hinge, predictions, targets, where, weights, reduction, caller=caller, one_score="hinge")
+
+
+def _multiclass_hinge(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    right, own, scores = _split(predictions, targets)
+    best_wrong = jnp.max(jnp.where(right, -jnp.inf, scores), axis=-1)
+    return jax.nn.relu(1 + best_wrong - own)
+
+
+def _split(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return which score is the label's, that score (…,), and all of them (…, C) in at least float32."""
+    right, scores = classified(wide(predictions), targets)
+    return right, jnp.sum(jnp.where(right, scores, 0), axis=-1), scores
+
+
+def categorical_hinge(
+    predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
+) -> jax.Array:
+    """Hinge loss of many classes as Keras has it: max(0, 1 + max(0, max_{j≠y} ŝⱼ) − ŝ_y) for scores ŝ and the label y.
+
+    The right score must lead the others *and 0* by 1; `multiclass_hinge` only compares scores with each other, so the two
+    agree where some wrong score is not negative, as probabilities are.
+
+    Args:
+        predictions: ŝ, floating-point scores of shape (…, classes).
+        targets: integer labels of shape (…,), from 0.
+        where: boolean mask of shape (…,); None counts every sample.
+        weights: of shape (…,), from 0; None weighs all alike.
+        reduction: "mean" over samples, "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" an array (…,), in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
+            real.
+        ValueError: shapes do not fit, there are fewer than two classes, a label is no class, a weight is negative, or the
+            reduction is unknown.
+
+    Example:
+        >>> categorical_hinge(jnp.array([[0.5, -2.0], [0.0, 0.5]]), jnp.array([0, 0]), reduction="none").tolist()
+        [0.5, 1.5]
+    """
+    caller = "categorical_hinge"
+    return labelwise(_categorical_hinge, predictions, targets, where, weights, reduction, caller=caller, one_score="hinge")
+
+
+def _categorical_hinge(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    right, own, scores = _split(predictions, targets)
+    return jax.nn.relu(1 + jnp.max(jnp.where(right, 0, scores), axis=-1) - own)
+
+
+def multi_margin(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    margin: ArrayLike = 1.0,
+    where: Maybe = None,
+    weights: Maybe = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Hinge losses against each wrong class, over the number of classes: (1/C) Σ_{j≠y} max(0, m − ŝ_y + ŝⱼ).
+
+    Weston and Watkins (1999), divided by C as in PyTorch's `multi_margin_loss`.
+
+    Args:
+        predictions: ŝ, floating-point scores of shape (…, classes).
+        targets: integer labels of shape (…,), from 0.
+        margin: m > 0; may be traced.
+        where: boolean mask of shape (…,); None counts every sample.
+        weights: of shape (…,), from 0; None weighs all alike.
+        reduction: "mean" over samples, "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" an array (…,), in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
+            real.
+        ValueError: shapes do not fit, there are fewer than two classes, a label is no class, m is not positive, a weight
+            is negative, or the reduction is unknown.
+
+    Example:
+        >>> multi_margin(jnp.array([[0.0, 0.5, -0.5, -2.0]]), jnp.array([0])).item()  # (1.5 + 0.5 + 0)/4
+        0.5
+    """
+    caller = "multi_margin"
+    check_number(caller, "margin", margin, lambda margin: margin > 0, "positive number")
+    return labelwise(
+        _multi_margin, predictions, targets, where, weights, reduction, caller=caller, one_score="hinge", margin=margin
+    )
+
+
+def _multi_margin(predictions: jax.Array, targets: jax.Array, margin: jax.Array) -> jax.Array:
+    right, own, scores = _split(predictions, targets)
+    each = jax.nn.relu(jnp.asarray(margin, scores.dtype) - own[..., None] + scores)
+    return jnp.sum(jnp.where(right, 0, each), axis=-1) / scores.shape[-1]
+
+
+def multiclass_perceptron(
+    predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
+) -> jax.Array:
+    """Perceptron loss of many classes: maxⱼ ŝⱼ − ŝ_y, 0 where the right class has the highest score.
+
+    optax's `multiclass_perceptron_loss`: `multiclass_hinge` without a margin.
+
+    Args:
+        predictions: ŝ, floating-point scores of shape (…, classes).
+        targets: integer labels of shape (…,), from 0.
+        where: boolean mask of shape (…,); None counts every sample.
+        weights: of shape (…,), from 0; None weighs all alike.
+        reduction: "mean" over samples, "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" an array (…,), in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
+            real.
+        ValueError: shapes do not fit, there are fewer than two classes, a label is no class, a weight is negative, or the
+            reduction is unknown.
+
+    Example:
+        >>> multiclass_perceptron(jnp.array([[2.0, 0.5], [0.0, 0.5]]), jnp.array([0, 0]), reduction="none").tolist()
+        [0.0, 0.5]
+    """
+    caller = "multiclass_perceptron"
+    return labelwise(_perceptron, predictions, targets, where, weights, reduction, caller=caller, one_score="perceptron")
+
+
+def _perceptron(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    _, own, scores = _split(predictions, targets)
+    return jnp.max(scores, axis=-1) - own
+
+
+def multilabel_margin(
+    predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
+) -> jax.Array:
+    """Hinge losses of each right class against each wrong one: (1/C) Σ_{j right} Σ_{i wrong} max(0, 1 − (ŝⱼ − ŝᵢ)).
+
+    Any number of classes may be right. PyTorch's `multilabel_margin_loss`, which takes lists of labels, ended by −1,
+    instead of rows of 0 and 1. It makes an array (…, C, C).
+
+    Args:
+        predictions: ŝ, floating-point scores of shape (…, classes).
+        targets: 1 for a right class and 0 for a wrong one (integer, boolean or float), of the same shape.
+        where: boolean mask of shape (…,); None counts every sample.
+        weights: of shape (…,), from 0; None weighs all alike.
+        reduction: "mean" over samples, "sum" or "none".
+
+    Returns:
+        A scalar, or for "none" an array (…,), in at least float32.
+
+    Raises:
+        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: shapes differ, a target is outside [0, 1], a weight is negative, or the reduction is unknown.
+
+    Example:
+        >>> multilabel_margin(jnp.array([[0.5, 0.0, 0.25, -1.0]]), jnp.array([[1, 0, 1, 0]])).item()  # (0.5 + 0.75)/4
+        0.3125
+    """
+    caller = "multilabel_margin"
+    predictions, y = check_predictions(caller, predictions), jnp.asarray(targets)
+    check_class_axis(caller, predictions)
+    check_same_shape(caller, predictions, y)
+    check_counted(caller, where, weights, predictions.shape[:-1])
+    if (values := seen(targets, where)).size:
+        check_within(caller, 0, 1)(values)
+    return reduced(_multilabel_margin, (predictions, y), where, weights, reduction, caller=caller, fills=(0, 0))
+
+
+def _multilabel_margin(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    scores, y = chances(predictions, targets)
+    each = jax.nn.relu(1 - (scores[..., :, None] - scores[..., None, :]))  # (…, right, wrong)
+    return jnp.sum(y[..., :, None] * (1 - y[..., None, :]) * each, axis=(-2, -1)) / scores.shape[-1]

@@ -6,11 +6,13 @@ Whatever can be a mistake of the caller is looked at first, before anything is t
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import sys
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         except (ValueError, OSError, ImportError) as error:
             parser.error(str(error))
         try:
-            return _run(job, started)
+            return (_sweep if arguments.command == "sweep" else _run)(job, started)
         except ValueError as error:
             if not arguments.resume:
                 raise
@@ -215,14 +217,12 @@ def _model(arguments: argparse.Namespace, data: Dataset) -> Any:
     )
 
 
-def _schedule(arguments: argparse.Namespace, samples: int) -> Any:
+def _schedule(kind: str, rate: Any, epochs: int, per_epoch: int) -> Any:
     """The learning rate by step. All but the constant one fall: to 0, or to a tenth or less of where they begin."""
     import jaxnn as nn
 
-    rate, epochs = arguments.learning_rate, arguments.epochs
-    per_epoch = math.ceil(samples / arguments.batch_size)
     steps = epochs * per_epoch
-    match arguments.schedule:
+    match kind:
         case "linear":
             return nn.schedules.linear_schedule(rate, 0.0, steps)
         case "exponential":
@@ -275,7 +275,14 @@ def _fit(job: _Job, train: Dataset, validation: Dataset) -> Any:
             (train.x, job.scaled(train.y)),
             loss=nn.losses.mse if regression else nn.losses.cross_entropy,
             optimizer=_optimizer(arguments),
-            hyperparameters={"learning_rate": _schedule(arguments, len(train))},
+            hyperparameters={
+                "learning_rate": _schedule(
+                    arguments.schedule,
+                    arguments.learning_rate,
+                    arguments.epochs,
+                    math.ceil(len(train) / arguments.batch_size),
+                )
+            },
             epochs=arguments.epochs,
             batch_size=arguments.batch_size,
             key=jax.random.key(arguments.seed),
@@ -284,6 +291,85 @@ def _fit(job: _Job, train: Dataset, validation: Dataset) -> Any:
             callbacks=job.callbacks,
             checkpoints=arguments.checkpoint,
         )
+
+
+def _sweep(job: _Job, started: float) -> int:
+    """Train all combinations, and show which is best."""
+    import jax
+
+    import jaxnn as nn
+    from jaxnn.inspect import plot_parallel_coordinates, plot_sweep
+
+    arguments, data = job.arguments, job.data
+    train, validation, test = job.parts
+    grid = dict(arguments.grid)
+    regression = train.task == "regression"
+    metric = {"r2": nn.metrics.r2} if regression else {"accuracy": nn.metrics.accuracy}
+    train, validation, test = standardize(train, validation, test)
+
+    def with_(**changed: Any) -> argparse.Namespace:
+        return argparse.Namespace(**{**vars(arguments), **changed})
+
+    def model(activation=arguments.activation, init=arguments.init, dropout=arguments.dropout):
+        return _model(with_(activation=activation, init=init, dropout=dropout), data)
+
+    def optimizer(rate, optimizer=arguments.optimizer, weight_decay=arguments.weight_decay):
+        return _optimizer(with_(optimizer=optimizer, weight_decay=weight_decay))(rate)
+
+    def rate(step, learning_rate, epochs, steps_per_epoch):
+        return learning_rate * _schedule(arguments.schedule, 1.0, epochs, steps_per_epoch)(step)
+
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # the table says it
+        result = nn.sweep(
+            model,
+            (train.x, job.scaled(train.y)),
+            grid,
+            seeds=arguments.seeds,
+            loss=nn.losses.mse if regression else nn.losses.cross_entropy,
+            optimizer=optimizer,
+            hyperparameters={"rate": rate} | ({} if "learning_rate" in grid else {"learning_rate": arguments.learning_rate}),
+            epochs=arguments.epochs,
+            batch_size=arguments.batch_size,
+            key=jax.random.key(arguments.seed),
+            validation=(validation.x, job.scaled(validation.y)),
+            metrics=metric,
+            callbacks=[callback for callback in job.callbacks if callback.is_pure],
+            checkpoints=arguments.checkpoint,
+        )
+    value = f"val_{next(iter(metric))}"
+    print(result.table(value))
+    if all(math.isnan(row[value]) for row in result.rows):
+        print("no network was trained to the end of an epoch")
+        return 1
+    best = result.best(value)
+    score = nn.evaluate(best.model, best, (test.x, job.scaled(test.y)))
+    print(f"* best by the validation part; of its networks the best has {_shown(score)} on the test part")
+    table = arguments.csv or arguments.out / "sweep.csv"
+    _write_table(result.rows, table)
+    columns = {name: [row[name] for row in result.rows] for name in result.rows[0]}
+    varied = [name for name in result.names if len(grid[name]) > 1]
+    if len(varied) == 2:
+        ax = plot_sweep(columns, varied[0], varied[1], value)
+    else:
+        ax = plot_parallel_coordinates(columns, value, names=varied or list(grid))
+    ax.set_title(f"{arguments.model} on {data.name}: {len(result)} networks")
+    picture = arguments.out / "sweep.png"
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(picture)
+    print(f"table: {table}\npicture: {picture}\ntime: {time.perf_counter() - started:.1f} s")
+    return 130 if any(row["status"] == "interrupted" for row in result.rows) else 0
+
+
+def _shown(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _write_table(rows: list[dict[str, Any]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _ending(result: Any, arguments: argparse.Namespace) -> str:

@@ -67,7 +67,12 @@ def mistake(capsys, *argv):
         ("--epoch 3", r"unknown argument '--epoch' \(did you mean --epochs\?\); known are train, .*--patience"),
         ("--learning-rates=3", r"did you mean --learning-rate\?"),
         ("train twice", "unknown argument 'twice'"),
-        ("test", "unknown command 'test'; expected train"),
+        ("test", "unknown command 'test'; expected train or sweep"),
+        ("sweep", "sweep needs something to try: --grid learning_rate="),
+        ("--seeds 3", "--grid and --seeds are of the command sweep"),
+        ("sweep --grid units=3", "'units=3' is not allowed; expected NAME=V,V with a name of learning_rate, .*batch_size"),
+        ("sweep --grid dropout=0.1,1", "--grid: '1' is not allowed; expected a number at least 0 and below 1"),
+        ("sweep --grid activation=relu,step", "'step' is not allowed; expected one of relu"),
         ("--model cnn --data iris", "--model cnn cannot take the data 'iris'.*tables of shape .4,.; allowed: mlp"),
         ("train --model rnn --data diabetes", "--model rnn cannot take the data 'diabetes'.*allowed: mlp"),
         ("--model rnn --activation relu", "--activation is not for rnn.*allowed with mlp and cnn"),
@@ -161,21 +166,18 @@ def test_same_seed_same_numbers(capsys):
     ],
 )
 def test_schedules(schedule, second_epoch, last_epoch):
-    arguments = argparse.Namespace(schedule=schedule, learning_rate=0.5, epochs=10, batch_size=16)
-    rate = _schedule(arguments, samples=65)  # five steps an epoch
+    rate = _schedule(schedule, 0.5, epochs=10, per_epoch=5)
     np.testing.assert_allclose([rate(0), rate(5), rate(45)], [0.5, 0.5 * second_epoch, 0.5 * last_epoch], rtol=1e-5)
 
 
 def test_cyclic_schedule_ends_lower_than_it_began():
-    arguments = argparse.Namespace(schedule="cyclic", learning_rate=0.5, epochs=16, batch_size=16)
-    rates = np.array([_schedule(arguments, samples=16)(step) for step in range(17)])
+    rates = np.array([_schedule("cyclic", 0.5, 16, 1)(step) for step in range(17)])
     np.testing.assert_allclose(rates[::2], [0.05, 0.5, 0.05, 0.275, 0.05, 0.1625, 0.05, 0.10625, 0.05], rtol=1e-5)
 
 
 def test_onecycle_rises_and_falls():
-    arguments = argparse.Namespace(schedule="onecycle", learning_rate=0.5, epochs=10, batch_size=16)
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
-        rates = np.array([_schedule(arguments, samples=160)(step) for step in (0, 30, 100)])
+        rates = np.array([_schedule("onecycle", 0.5, 10, 10)(step) for step in (0, 30, 100)])
     np.testing.assert_allclose(rates, [0.5 / 25, 0.5, 0.5 / 25e4], rtol=1e-3, atol=1e-6)
 
 
@@ -202,6 +204,33 @@ def test_patience_stops_early(capsys):
     done = int(re.search(r"stopped early after epoch (\d+)", out)[1])
     kept = int(re.search(r"the parameters are those of epoch (\d+)", out)[1])
     assert done < 500 and kept == done - 3
+
+
+def test_a_sweep_prints_its_table_and_writes_picture_and_csv(capsys, tmp_path):
+    argv = [
+        "sweep",
+        "--data",
+        "iris",
+        "--epochs",
+        "4",
+        "--grid",
+        "learning_rate=0.01,0.0001",
+        "--grid",
+        "batch-size=16,32",
+        "--seeds",
+        "2",
+    ]
+    code, out = run(capsys, *argv)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["learning_rate", "batch_size", "loss", "accuracy", "val_loss", "val_accuracy"]
+    assert lines[1].startswith("*  0.01 ")
+    assert len([line for line in lines if " ± " in line]) == 4
+    assert re.search(r"the best has loss [\d.]+, accuracy [\d.]+ on the test part", out)
+    table = (tmp_path / "jaxnn-run" / "sweep.csv").read_text().splitlines()
+    assert len(table) == 9
+    assert table[0].startswith("learning_rate,batch_size,seed,loss,accuracy,val_loss,val_accuracy,epoch,epochs,status")
+    assert (tmp_path / "jaxnn-run" / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_optimizers_and_weight_decay(capsys):

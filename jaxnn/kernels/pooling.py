@@ -134,6 +134,44 @@ def avg_pool(
     return (total / jnp.asarray(_count(x.shape[1:-1], geometry, count_include_pad), total.dtype)).astype(x.dtype)
 
 
+def sum_pool(
+    x: ArrayLike,
+    window: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """The sum of every window, over the positions that lie inside the input.
+
+    Args:
+        x: The input, (batch, *space, C), floating-point, with one to three spatial axes.
+        window: Size of the window, one integer or one per spatial axis.
+        strides: Step of the window; None steps by the window's own size.
+        padding: As for :func:`avg_pool`.
+        dilation: As for :func:`avg_pool`.
+        ceil_mode: As for :func:`avg_pool`.
+
+    Returns:
+        (batch, *places, C), in x's dtype; half precision is summed in float32.
+
+    Raises:
+        ValueError: If the input, window, strides and padding do not fit each other.
+        TypeError: If x is not floating-point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sum_pool(jnp.array([1.0, 3.0, 5.0]).reshape(1, 3, 1), 2, padding="SAME").ravel()
+        Array([4., 5.], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"sum_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
+    geometry = _geometry(x, window, strides, padding, dilation, ceil_mode)
+    return _reduce_window(widen(x), 0, lax.add, geometry).astype(x.dtype)
+
+
 def _geometry(x: jax.Array, window, strides, padding, dilation, ceil_mode: bool) -> Geometry:
     axes, sizes = x.ndim - 2, x.shape[1:-1]
     if axes not in (1, 2, 3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -178,7 +179,7 @@ def rms_norm(*, axis: int | Sequence[int] = -1, epsilon: float = 1e-6, use_scale
         >>> layer, x = nn.rms_norm(), jnp.array([[1.0, 7.0]])
         >>> params, state = layer.init(jax.random.key(0), x)
         >>> layer(params, x).round(3).tolist()
-        [[0.20000000298023224, 1.399999976158142]]
+        [[0.20000000298023224, 1.4000000953674316]]
     """
 
     def init(key, x):
@@ -285,7 +286,7 @@ def _grouped(name: str, groups_of, epsilon: float, use_scale: bool, use_bias: bo
         groups = groups_of(x.shape[-1])
         if x.ndim < 2 or x.shape[-1] % groups:
             raise ValueError(f"{name} takes (batch, ..., channels), {groups} dividing the channels, got {list(x.shape)}")
-        if x.ndim == 2 and x.shape[-1] == groups:
+        if math.prod(x.shape[1:]) == groups:
             raise ValueError(f"{name} finds no variance from one value a group (input {list(x.shape)}, {groups} groups)")
         return _affine(x.shape[-1:], use_scale, use_bias)
 

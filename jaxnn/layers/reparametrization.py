@@ -20,6 +20,8 @@ from jaxnn.core.layer import Layer, as_layer
 from jaxnn.core.scope import child_key
 from jaxnn.functional.initializers import normal
 
+TINY = 1e-30  # a squared length below which a column counts as zero, and stays so
+
 
 def weight_norm(layer: Any) -> Layer:
     """w = g · v / ‖v‖ for each output feature: the length of a neuron's weights apart from their direction.
@@ -50,7 +52,7 @@ def weight_norm(layer: Any) -> Layer:
 
     def use(owner, state, training):
         v = _columns(owner["kernel"])
-        factor = at_least_float32(owner["scale"]) * lax.rsqrt(jnp.sum(v**2, 0))
+        factor = at_least_float32(owner["scale"]) * lax.rsqrt(jnp.maximum(jnp.sum(v**2, 0), TINY))
         return v * factor[None, :], state
 
     return _reparametrized("weight_norm", as_layer(layer), ("scale",), start, use)
@@ -178,7 +180,12 @@ def _each_owner(function: Callable, params: dict, state: dict, path: tuple[str, 
 
 def _check_kernels(name: str, params: dict, added: tuple[str, ...]) -> None:
     found: list[dict] = []
-    _each_owner(lambda owner, state, path: (found.append(owner) or owner, state), params, {})
+
+    def note(owner, state, path):
+        found.append(owner)
+        return owner, state
+
+    _each_owner(note, params, {})
     if not found:
         raise ValueError(f"{name} changes the parameters called 'kernel', and this layer has none")
     for owner in found:

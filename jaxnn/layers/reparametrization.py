@@ -20,7 +20,7 @@ from jaxnn.core.layer import Layer, as_layer
 from jaxnn.core.scope import child_key
 from jaxnn.functional.initializers import normal
 
-TINY = 1e-30  # a squared length below which a column counts as zero, and stays so
+TINY = 1e-24  # a squared length below which a column counts as zero, and stays so
 
 
 def weight_norm(layer: Any) -> Layer:

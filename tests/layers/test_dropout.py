@@ -24,15 +24,13 @@ def test_the_values_are_pytorch_s(name):
     inputs = torch.tensor(x, requires_grad=True)
     expected = getattr(torch.nn, ROOT[name])(0.3)(inputs.movedim(-1, 1)).movedim(1, -1)
     expected.sum().backward()
-    ours, theirs = (
-        set(zip(a.ravel().tolist(), b.ravel().tolist()))
-        for a, b in (
-            (np.round(y, 4), np.round(back(jnp.ones_like(y))[0], 4)),
-            (np.round(expected.detach().numpy(), 4), np.round(inputs.grad.numpy(), 4)),
-        )
-    )
+
+    def pairs(values, slopes):
+        return sorted(set(zip(np.round(values, 4).ravel().tolist(), np.round(slopes, 4).ravel().tolist(), strict=True)))
+
+    ours = pairs(y, back(jnp.ones_like(y))[0])
     assert len(ours) == 2
-    np.testing.assert_allclose(sorted(ours), sorted(theirs), atol=2e-4)
+    np.testing.assert_allclose(ours, pairs(expected.detach().numpy(), inputs.grad.numpy()), atol=2e-4)
 
 
 def test_what_is_dropped_together():
@@ -44,10 +42,10 @@ def test_what_is_dropped_together():
         (nn.dropout(0.5, broadcast_axes=(0, -1)), (0, 3)),
     ):
         y = np.asarray(trained(layer, x))
+        assert set(np.unique(y)) == {0, 2}
         np.testing.assert_array_equal(y.max(together), y.min(together))
-        apart = tuple(set(range(4)) - set(together))
-        assert all(len(set(np.unique(y.take(0, together[0]).max(axis)))) for axis in range(2)) and set(np.unique(y)) == {0, 2}
-        assert y.var(apart).min() > 0
+        for axis in set(range(4)) - set(together):  # and what is not
+            assert (y != y.take([0], axis)).any()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +68,7 @@ def test_moments_of_standard_normal_inputs(layer, mean, variance):
 
 def test_the_rate_may_be_traced_and_none_is_none():
     x = jnp.linspace(-1, 1, 12).reshape(2, 2, 3)
-    for make in (nn.alpha_dropout, nn.gaussian_dropout, nn.gaussian_noise, nn.drop_path, nn.spatial_dropout):
+    for make in (nn.alpha_dropout, nn.gaussian_dropout, nn.gaussian_noise, nn.drop_path):
         traced = jax.jit(lambda rate: trained(make(rate), x))(0.5)
         np.testing.assert_allclose(traced, trained(make(0.5), x), rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(make(0.0).apply({}, {}, x, training=True)[0], x)

@@ -67,16 +67,16 @@ def test_batch_norm_of_a_padded_batch_is_that_of_what_is_there(per_position):
     params, state = layer.init(jax.random.key(0), (x, mask))
     weights = drawn(4, 5, 2)
 
-    @jax.jit
     def masked(x):
         (y, _), after = layer.apply(params, state, (x, mask), training=True)
         return (y * weights).sum(), (y, after)
 
+    @jax.jit
     def compact(values):
         return layer.apply(params, state, values, training=True)
 
     poisoned = jnp.where(mask.reshape(*mask.shape, *(1,) * (3 - mask.ndim)), x, jnp.nan)
-    (_, (y, after)), gradient = jax.value_and_grad(masked, has_aux=True)(poisoned)
+    (_, (y, after)), gradient = jax.jit(jax.value_and_grad(masked, has_aux=True))(poisoned)
     expected, expected_after = compact(x[mask])
     np.testing.assert_allclose(y[mask], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(y[~mask], 0)

@@ -67,8 +67,7 @@ CASES = {
         (2, 6, 4, 2),
         ("avg_pool2d", 3, 2, 1, True, True),
     ),
-    "lp": (nn.lp_pool(3, strides=2), (2, 7, 6, 2), ("lp_pool2d", 2.0, 3, 2)),
-    "lp, p = 4": (nn.lp_pool(2, p=4), (2, 6, 2), ("lp_pool1d", 4.0, 2)),
+    "lp": (nn.lp_pool(3, strides=2, p=4), (2, 7, 6, 2), ("lp_pool2d", 4.0, 3, 2)),
     "adaptive avg": (nn.adaptive_avg_pool((3, 2)), (2, 7, 6, 2), ("adaptive_avg_pool2d", (3, 2))),
     "adaptive avg, more than there are": (nn.adaptive_avg_pool(5), (2, 3, 2), ("adaptive_avg_pool1d", 5)),
     "adaptive max": (nn.adaptive_max_pool((3, 4)), (2, 7, 5, 2), ("adaptive_max_pool2d", (3, 4))),
@@ -89,7 +88,6 @@ CASES = {
     "pixel_unshuffle": (nn.pixel_unshuffle(2), (2, 4, 6, 3), ("pixel_unshuffle", 2)),
     "pad": (nn.pad(((2, 1), (0, 3))), (2, 3, 4, 2), margins((0, 3, 2, 1), "constant")),
     "pad, reflect": (nn.pad(2, mode="reflect"), (2, 3, 4, 2), margins((2,) * 4, "reflect")),
-    "pad, edge": (nn.pad(2, mode="edge"), (2, 3, 4, 2), margins((2,) * 4, "replicate")),
     "pad, wrap": (nn.pad(2, mode="wrap"), (2, 3, 4, 2), margins((2,) * 4, "circular")),
     "crop": (nn.crop(((1, 0), (0, 2))), (2, 3, 4, 2), margins((0, -2, -1, 0), "constant")),
     "permute": (nn.permute(3, 1, 2), (2, 3, 4, 2), permuted),
@@ -101,7 +99,7 @@ def test_against_pytorch(layer, shape, peer, equals_pytorch):
     equals_pytorch(layer, shape, functional(*peer) if isinstance(peer, tuple) else peer)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=5)
 @given(st.data())
 def test_windows_of_every_kind_against_pytorch(data):
     torch = pytest.importorskip("torch")
@@ -112,13 +110,20 @@ def test_windows_of_every_kind_against_pytorch(data):
     options = {"strides": strides, "padding": ((padding, padding),), "ceil_mode": ceil}
     inputs = torch.tensor(x, requires_grad=True)
 
+    def both(layer, x, weights):
+        def run(x, weights):
+            y, back = jax.vjp(lambda x: layer({}, x), x)
+            return y, back(weights)[0]
+
+        return jax.jit(run)(x, weights)
+
     def same(layer, expected):
-        y, back = jax.vjp(lambda x: layer({}, x), jnp.asarray(x))
-        weights = np.arange(1.0, y.size + 1, dtype=np.float32).reshape(y.shape)
+        weights = np.arange(1.0, expected.numel() + 1, dtype=np.float32).reshape(expected.movedim(1, -1).shape)
+        y, gradient = both(layer, x, weights)
         np.testing.assert_allclose(y, expected.movedim(1, -1).detach(), rtol=1e-5)
         inputs.grad = None
         expected.backward(torch.tensor(weights).movedim(-1, 1))
-        np.testing.assert_allclose(back(jnp.asarray(weights))[0], inputs.grad, rtol=1e-5)
+        np.testing.assert_allclose(gradient, inputs.grad, rtol=1e-5)
 
     f, channels_first = torch.nn.functional, inputs.movedim(-1, 1)
     same(
@@ -161,12 +166,12 @@ def test_shuffling_crop_and_permutation_have_inverses():
 @pytest.mark.parametrize(
     "call, shape, match",
     [
-        (lambda: nn.max_pool(2, dilation=3, padding=((2, 0),)), (1, 1, 1), "sees nothing"),
+        (lambda: nn.max_pool(2, dilation=3, padding=((2, 1),)), (1, 1, 1), "sees nothing"),
         (lambda: nn.lp_pool(2, p=0.5), (1, 4, 1), "at least 1"),
         (lambda: nn.reshape(5, -1), (2, 4, 3), "does not fill"),
         (lambda: nn.reshape(-1, -1), (2, 4), "one size"),
         (lambda: nn.permute(0, 1), (2, 4), "batch axis"),
-        (lambda: nn.permute(2, 1), (2, 4), "2 axes"),
+        (lambda: nn.permute(2, 1), (2, 4), "3 axes"),
         (lambda: nn.pad(1, mode="REFLECT"), (2, 4, 1), "modes"),
         (lambda: nn.pad(((1, 1),)), (2, 4, 4, 1), "2 \\(low, high\\) pairs"),
         (lambda: nn.crop(2), (2, 4, 1), "leaves nothing"),

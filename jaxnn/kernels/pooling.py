@@ -79,6 +79,8 @@ def max_pool(
     if not integral and not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"max_pool takes integers or real floating-point numbers, got {x.dtype}; cast with .astype")
     apart = max(geometry.dilation) > 1  # XLA's maximum over such windows has no gradient
+    if form == "xla" and apart:
+        raise ValueError('max_pool has no form="xla" for windows with dilation; leave form out')
     if form is None and (apart or math.prod(geometry.window) > MOST_TAPS):
         form = "taps" if apart else "xla"
     if choose_form(form, "taps", x) == "xla":

@@ -20,12 +20,23 @@ from jaxnn.functional.activations import *  # noqa: F403
 from jaxnn.functional.activations import __all__ as _activations
 from jaxnn.inspect import summary
 from jaxnn.layers.activation import prelu, rrelu
-from jaxnn.layers.convolution import conv, conv_transpose
-from jaxnn.layers.dropout import dropout
+from jaxnn.layers.convolution import conv, conv_transpose, depthwise_conv, separable_conv
+from jaxnn.layers.dropout import alpha_dropout, drop_path, dropout, gaussian_dropout, gaussian_noise, spatial_dropout
 from jaxnn.layers.linear import dense, embedding
-from jaxnn.layers.normalization import batch_norm, layer_norm
-from jaxnn.layers.pooling import avg_pool, flatten, global_avg_pool, max_pool
+from jaxnn.layers.normalization import batch_norm, group_norm, instance_norm, layer_norm, local_response_norm, rms_norm
+from jaxnn.layers.pooling import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    lp_pool,
+    max_pool,
+    min_pool,
+)
 from jaxnn.layers.recurrent import gru, lstm, rnn
+from jaxnn.layers.reparametrization import spectral_norm, weight_norm, weight_standardization
+from jaxnn.layers.shapes import crop, flatten, pad, permute, pixel_shuffle, pixel_unshuffle, reshape, upsample
 
 if TYPE_CHECKING:
     from jaxnn import data, io, models, population
@@ -53,6 +64,9 @@ __all__ = [
     "NonFiniteError",
     "Objective",
     "TrainState",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "alpha_dropout",
     "as_layer",
     "avg_pool",
     "batch_norm",
@@ -62,9 +76,12 @@ __all__ = [
     "callbacks",
     "conv",
     "conv_transpose",
+    "crop",
     "data",
     "decay_mask",
     "dense",
+    "depthwise_conv",
+    "drop_path",
     "dropout",
     "dtype_policy",
     "embedding",
@@ -72,33 +89,50 @@ __all__ = [
     "find_learning_rate",
     "fit",
     "flatten",
+    "gaussian_dropout",
+    "gaussian_noise",
     "global_avg_pool",
+    "global_max_pool",
+    "group_norm",
     "gru",
     "init_train_state",
     "initializers",
     "inspect",
+    "instance_norm",
     "io",
     "kernels",
     "layer_norm",
+    "local_response_norm",
     "losses",
+    "lp_pool",
     "lstm",
     "max_pool",
     "metrics",
+    "min_pool",
     "models",
     "named_optimizer",
+    "pad",
     "parallel",
     "param",
+    "permute",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "population",
     "positionwise",
     "predict",
     "prelu",
     "remat",
     "repeat",
+    "reshape",
     "residual",
+    "rms_norm",
     "rnn",
     "rrelu",
     "schedules",
+    "separable_conv",
     "serial",
+    "spatial_dropout",
+    "spectral_norm",
     "stateless",
     "summary",
     "sweep",
@@ -106,6 +140,9 @@ __all__ = [
     "train_run",
     "train_step",
     "trees",
+    "upsample",
+    "weight_norm",
+    "weight_standardization",
 ]
 
 

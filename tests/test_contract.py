@@ -58,6 +58,46 @@ LAYERS = {
     "conv in groups, dilated": Entry(
         lambda: nn.conv(4, 3, groups=2, dilation=2), floats(2, 6, 6, 4), {"bias": (4,), "kernel": (3, 3, 2, 4)}
     ),
+    "conv, circular and causal": Entry(
+        lambda: nn.serial(nn.conv(2, 3, padding="CIRCULAR"), nn.conv(2, 3, padding="CAUSAL", use_bias=False)),
+        floats(2, 4, 2),
+        {"conv/bias": (2,), "conv/kernel": (3, 2, 2), "conv_2/kernel": (3, 2, 2)},
+    ),
+    "separable_conv": Entry(  # and depthwise_conv
+        lambda: nn.separable_conv(3, 2),
+        floats(2, 4, 2),
+        {"depthwise/kernel": (2, 1, 2), "pointwise/bias": (3,), "pointwise/kernel": (1, 2, 3)},
+    ),
+    "weight_norm": Entry(lambda: nn.weight_norm(nn.dense(5)), floats(3, 4), {"bias": (5,), "kernel": (4, 5), "scale": (5,)}),
+    "spectral_norm": Entry(
+        lambda: nn.spectral_norm(nn.dense(5)),
+        floats(3, 4),
+        {"bias": (5,), "kernel": (4, 5)},
+        state={"left": (5,), "right": (4,)},
+    ),
+    "weight_standardization": Entry(
+        lambda: nn.weight_standardization(nn.conv(4, 3)), floats(2, 5, 3), {"bias": (4,), "kernel": (3, 3, 4)}
+    ),
+    "pixel_shuffle, pixel_unshuffle, pad, crop, upsample, permute, reshape": Entry(
+        lambda: nn.serial(
+            nn.pixel_shuffle(2),
+            nn.upsample(2),
+            nn.pixel_unshuffle(4),
+            nn.pad(2),
+            nn.crop(1),
+            nn.permute(2, 3, 1),
+            nn.reshape(-1, 4),
+        ),
+        floats(2, 2, 3, 4),
+        {},
+    ),
+    "max_pool, dilated": Entry(lambda: nn.max_pool(2, strides=1, dilation=2, ceil_mode=True), floats(2, 6, 3), {}),
+    "min_pool, lp_pool, global_max_pool": Entry(
+        lambda: nn.serial(nn.lp_pool(2, strides=1), nn.min_pool(2), nn.global_max_pool()), floats(2, 6, 3), {}
+    ),
+    "adaptive_avg_pool, adaptive_max_pool": Entry(
+        lambda: nn.serial(nn.adaptive_avg_pool(3), nn.adaptive_max_pool(2)), floats(2, 5, 3), {}
+    ),
     "max_pool": Entry(lambda: nn.max_pool(2), floats(2, 6, 6, 3), {}),
     "max_pool overlapping": Entry(lambda: nn.max_pool(3, strides=2, padding="SAME"), floats(2, 6, 6, 3), {}),
     "avg_pool": Entry(lambda: nn.avg_pool(2), floats(2, 6, 6, 3), {}),
@@ -67,6 +107,24 @@ LAYERS = {
     "prelu": Entry(nn.prelu, floats(3, 4), {"negative_slope": (4,)}),
     "rrelu": Entry(nn.rrelu, floats(3, 4), {}, random=True),
     "batch_norm": Entry(nn.batch_norm, floats(8, 3), {"bias": (3,), "scale": (3,)}, state={"mean": (3,), "var": (3,)}),
+    "batch_norm of a padded batch": Entry(
+        nn.batch_norm, (floats(3, 5, 2), MASK), {"bias": (2,), "scale": (2,)}, state={"mean": (2,), "var": (2,)}
+    ),
+    "rms_norm": Entry(lambda: nn.rms_norm(axis=(1, 2)), floats(3, 2, 4), {"scale": (2, 4)}),
+    "group_norm, instance_norm": Entry(
+        lambda: nn.serial(nn.group_norm(2), nn.instance_norm(use_bias=False)),
+        floats(3, 3, 4),
+        {"group_norm/bias": (4,), "group_norm/scale": (4,), "instance_norm/scale": (4,)},
+    ),
+    "local_response_norm": Entry(lambda: nn.local_response_norm(3), floats(3, 6), {}),
+    "spatial_dropout": Entry(lambda: nn.spatial_dropout(0.5), floats(3, 2, 20), {}, random=True),
+    "alpha_dropout, gaussian_dropout, gaussian_noise": Entry(
+        lambda: nn.serial(nn.alpha_dropout(0.5), nn.gaussian_dropout(0.5), nn.gaussian_noise(0.5)),
+        floats(3, 40),
+        {},
+        random=True,
+    ),
+    "drop_path": Entry(lambda: nn.drop_path(0.5), floats(40, 3), {}, random=True),
     "layer_norm": Entry(nn.layer_norm, floats(8, 3), {"bias": (3,), "scale": (3,)}),
     "rnn": Entry(lambda: nn.rnn(4), floats(3, 5, 2), {"bias": (4,), "kernel": (2, 4), "recurrent_kernel": (4, 4)}),
     "lstm": Entry(lambda: nn.lstm(4), floats(3, 5, 2), {"bias": (16,), "kernel": (2, 16), "recurrent_kernel": (4, 16)}),

@@ -6,7 +6,7 @@ from jaxnn.kernels.convolution import conv, conv_transpose
 from jaxnn.kernels.cross_entropy import linear_cross_entropy
 from jaxnn.kernels.dropout import dropout
 from jaxnn.kernels.normalization import batch_norm
-from jaxnn.kernels.pooling import avg_pool, max_pool
+from jaxnn.kernels.pooling import avg_pool, max_pool, sum_pool
 from jaxnn.kernels.recurrence import recurrence
 from jaxnn.kernels.rows import column_sum, linear, spread
 
@@ -25,4 +25,5 @@ __all__ = [
     "max_pool",
     "recurrence",
     "spread",
+    "sum_pool",
 ]

@@ -13,16 +13,18 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnn.kernels.forms import choose_form, widen
-from jaxnn.kernels.windows import MOST_TAPS, Pairs, output_sizes, per_axis, resolve_padding
+from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes, per_axis, resolve_padding
 
 
 class Geometry(NamedTuple):
-    """Where the windows lie: a tuple entry per spatial axis."""
+    """Where the windows lie: a tuple entry per spatial axis. The padding includes what the last window overhangs."""
 
     window: tuple[int, ...]
     strides: tuple[int, ...]
     padding: Pairs
+    dilation: tuple[int, ...]
     places: tuple[int, ...]
+    overhang: tuple[int, ...]
 
 
 def max_pool(
@@ -31,13 +33,15 @@ def max_pool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
     form: str | None = None,
 ) -> jax.Array:
     """The largest element of every window.
 
-    With stride s and low padding p, along one axis::
+    With stride s, dilation d and low padding p, along one axis::
 
-        y[b, j, c] = max_t x[b, j·s + t − p, c]        over the t that fall inside x
+        y[b, j, c] = max_t x[b, j·s + t·d − p, c]        over the t that fall inside x
 
     The derivative goes to the element that is the maximum, on ties to the first one in row-major order (XLA's and
     PyTorch's rule; ReLU makes ties common). NaN is larger than any number. On a CPU the gradient is written without
@@ -49,7 +53,10 @@ def max_pool(
         strides: Step of the window; None steps by the window's own size.
         padding: "VALID" (none), "SAME" (⌈size / stride⌉ outputs), or a (low, high) pair per spatial axis, each
             smaller than the window. Padded positions never win.
-        form: None lets the backend and the window's size decide, "taps" or "xla" forces a form.
+        dilation: Distance between the window's positions, one integer or one per spatial axis.
+        ceil_mode: Whether a last window that overhangs the padded input is taken too, if it begins inside the input or
+            its low padding (PyTorch's rule).
+        form: None lets the backend and the window's size decide, "taps" or "xla" forces a form; "xla" has no dilation.
 
     Returns:
         (batch, *places, C), in x's dtype.
@@ -67,12 +74,15 @@ def max_pool(
         Array([0., 1., 0., 0.], dtype=float32)
     """
     x = jnp.asarray(x)
-    geometry = _geometry(x, window, strides, padding)
+    geometry = _geometry(x, window, strides, padding, dilation, ceil_mode)
     integral = jnp.issubdtype(x.dtype, jnp.integer)
     if not integral and not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"max_pool takes integers or real floating-point numbers, got {x.dtype}; cast with .astype")
-    if form is None and math.prod(geometry.window) > MOST_TAPS:
-        form = "xla"
+    apart = max(geometry.dilation) > 1  # XLA's maximum over such windows has no gradient
+    if form == "xla" and apart:
+        raise ValueError('max_pool has no form="xla" for windows with dilation; leave form out')
+    if form is None and (apart or math.prod(geometry.window) > MOST_TAPS):
+        form = "taps" if apart else "xla"
     if choose_form(form, "taps", x) == "xla":
         return _reduce_window(x, _lowest(x.dtype), lax.max, geometry)
     return _largest(x, geometry) if integral else _max_pool(x, geometry)
@@ -84,12 +94,15 @@ def avg_pool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
 ) -> jax.Array:
-    """The mean of every window, over the positions that lie inside the input (padded ones do not count).
+    """The mean of every window, over the positions that lie inside the input (padded ones do not count by default).
 
-    With stride s and low padding p, along one axis::
+    With stride s, dilation d and low padding p, along one axis::
 
-        y[b, j, c] = mean_t x[b, j·s + t − p, c]        over the t that fall inside x
+        y[b, j, c] = mean_t x[b, j·s + t·d − p, c]        over the t that fall inside x
 
     Args:
         x: The input, (batch, *space, C), floating-point, with one to three spatial axes.
@@ -97,6 +110,10 @@ def avg_pool(
         strides: Step of the window; None steps by the window's own size.
         padding: "VALID" (none), "SAME" (⌈size / stride⌉ outputs), or a (low, high) pair per spatial axis, each
             smaller than the window.
+        dilation: Distance between the window's positions, one integer or one per spatial axis.
+        ceil_mode: Whether a last window that overhangs the padded input is taken too, if it begins inside the input or
+            its low padding (PyTorch's rule). What overhangs never counts.
+        count_include_pad: Whether padded positions count, as zeros.
 
     Returns:
         (batch, *places, C), in x's dtype; half precision is summed in float32.
@@ -112,46 +129,107 @@ def avg_pool(
         Array([2., 5.], dtype=float32)
     """
     x = jnp.asarray(x)
-    geometry = _geometry(x, window, strides, padding)
+    geometry = _geometry(x, window, strides, padding, dilation, ceil_mode)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"avg_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
     total = _reduce_window(widen(x), 0, lax.add, geometry)
-    return (total / jnp.asarray(_count(x.shape[1:-1], geometry), total.dtype)).astype(x.dtype)
+    return (total / jnp.asarray(_count(x.shape[1:-1], geometry, count_include_pad), total.dtype)).astype(x.dtype)
 
 
-def _geometry(x: jax.Array, window, strides, padding) -> Geometry:
+def sum_pool(
+    x: ArrayLike,
+    window: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """The sum of every window, over the positions that lie inside the input.
+
+    Args:
+        x: The input, (batch, *space, C), floating-point, with one to three spatial axes.
+        window: Size of the window, one integer or one per spatial axis.
+        strides: Step of the window; None steps by the window's own size.
+        padding: As for :func:`avg_pool`.
+        dilation: As for :func:`avg_pool`.
+        ceil_mode: As for :func:`avg_pool`.
+
+    Returns:
+        (batch, *places, C), in x's dtype; half precision is summed in float32.
+
+    Raises:
+        ValueError: If the input, window, strides and padding do not fit each other.
+        TypeError: If x is not floating-point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sum_pool(jnp.array([1.0, 3.0, 5.0]).reshape(1, 3, 1), 2, padding="SAME").ravel()
+        Array([4., 5.], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"sum_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
+    geometry = _geometry(x, window, strides, padding, dilation, ceil_mode)
+    return _reduce_window(widen(x), 0, lax.add, geometry).astype(x.dtype)
+
+
+def _geometry(x: jax.Array, window, strides, padding, dilation, ceil_mode: bool) -> Geometry:
     axes, sizes = x.ndim - 2, x.shape[1:-1]
     if axes not in (1, 2, 3):
         raise ValueError(
             f"pooling takes (batch, *space, C) with one to three spatial axes, got {x.dtype}{list(x.shape)}; a single "
             "example needs a batch axis, x[None]"
         )
-    window = per_axis(window, axes, "window")
+    window, dilation = per_axis(window, axes, "window"), per_axis(dilation, axes, "dilation")
     strides = window if strides is None else per_axis(strides, axes, "strides")
-    padding = resolve_padding(padding, sizes, window, strides)
-    if any(not 0 <= p < w for pair, w in zip(padding, window, strict=True) for p in pair):
-        raise ValueError(f"padding {padding} must not be negative and must be smaller than the window {window}")
-    places = output_sizes(sizes, window, strides, padding)
+    span = tuple(map(dilated, window, dilation))
+    padding = resolve_padding(padding, sizes, span, strides)
+    if any(not 0 <= p < w for pair, w in zip(padding, span, strict=True) for p in pair):
+        raise ValueError(f"padding {padding} must not be negative and must be smaller than the window {span}")
+    overhang = (0,) * axes
+    if ceil_mode:
+        overhang = tuple(map(_overhang, sizes, span, strides, padding))
+        padding = tuple((low, high + over) for (low, high), over in zip(padding, overhang, strict=True))
+    places = output_sizes(sizes, span, strides, padding)
     if 0 in places or 0 in sizes:
-        raise ValueError(f"the window {window} does not fit into the input's {sizes} with padding {padding}")
-    return Geometry(window, strides, padding, places)
+        raise ValueError(f"the window {span} does not fit into the input's {sizes} with padding {padding}")
+    geometry = Geometry(window, strides, padding, dilation, places, overhang)
+    if 0 in _count(sizes, geometry):
+        raise ValueError(
+            f"a window {window} with dilation {dilation} and padding {padding} sees nothing of the input's {sizes}: use "
+            "less padding or less dilation"
+        )
+    return geometry
+
+
+def _overhang(size: int, span: int, stride: int, padding: tuple[int, int]) -> int:
+    """How far beyond the high padding a last window reaches that begins inside the input or its low padding."""
+    low, high = padding
+    places = -(-max(size + low + high - span, 0) // stride) + 1
+    places -= (places - 1) * stride >= size + low
+    return max((places - 1) * stride + span - size - low - high, 0)
 
 
 def _reduce_window(x: jax.Array, initial, operation, geometry: Geometry) -> jax.Array:
-    window, strides, padding = geometry[:3]
+    window, strides, padding, dilation = ((1, *option, 1) for option in geometry[:4])
     initial = np.asarray(initial, x.dtype)[()]
-    around = (0, 0)
-    return lax.reduce_window(x, initial, operation, (1, *window, 1), (1, *strides, 1), (around, *padding, around))
+    padding = ((0, 0), *padding[1:-1], (0, 0))
+    return lax.reduce_window(x, initial, operation, window, strides, padding, window_dilation=dilation)
 
 
-def _count(sizes: tuple[int, ...], geometry: Geometry) -> np.ndarray:
-    """How many real positions each window covers, (1, *places, 1), or one number where they all cover the same."""
+def _count(sizes: tuple[int, ...], geometry: Geometry, padded: bool = False) -> np.ndarray:
+    """How many positions each window covers, (1, *places, 1), or one number where they all cover the same.
+
+    Positions inside the input, or also the `padded` ones; those of the overhang never.
+    """
     if not any(map(any, geometry.padding)):
         return np.array(math.prod(geometry.window))
     counts = []
-    for n, w, s, (low, _), places in zip(sizes, *geometry, strict=True):
-        first = np.arange(places) * s - low
-        counts.append(np.minimum(first + w, n) - np.maximum(first, 0))
+    for n, w, s, (low, high), d, places, over in zip(sizes, *geometry, strict=True):
+        seen = np.arange(places)[:, None] * s - low + np.arange(w)[None, :] * d
+        start, stop = (-low, n + high - over) if padded else (0, n)
+        counts.append(((seen >= start) & (seen < stop)).sum(1))
     return functools.reduce(np.multiply.outer, counts)[None, ..., None]
 
 
@@ -168,7 +246,8 @@ def _views(x: jax.Array, geometry: Geometry) -> Iterator[tuple[tuple, tuple, lis
     """For each tap: the part of x it sees, the places from which it sees it, and the padding from these to all places."""
     for tap in np.ndindex(*geometry.window):
         seen, places, edges = [], [], []
-        for n, t, s, (low, _), m in zip(x.shape[1:-1], tap, *geometry[1:], strict=True):
+        for n, t, s, (low, _), d, m in zip(x.shape[1:-1], tap, *geometry[1:5], strict=True):
+            t = t * d
             first, stop = (min(max(-((t - low - end) // s), 0), m) for end in (0, n))  # 0 ≤ place · s + t − low < n
             seen.append(slice(first * s + t - low, stop * s + t - low, s))
             places.append(slice(first, stop))
@@ -202,12 +281,12 @@ def _pick(v: jax.Array, winner: jax.Array, geometry: Geometry) -> jax.Array:
 
     The obvious form, a sum of strided slices of v, has a slow transpose: strided slices become dilated paddings, one
     for each tap. Here v is cut into cells of one stride: with strides (2, 2) it is (batch, rows, 2, columns, 2, C). A
-    window of w positions begins in a cell of its own and reaches (w − 1) // s cells further. The cells' winners move and
+    window of w positions begins in a cell of its own and reaches (w − 1)·d // s cells further. The cells' winners move and
     v stays, so that in the transpose the gradient is padded once and then only sliced and compared.
     """
-    window, strides, padding, places = geometry
+    window, strides, padding, dilation, places, _ = geometry
     axes = len(strides)
-    reach = tuple((w - 1) // s for w, s in zip(window, strides, strict=True))
+    reach = tuple((w - 1) * d // s for w, d, s in zip(window, dilation, strides, strict=True))
     cells = tuple(n + r for n, r in zip(places, reach, strict=True))
     edges = zip(v.shape[1:-1], cells, strides, padding, strict=True)
     config = [(0, 0, 0), *((low, m * s - n - low, 0) for n, m, s, (low, _) in edges), (0, 0, 0)]
@@ -215,7 +294,9 @@ def _pick(v: jax.Array, winner: jax.Array, geometry: Geometry) -> jax.Array:
     v = v.reshape(v.shape[0], *(size for pair in zip(cells, strides, strict=True) for size in pair), v.shape[-1])
     within = tuple(range(2, 2 * axes + 1, 2))  # the axes of v that run inside a cell
     codes = np.full([(r + 1) * s for r, s in zip(reach, strides, strict=True)], -1, winner.dtype)
-    codes[tuple(map(slice, window))] = np.arange(math.prod(window)).reshape(window)
+    codes[tuple(slice(0, dilated(w, d), d) for w, d in zip(window, dilation, strict=True))] = np.arange(
+        math.prod(window)
+    ).reshape(window)
     winner = lax.pad(winner, winner.dtype.type(-2), [(0, 0, 0), *((r, r, 0) for r in reach), (0, 0, 0)])
 
     def part(shift: tuple[int, ...]) -> jax.Array:

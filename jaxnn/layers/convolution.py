@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import jax.numpy as jnp
 
 from jaxnn import kernels
+from jaxnn.core.combinators import serial
 from jaxnn.core.draw import param
 from jaxnn.core.dtypes import promote
 from jaxnn.core.layer import Layer, stateless
@@ -34,7 +38,10 @@ def conv(
         features: the number of output channels.
         kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
         strides: s, one number or one an axis.
-        padding: `"SAME"` (output size ⌈size / strides⌉), `"VALID"` (none) or `((low, high), ...)`, one pair an axis.
+        padding: `"SAME"` (output size ⌈size / strides⌉), `"VALID"` (none) or `((low, high), ...)`, one pair an axis, all
+            with zeros; `"CIRCULAR"` and `"REFLECT"`, the same output size, the input's own values around it (half of the
+            kernel's reach on each side, the larger half last); `"CAUSAL"`, in one dimension: all of the zeros come first,
+            so that no output sees a later input.
         dilation: d, the distance between the kernel's taps.
         groups: input and output channels in that many groups that do not mix.
         use_bias: whether b is there.
@@ -55,7 +62,7 @@ def conv(
         ((8, 14, 14, 32), (3, 3, 1, 32))
     """
     return _convolution(
-        "conv", kernels.conv, features, kernel_size, strides, padding, dilation, groups, use_bias, kernel_init, bias_init
+        "conv", _padded_conv, features, kernel_size, strides, padding, dilation, groups, use_bias, kernel_init, bias_init
     )
 
 
@@ -115,6 +122,110 @@ def conv_transpose(
     )
 
 
+def depthwise_conv(
+    kernel_size: Size,
+    *,
+    multiplier: int = 1,
+    strides: Size = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+    dilation: Size = 1,
+    use_bias: bool = True,
+    kernel_init=he_normal(),
+    bias_init=zeros,
+) -> Layer:
+    """A convolution of each channel on its own: y[p, m·c + j] = b[m·c + j] + Σₖ x[s·p + d·k − pad, c] w[k, 0, m·c + j].
+
+    It is `conv` with as many groups as the input has channels. Parameters: `kernel` (*kernel_size, 1, m · channels) and
+    `bias` (m · channels,).
+
+    Args:
+        kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
+        multiplier: m, the number of kernels a channel.
+        strides: s, as for `conv`.
+        padding: as for `conv`.
+        dilation: d, the distance between the kernel's taps.
+        use_bias: whether b is there.
+        kernel_init: initializer of the kernel; He's by default, its fan-in the kernel's size.
+        bias_init: initializer of b.
+
+    Returns:
+        A `Layer` from (batch, *space, channels) to (batch, *space', m · channels).
+
+    Raises:
+        ValueError: if the input's rank or channels do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.depthwise_conv(3)
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((8, 28, 28, 16)))
+        >>> layer(params, jnp.ones((8, 28, 28, 16))).shape, params["kernel"].shape
+        ((8, 28, 28, 16), (3, 3, 1, 16))
+    """
+    name, multiplier = "depthwise_conv", whole("depthwise_conv", "multiplier", multiplier)
+
+    def of(x):
+        spatial(name, "kernel_size", kernel_size, x)
+        channels = x.shape[-1]
+        options = strides, padding, dilation, channels, use_bias, kernel_init, bias_init
+        return _convolution(name, _padded_conv, multiplier * channels, kernel_size, *options)
+
+    return stateless(lambda key, x: of(x).setup(x).params, lambda params, x: of(x)(params, x), name)
+
+
+def separable_conv(
+    features: int,
+    kernel_size: Size,
+    *,
+    multiplier: int = 1,
+    strides: Size = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+    dilation: Size = 1,
+    use_bias: bool = True,
+    kernel_init=he_normal(),
+    bias_init=zeros,
+) -> Layer:
+    """A depthwise convolution, without bias, and a 1×1 convolution after it (Sifre 2014; Chollet 2017).
+
+    Parameters: `depthwise/kernel` (*kernel_size, 1, m · channels), `pointwise/kernel` (1, ..., m · channels, features) and
+    `pointwise/bias` (features,).
+
+    Args:
+        features: the number of output channels.
+        kernel_size: that of the depthwise convolution.
+        multiplier: m, the number of depthwise kernels a channel.
+        strides: of the depthwise convolution, as for `conv`.
+        padding: as for `conv`.
+        dilation: of the depthwise convolution.
+        use_bias: whether there is a bias at the end.
+        kernel_init: initializer of both kernels.
+        bias_init: initializer of the bias.
+
+    Returns:
+        A `Layer` from (batch, *space, channels) to (batch, *space', features).
+
+    Raises:
+        ValueError: if the input's rank or channels do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.separable_conv(32, 3)
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((8, 28, 28, 16)))
+        >>> layer(params, jnp.ones((8, 28, 28, 16))).shape, nn.trees.count(params)
+        ((8, 28, 28, 32), 688)
+    """
+    depthwise = depthwise_conv(
+        kernel_size,
+        multiplier=multiplier,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        use_bias=False,
+        kernel_init=kernel_init,
+    )
+    pointwise = conv(features, 1, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
+    return replace(serial(depthwise=depthwise, pointwise=pointwise), name="separable_conv")
+
+
 def _convolution(
     name, convolve, features, kernel_size, strides, padding, dilation, groups, use_bias, kernel_init, bias_init
 ) -> Layer:
@@ -135,6 +246,33 @@ def _convolution(
         return y + kernels.spread(params["bias"].astype(y.dtype), y) if use_bias else y
 
     return stateless(init, apply, name)
+
+
+_MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect"}  # as jnp.pad calls them
+
+
+def _padded_conv(x, kernel, *, padding, dilation, **options):
+    """`kernels.conv`, and the paddings that are not of zeros or not on both sides."""
+    reach = [(k - 1) * d for k, d in zip(kernel.shape[:-2], dilation, strict=True)]
+    if padding == "CAUSAL":
+        if len(reach) != 1:
+            raise ValueError(f'padding="CAUSAL" is for (batch, time, channels), got an input of shape {list(x.shape)}')
+        padding = ((reach[0], 0),)
+    elif padding in _MODES:
+        for n, r in zip(x.shape[1:-1], reach, strict=True):
+            if r - r // 2 > n - (padding == "REFLECT"):
+                raise ValueError(
+                    f"padding={padding!r} takes {r - r // 2} values from the input's own {n} along an axis: use a larger "
+                    "input, or a smaller kernel or dilation"
+                )
+        x = jnp.pad(x, [(0, 0), *((r // 2, r - r // 2) for r in reach), (0, 0)], mode=_MODES[padding])
+        padding = "VALID"
+    elif isinstance(padding, str) and padding not in ("SAME", "VALID"):
+        raise ValueError(
+            'conv takes padding "SAME", "VALID", "CAUSAL", "CIRCULAR", "REFLECT" or one (low, high) pair per spatial axis, '
+            f"got {padding!r}"
+        )
+    return kernels.conv(x, kernel, padding=padding, dilation=dilation, **options)
 
 
 def spatial(layer: str, option: str, value: Size, x) -> tuple[int, ...]:

@@ -1,23 +1,56 @@
-"""Dropout: the one layer here that draws random numbers, in training only."""
+"""Dropout in its kinds, and noise: the layers that draw random numbers, in training only."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 
 from jaxnn import kernels
 from jaxnn.core.combinators import positionwise
+from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.layer import Layer
 from jaxnn.core.options import fraction
 from jaxnn.core.scope import require_key
 
+SELU_FLOOR = -1.7580993408473766  # −λα, where selu goes for x → −∞
 
-def dropout(rate: float) -> Layer:
+
+def dropout(rate: float, *, broadcast_axes: tuple[int, ...] = ()) -> Layer:
     """In training each unit is zero with probability `rate`, and divided by 1 − rate otherwise; at inference y = x.
 
     So the expected value is the same in both (Srivastava et al. 2014, 'inverted').
 
     Args:
         rate: the share of units that is dropped, in [0, 1); the teaching notes name 0.2 and 0.5. It may be traced.
+        broadcast_axes: axes along which units are dropped or kept together: `(1,)` drops the same features at all times of
+            (batch, time, features), as in recurrent networks (Gal & Ghahramani 2016).
+
+    Returns:
+        A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
+
+    Raises:
+        ValueError: if `rate` lies outside, the input has no such axis, or in training without a key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer, x = nn.dropout(0.5), jnp.ones((2, 4))
+        >>> y, state = layer.apply({}, {}, x, key=jax.random.key(0), training=True)
+        >>> sorted(set(y.ravel().tolist())), (layer({}, x) == x).all().item()
+        ([0.0, 2.0], True)
+    """
+    return _shared_dropout("dropout", rate, lambda x: broadcast_axes)
+
+
+def spatial_dropout(rate: float) -> Layer:
+    """Dropout of whole channels: (batch, *space, channels) with the same units at every place (Tompson et al. 2015).
+
+    Neighbouring pixels, or times, tell each other's values, so that dropping single ones regularizes little.
+
+    Args:
+        rate: the share of channels that is dropped in each sample, in [0, 1). It may be traced.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
@@ -27,19 +60,157 @@ def dropout(rate: float) -> Layer:
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
-        >>> layer, x = nn.dropout(0.5), jnp.ones((2, 4))
-        >>> y, state = layer.apply({}, {}, x, key=jax.random.key(0), training=True)
-        >>> sorted(set(y.ravel().tolist())), (layer({}, x) == x).all().item()
-        ([0.0, 2.0], True)
+        >>> y, _ = nn.spatial_dropout(0.5).apply({}, {}, jnp.ones((1, 3, 4)), key=jax.random.key(0), training=True)
+        >>> bool((y == y[:, :1]).all())
+        True
     """
-    rate = fraction("dropout", "rate", rate)
+    return _shared_dropout("spatial_dropout", rate, lambda x: range(1, x.ndim - 1))
+
+
+def drop_path(rate: float) -> Layer:
+    """Stochastic depth: a sample's whole branch is dropped, or divided by 1 − rate (Huang et al. 2016; Larsson et al. 2017).
+
+    It stands last in a residual branch, `nn.residual(..., nn.drop_path(0.1))`; the rate usually grows linearly with depth.
+
+    Args:
+        rate: the share of samples that skips the branch, in [0, 1). It may be traced.
+
+    Returns:
+        A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
+
+    Raises:
+        ValueError: if `rate` lies outside, or in training without a key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> block = nn.residual(nn.dense(3, kernel_init=nn.initializers.ones), nn.drop_path(0.5))
+        >>> x = jnp.ones((8, 3))
+        >>> params, state = block.init(jax.random.key(0), x)
+        >>> y, _ = block.apply(params, state, x, key=jax.random.key(0), training=True)
+        >>> sorted(set(y.ravel().tolist()))
+        [1.0, 7.0]
+    """
+    return _shared_dropout("drop_path", rate, lambda x: range(1, x.ndim))
+
+
+def alpha_dropout(rate: float) -> Layer:
+    """Dropout that keeps mean 0 and variance 1, for `selu` networks (Klambauer et al. 2017).
+
+    y = a · (x where kept, α' where dropped) + b, with p = 1 − rate, α' = −λα, selu's lower limit,
+    a = (p · (1 + rate · α'²))^(−1/2) and b = −a · rate · α'.
+
+    Args:
+        rate: the share of units that is dropped, in [0, 1). It may be traced.
+
+    Returns:
+        A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
+
+    Raises:
+        ValueError: if `rate` lies outside, or in training without a key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> x = jax.random.normal(jax.random.key(0), (1000, 100))
+        >>> y, _ = nn.alpha_dropout(0.3).apply({}, {}, x, key=jax.random.key(1), training=True)
+        >>> abs(round(float(y.mean()), 1)), round(float(y.std()), 1)
+        (0.0, 1.0)
+    """
+    rate = fraction("alpha_dropout", "rate", rate)
+
+    def noisy(x, key):
+        wide = at_least_float32(x)
+        q = jnp.asarray(rate, wide.dtype)
+        a = ((1 - q) * (1 + q * SELU_FLOOR**2)) ** -0.5
+        kept = kernels.dropout(jnp.ones_like(wide), rate, key) > 0
+        return (a * jnp.where(kept, wide, SELU_FLOOR) - a * q * SELU_FLOOR).astype(x.dtype)
+
+    return _in_training("alpha_dropout", noisy, rate)
+
+
+def gaussian_dropout(rate: float) -> Layer:
+    """In training y = x · z with z drawn from N(1, rate / (1 − rate)), dropout's own mean and variance (Srivastava 2014).
+
+    Args:
+        rate: as that of `dropout`, in [0, 1). It may be traced.
+
+    Returns:
+        A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
+
+    Raises:
+        ValueError: if `rate` lies outside, or in training without a key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> y, _ = nn.gaussian_dropout(0.5).apply({}, {}, jnp.ones((1000, 100)), key=jax.random.key(0), training=True)
+        >>> round(float(y.mean()), 1), round(float(y.var()), 1)
+        (1.0, 1.0)
+    """
+    rate = fraction("gaussian_dropout", "rate", rate)
+
+    def noisy(x, key):
+        wide = at_least_float32(x)
+        q = jnp.asarray(rate, wide.dtype)
+        return (wide * (1 + jnp.sqrt(q / (1 - q)) * jax.random.normal(key, x.shape, wide.dtype))).astype(x.dtype)
+
+    return _in_training("gaussian_dropout", noisy, rate)
+
+
+def gaussian_noise(stddev: float) -> Layer:
+    """In training y = x + σ z with z drawn from N(0, 1): a smooth augmentation of any input.
+
+    Args:
+        stddev: σ, not negative. It may be traced.
+
+    Returns:
+        A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
+
+    Raises:
+        ValueError: if σ is negative, or in training without a key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> y, _ = nn.gaussian_noise(0.5).apply({}, {}, jnp.ones((1000, 100)), key=jax.random.key(0), training=True)
+        >>> round(float(y.mean()), 1), round(float(y.std()), 1)
+        (1.0, 0.5)
+    """
+    if not isinstance(stddev, jax.Array) and not stddev >= 0:
+        raise ValueError(f"gaussian_noise takes a standard deviation that is not negative, got {stddev}")
+
+    def noisy(x, key):
+        wide = at_least_float32(x)
+        return (wide + jnp.asarray(stddev, wide.dtype) * jax.random.normal(key, x.shape, wide.dtype)).astype(x.dtype)
+
+    return _in_training("gaussian_noise", noisy, stddev)
+
+
+def _shared_dropout(name: str, rate: Any, axes_of: Callable[[Any], Iterable[int]]) -> Layer:
+    """Dropout with one decision for all units along the axes `axes_of(x)`."""
+    rate = fraction(name, "rate", rate)
+
+    def noisy(x, key):
+        axes = set(axes_of(x))
+        wrong = [axis for axis in axes if not -x.ndim <= axis < x.ndim]
+        if wrong:
+            raise ValueError(f"{name} has the broadcast_axes {sorted(axes)}, an input of shape {list(x.shape)} has no {wrong}")
+        if not axes:
+            return kernels.dropout(x, rate, key)
+        wide = at_least_float32(x)
+        shared = [1 if axis in axes or axis - x.ndim in axes else n for axis, n in enumerate(x.shape)]
+        factor = kernels.dropout(jnp.ones(shared, wide.dtype), rate, key)
+        return jnp.where(factor > 0, wide * factor, 0).astype(x.dtype)  # where: what is dropped may be infinite
+
+    return _in_training(name, noisy, rate)
+
+
+def _in_training(name: str, noisy: Callable[[jax.Array, jax.Array], jax.Array], strength: Any) -> Layer:
+    """`noisy(x, key)` in training, and x at inference or where the strength is zero."""
 
     def init(key, x):
         return {}, {}
 
     def apply(params, state, x, *, key=None, training=False):
-        if not training or (not isinstance(rate, jax.Array) and rate == 0):
+        if not training or (not isinstance(strength, jax.Array) and strength == 0):
             return x, state
-        return kernels.dropout(x, rate, require_key(key)), state
+        return noisy(jnp.asarray(x), require_key(key)), state
 
-    return positionwise(Layer(init, apply, "dropout"))
+    return positionwise(Layer(init, apply, name))

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxnn import kernels
-from jaxnn.core.combinators import positionwise
+from jaxnn.core.combinators import positionwise, split_mask
 from jaxnn.core.draw import param
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.layer import Layer, stateless
+from jaxnn.core.options import whole
 from jaxnn.functional.initializers import ones, zeros
 
 
-def batch_norm(*, momentum: float = 0.9, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bool = True) -> Layer:
+def batch_norm(
+    *,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+    use_scale: bool = True,
+    use_bias: bool = True,
+    axis_name: str | Sequence[str] | None = None,
+) -> Layer:
     """y = scale · (x − mean) / √(var + ε) + bias, over every axis but the last (Ioffe & Szegedy 2015).
 
     In training, mean and var are the batch's, and the running ones move by running ← m · running + (1 − m) · batch, with
     the unbiased variance, as in the paper and PyTorch (whose `momentum` is 1 − m). At inference they are the running ones.
     Statistics are computed and kept in at least float32.
 
+    Of a padded batch `(x, mask)`, the mask over any of x's leading axes, only what is true counts, and the rest comes out
+    as zero; where fewer than two values a channel are left, the running statistics stay as they were.
+
     Args:
         momentum: m, the share of the running statistics that is kept.
         epsilon: ε.
         use_scale: whether there is a learned scale, initially 1.
         use_bias: whether there is a learned bias, initially 0.
+        axis_name: axes of `shard_map` or `vmap` over which the batch is spread, so that its statistics are taken over all
+            of them. Under `jit` with sharded arrays they are so without it.
 
     Returns:
         A `Layer` with state `mean` and `var`, both (channels,).
@@ -42,7 +59,7 @@ def batch_norm(*, momentum: float = 0.9, epsilon: float = 1e-5, use_scale: bool 
     """
 
     def init(key, x):
-        channels = x.shape[-1:]
+        channels = split_mask(x)[0].shape[-1:]
         return _affine(channels, use_scale, use_bias), {"mean": param(zeros, channels), "var": param(ones, channels)}
 
     def apply(params, state, x, *, key=None, training=False):
@@ -51,36 +68,76 @@ def batch_norm(*, momentum: float = 0.9, epsilon: float = 1e-5, use_scale: bool 
                 "batch_norm has running statistics and got none: call model.apply(params, state, x) with the state that "
                 "init or fit returned"
             )
+        x, mask = split_mask(x)
         wide = at_least_float32(x)
         if not training:
-            return _normalized(wide, state["mean"], state["var"], epsilon, params).astype(x.dtype), state
-        n = x.size // max(x.shape[-1], 1)
+            y = _normalized(wide, state["mean"], state["var"], epsilon, params)
+        else:
+            y, batch, n = _batch_statistics(wide, mask, params, epsilon, axis_name)
+            share = jnp.where(n >= 2, 1 - momentum, 0) if isinstance(n, jax.Array) else 1 - momentum
+            state = {k: (1 - share) * state[k] + share * batch[k].astype(state[k].dtype) for k in batch}
+        if mask is None:
+            return y.astype(x.dtype), state
+        return (jnp.where(_over_features(mask, x), y, 0).astype(x.dtype), mask), state
+
+    return Layer(init, apply, "batch_norm")
+
+
+def _batch_statistics(x, mask, params, epsilon, axis_name):
+    """The batch normalized, its mean and unbiased variance, and the number of values a channel, static where it can be."""
+    n = x.size // max(x.shape[-1], 1)
+    if mask is None:
+        n = n if axis_name is None else lax.psum(n, axis_name)
         if n < 2:
             raise ValueError(
                 f"batch_norm cannot find a variance from one value a channel (input {list(x.shape)}) in training: "
                 "use larger batches, or a batch size that leaves no last batch of one"
             )
+    if mask is None and axis_name is None:
         scale, bias = params.get("scale", jnp.ones(x.shape[-1:])), params.get("bias", jnp.zeros(x.shape[-1:]))
-        y, mean, var = kernels.batch_norm(wide, scale.astype(wide.dtype), bias.astype(wide.dtype), epsilon)
-        running = {"mean": mean, "var": var * (n / (n - 1))}
-        after = {k: momentum * state[k] + (1 - momentum) * running[k].astype(state[k].dtype) for k in running}
-        return y.astype(x.dtype), after
+        y, mean, var = kernels.batch_norm(x, scale.astype(x.dtype), bias.astype(x.dtype), epsilon)
+        return y, {"mean": mean, "var": var * (n / (n - 1))}, n
 
-    return Layer(init, apply, "batch_norm")
+    def total(v):
+        return v if axis_name is None else lax.psum(v, axis_name)
+
+    def kept(v):
+        return v if mask is None else jnp.where(_over_features(mask, x), v, 0)
+
+    if mask is not None:
+        n = total(jnp.sum(mask, dtype=jnp.int32)) * (n // max(mask.size, 1))
+        divisor, less_one = (jnp.maximum(m, 1).astype(x.dtype) for m in (n, n - 1))
+    else:
+        divisor, less_one = n, n - 1
+    mean = total(kernels.column_sum(kept(x))) / divisor
+    squares = total(kernels.column_sum(kept(x - kernels.spread(mean, x)) ** 2))
+    y = _normalized(kept(x), mean, squares / divisor, epsilon, params)
+    return y, {"mean": mean, "var": squares / less_one}, n
 
 
-def layer_norm(*, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bool = True) -> Layer:
+def _over_features(mask: jax.Array, x: jax.Array) -> jax.Array:
+    """A mask over the leading axes of `x`, as one that broadcasts over the others."""
+    return jnp.reshape(mask, (*mask.shape, *(1 for _ in range(x.ndim - mask.ndim))))
+
+
+def layer_norm(
+    *, axis: int | Sequence[int] = -1, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bool = True
+) -> Layer:
     """y = scale · (x − mean) / √(var + ε) + bias, over the last axis of each sample (Ba, Kiros & Hinton 2016).
 
     Computed in at least float32.
 
     Args:
+        axis: the axis, or the axes, over which mean and variance are taken; scale and bias have their shape.
         epsilon: ε.
         use_scale: whether there is a learned scale, initially 1.
         use_bias: whether there is a learned bias, initially 0.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
+
+    Raises:
+        ValueError: if the input has no such axis.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -91,14 +148,166 @@ def layer_norm(*, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bool 
     """
 
     def init(key, x):
-        return _affine(x.shape[-1:], use_scale, use_bias)
+        return _affine(tuple(x.shape[i] for i in _axes("layer_norm", axis, x)), use_scale, use_bias)
+
+    def apply(params, x):
+        axes, wide = _axes("layer_norm", axis, x), at_least_float32(x)
+        mean, var = jnp.mean(wide, axes, keepdims=True), jnp.var(wide, axes, keepdims=True)
+        return _normalized(wide, mean, var, epsilon, params, axes).astype(x.dtype)
+
+    return positionwise(stateless(init, apply))
+
+
+def rms_norm(*, axis: int | Sequence[int] = -1, epsilon: float = 1e-6, use_scale: bool = True) -> Layer:
+    """y = scale · x / √(mean x² + ε), over the last axis of each sample (Zhang & Sennrich 2019).
+
+    Computed in at least float32. PyTorch's ε is by default that of the dtype.
+
+    Args:
+        axis: the axis, or the axes, over which the mean is taken; scale has their shape.
+        epsilon: ε.
+        use_scale: whether there is a learned scale, initially 1.
+
+    Returns:
+        A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
+
+    Raises:
+        ValueError: if the input has no such axis.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer, x = nn.rms_norm(), jnp.array([[1.0, 7.0]])
+        >>> params, state = layer.init(jax.random.key(0), x)
+        >>> layer(params, x).round(3).tolist()
+        [[0.20000000298023224, 1.4000000953674316]]
+    """
+
+    def init(key, x):
+        return _affine(tuple(x.shape[i] for i in _axes("rms_norm", axis, x)), use_scale, False)
+
+    def apply(params, x):
+        axes, wide = _axes("rms_norm", axis, x), at_least_float32(x)
+        squares = jnp.mean(wide**2, axes, keepdims=True)
+        return _normalized(wide, jnp.zeros_like(squares), squares, epsilon, params, axes).astype(x.dtype)
+
+    return positionwise(stateless(init, apply))
+
+
+def group_norm(groups: int, *, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bool = True) -> Layer:
+    """y = scale · (x − mean) / √(var + ε) + bias, over space and one group of channels in each sample (Wu & He 2018).
+
+    Computed in at least float32.
+
+    Args:
+        groups: how many groups of neighbouring channels there are; the paper's choice is 32.
+        epsilon: ε.
+        use_scale: whether there is a learned scale a channel, initially 1.
+        use_bias: whether there is a learned bias a channel, initially 0.
+
+    Returns:
+        A `Layer` that keeps the shape (batch, ..., channels).
+
+    Raises:
+        ValueError: if `groups` does not divide the channels.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer, x = nn.group_norm(2), jnp.array([[1.0, 3.0, 10.0, 30.0]])
+        >>> params, state = layer.init(jax.random.key(0), x)
+        >>> layer(params, x).round(3).tolist()
+        [[-1.0, 1.0, -1.0, 1.0]]
+    """
+    groups = whole("group_norm", "groups", groups)
+    return _grouped("group_norm", lambda channels: groups, epsilon, use_scale, use_bias)
+
+
+def instance_norm(*, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bool = True) -> Layer:
+    """y = scale · (x − mean) / √(var + ε) + bias, over space, in each sample and channel (Ulyanov et al. 2016).
+
+    Computed in at least float32; PyTorch's has neither scale nor bias by default.
+
+    Args:
+        epsilon: ε.
+        use_scale: whether there is a learned scale a channel, initially 1.
+        use_bias: whether there is a learned bias a channel, initially 0.
+
+    Returns:
+        A `Layer` that keeps the shape (batch, *space, channels).
+
+    Raises:
+        ValueError: if a sample has one value a channel, which has no variance.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer, x = nn.instance_norm(), jnp.array([[[1.0], [3.0]]])
+        >>> params, state = layer.init(jax.random.key(0), x)
+        >>> layer(params, x).round(3).tolist()
+        [[[-1.0], [1.0]]]
+    """
+    return _grouped("instance_norm", lambda channels: channels, epsilon, use_scale, use_bias)
+
+
+def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Layer:
+    """y = x / (k + α / size · Σ x²)^β, the sum over `size` neighbouring channels (Krizhevsky et al. 2012).
+
+    As in PyTorch and ONNX the mean of the squares is taken, where the paper, and TensorFlow, takes the sum, with k = 2. Of
+    an even size the longer side is before the channel (PyTorch's choice; ONNX's is behind). In at least float32.
+
+    Args:
+        size: the number of channels, the one itself in the middle.
+        alpha: α.
+        beta: β.
+        k: what is added, so that nothing is divided by zero.
+
+    Returns:
+        A `Layer` that keeps the shape (batch, ..., channels).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.local_response_norm(1, alpha=1.0, beta=0.5)({}, jnp.array([[0.75]])).round(3).item()
+        0.6000000238418579
+    """
+    size = whole("local_response_norm", "size", size)
 
     def apply(params, x):
         wide = at_least_float32(x)
-        mean, var = jnp.mean(wide, -1, keepdims=True), jnp.var(wide, -1, keepdims=True)
-        return _normalized(wide, mean, var, epsilon, params).astype(x.dtype)
+        channels = x.shape[-1]
+        around = [(0, 0)] * (x.ndim - 1) + [(size // 2, (size - 1) // 2)]
+        squares = jnp.pad(wide**2, around)
+        total = sum(lax.slice_in_dim(squares, i, i + channels, axis=-1) for i in range(size))
+        return (wide / (k + alpha / size * total) ** beta).astype(x.dtype)
 
-    return positionwise(stateless(init, apply))
+    return stateless(lambda key, x: {}, apply)
+
+
+def _grouped(name: str, groups_of, epsilon: float, use_scale: bool, use_bias: bool) -> Layer:
+    def init(key, x):
+        _affine(x.shape[-1:], use_scale, use_bias)  # refuses a single number
+        groups = groups_of(x.shape[-1])
+        if x.ndim < 2 or x.shape[-1] % groups:
+            raise ValueError(f"{name} takes (batch, ..., channels), {groups} dividing the channels, got {list(x.shape)}")
+        if math.prod(x.shape[1:]) == groups:
+            raise ValueError(f"{name} finds no variance from one value a group (input {list(x.shape)}, {groups} groups)")
+        return _affine(x.shape[-1:], use_scale, use_bias)
+
+    def apply(params, x):
+        groups = groups_of(x.shape[-1])
+        wide = at_least_float32(x).reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+        axes = (*range(1, x.ndim - 1), x.ndim)
+        mean, var = jnp.mean(wide, axes, keepdims=True), jnp.var(wide, axes, keepdims=True)
+        y = ((wide - mean) * lax.rsqrt(var + epsilon)).reshape(x.shape)
+        y = y * kernels.spread(params["scale"].astype(y.dtype), y) if "scale" in params else y
+        return (y + kernels.spread(params["bias"].astype(y.dtype), y) if "bias" in params else y).astype(x.dtype)
+
+    return stateless(init, apply, name)
+
+
+def _axes(name: str, axis: int | Sequence[int], x) -> tuple[int, ...]:
+    """The axes of `x` that are normalized over, counted from its first, in order."""
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    if not axes or any(not -x.ndim <= i < x.ndim for i in axes):
+        raise ValueError(f"{name} takes the axes {axes}, got an input of shape {list(x.shape)}")
+    return tuple(sorted({i % x.ndim for i in axes}))
 
 
 def _affine(channels: tuple[int, ...], use_scale: bool, use_bias: bool) -> dict:
@@ -107,9 +316,17 @@ def _affine(channels: tuple[int, ...], use_scale: bool, use_bias: bool) -> dict:
     return ({"scale": param(ones, channels)} if use_scale else {}) | ({"bias": param(zeros, channels)} if use_bias else {})
 
 
-def _normalized(x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float, params: dict) -> jax.Array:
+def _normalized(
+    x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float, params: dict, axes: tuple[int, ...] | None = None
+) -> jax.Array:
+    """(x − mean) / √(var + ε), with the parameters of these axes, by default of the last."""
+
     def along(v):
-        return v.astype(x.dtype) if v.ndim == x.ndim else kernels.spread(v.astype(x.dtype), x)
+        if v.ndim == x.ndim:
+            return v.astype(x.dtype)
+        if axes in (None, (x.ndim - 1,)):
+            return kernels.spread(v.astype(x.dtype), x)
+        return lax.broadcast_in_dim(v.astype(x.dtype), x.shape, axes)
 
     factor = jax.lax.rsqrt(along(var) + epsilon)
     if "scale" in params:

@@ -228,3 +228,10 @@ def test_dtypes_without_an_order_or_a_mean_are_refused():
         avg_pool(jnp.ones((1, 2, 1), "int32"), 2)
     with pytest.raises(ValueError, match='form must be None, "xla" or "taps"'):
         max_pool(jnp.ones((1, 2, 1)), 2, form="canonical")
+
+
+def test_windows_with_dilation_have_one_form():
+    x = normal((1, 7, 1), "float32")
+    np.testing.assert_array_equal(max_pool(x, 2, dilation=3), max_pool(x, 2, dilation=3, form="taps"))
+    with pytest.raises(ValueError, match="dilation"):
+        max_pool(x, 2, dilation=3, form="xla")

@@ -1,0 +1,223 @@
+"""Layers with their kernels computed from what is trained: weight and spectral norm, weight standardization.
+
+Each takes a layer, or a whole model, and gives it back under the same name with every `kernel` in it replaced by a function
+of itself; the other parameters stay as they are. A kernel's last axis is its output's features, the others its fan-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnn.core.draw import draw
+from jaxnn.core.dtypes import at_least_float32
+from jaxnn.core.layer import Layer, as_layer
+from jaxnn.core.scope import child_key
+from jaxnn.functional.initializers import normal
+
+TINY = 1e-24  # a squared length below which a column counts as zero, and stays so
+
+
+def weight_norm(layer: Any) -> Layer:
+    """w = g · v / ‖v‖ for each output feature: the length of a neuron's weights apart from their direction.
+
+    Salimans & Kingma (2016). v keeps the name `kernel`, and g is `scale`, (features,), beside it; it begins as ‖v‖, so that
+    the layer begins as it was. PyTorch's `weight_norm(dim=0)`, but for its transposed convolutions, whose first axis is the
+    input's channels: there it is `dim=1`.
+
+    Args:
+        layer: any layer that has a parameter `kernel` in it.
+
+    Returns:
+        A `Layer` of the same name with a `scale` more for each kernel.
+
+    Raises:
+        ValueError: if there is no kernel, one has a `scale` already, or one is stacked by `repeat`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.weight_norm(nn.dense(3))
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> jax.tree.map(jnp.shape, params)
+        {'bias': (3,), 'kernel': (4, 3), 'scale': (3,)}
+    """
+
+    def start(owner, key):
+        return {"scale": jnp.sqrt(jnp.sum(_columns(owner["kernel"]) ** 2, 0))}, {}
+
+    def use(owner, state, training):
+        v = _columns(owner["kernel"])
+        factor = at_least_float32(owner["scale"]) * lax.rsqrt(jnp.maximum(jnp.sum(v**2, 0), TINY))
+        return v * factor[None, :], state
+
+    return _reparametrized("weight_norm", as_layer(layer), ("scale",), start, use)
+
+
+def spectral_norm(layer: Any) -> Layer:
+    """w = v / σ(v), σ the largest singular value of v as a matrix (fan-in, features) (Miyato et al. 2018).
+
+    So the layer stretches no input, which steadies the critic of a GAN. σ = rightᵀ v left is found by power iteration: one step
+    on each call in training, from the vectors `left` (features,) and `right` (fan-in,) in the state, to which no gradient
+    flows. They begin after fifteen steps, as in PyTorch.
+
+    Args:
+        layer: any layer that has a parameter `kernel` in it.
+
+    Returns:
+        A `Layer` of the same name with state `left` and `right` for each kernel.
+
+    Raises:
+        ValueError: if there is no kernel, or one is stacked by `repeat`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.spectral_norm(nn.dense(3, use_bias=False))
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> y, state = layer.apply(params, state, jnp.eye(4), training=True)
+        >>> round(float(jnp.linalg.norm(y, 2)), 2)
+        1.0
+    """
+
+    def start(owner, key):
+        matrix = _columns(owner["kernel"])
+        right = normal(1.0)(child_key(key, "right"), matrix.shape[:1], matrix.dtype)
+        left, right = _power_iterations(matrix, right, 15)
+        return {}, {"left": left, "right": right}
+
+    def use(owner, state, training):
+        if not {"left", "right"} <= state.keys():
+            raise ValueError(
+                "spectral_norm has the singular vectors in its state and got none: call model.apply(params, state, x) with "
+                "the state that init or fit returned"
+            )
+        matrix = _columns(owner["kernel"])
+        left, right = (state[name].astype(matrix.dtype) for name in ("left", "right"))
+        if training:
+            left, right = _power_iterations(lax.stop_gradient(matrix), right, 1)
+            state = {**state, "left": left.astype(state["left"].dtype), "right": right.astype(state["right"].dtype)}
+        return matrix / jnp.dot(right, jnp.dot(matrix, left)), state
+
+    return _reparametrized("spectral_norm", as_layer(layer), ("left", "right"), start, use)
+
+
+def weight_standardization(layer: Any, *, epsilon: float = 1e-5) -> Layer:
+    """w = (v − mean v) / √(var v + ε) for each output feature, over its fan-in (Qiao et al. 2019).
+
+    For convolutions in front of `group_norm`, which together train as well as batch norm on small batches.
+
+    Args:
+        layer: any layer that has a parameter `kernel` in it.
+        epsilon: ε.
+
+    Returns:
+        A `Layer` with the same name and parameters.
+
+    Raises:
+        ValueError: if there is no kernel, or one is stacked by `repeat`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.weight_standardization(nn.conv(16, 3))
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 8, 8, 3)))
+        >>> layer(params, jnp.ones((2, 8, 8, 3)))[0, 1, 1].round(3).any().item()
+        False
+    """
+
+    def use(owner, state, training):
+        v = _columns(owner["kernel"])
+        return (v - v.mean(0, keepdims=True)) * lax.rsqrt(v.var(0, keepdims=True) + epsilon), state
+
+    return _reparametrized("weight_standardization", as_layer(layer), (), lambda owner, key: ({}, {}), use)
+
+
+def _reparametrized(name: str, layer: Layer, added: tuple[str, ...], start: Callable, use: Callable) -> Layer:
+    """`layer` with each kernel computed by `use(owner, state, training) -> (matrix, state)`.
+
+    The owner is the dict that holds the kernel, the state that at its path; `start(owner, key)` gives the entries that are
+    `added` to the two.
+    """
+
+    def init(key, x):
+        spec = layer.setup(x)
+        _check_kernels(name, spec.params, added)
+        drawn, _ = draw(key, (spec.params, {}))
+
+        def grow(owner, state, path):
+            own_key = key
+            for step in path:
+                own_key = child_key(own_key, step)
+            more, more_state = start(_at(drawn, path), own_key)
+            return {**owner, **more}, {**state, **more_state}
+
+        return _each_owner(grow, spec.params, spec.state)
+
+    def apply(params, state, x, *, key=None, training=False):
+        def computed(owner, state, path):
+            matrix, state = use(owner, state, training)
+            kernel = matrix.reshape(owner["kernel"].shape).astype(owner["kernel"].dtype)
+            return {**{k: v for k, v in owner.items() if k not in added}, "kernel": kernel}, state
+
+        params, state = _each_owner(computed, params, state)
+        return layer.apply(params, state, x, key=key, training=training)
+
+    return Layer(init, apply, layer.name)
+
+
+def _each_owner(function: Callable, params: dict, state: dict, path: tuple[str, ...] = ()) -> tuple[dict, dict]:
+    """`function(owner, state, path) -> (owner, state)` for every dict in the tree that holds a kernel."""
+    for name, child in params.items():
+        if isinstance(child, dict):
+            child, below = _each_owner(function, child, state.get(name, {}), (*path, name))
+            params = {**params, name: child}
+            state = {**state, name: below} if below else state
+    return function(params, state, path) if "kernel" in params else (params, state)
+
+
+def _check_kernels(name: str, params: dict, added: tuple[str, ...]) -> None:
+    found: list[dict] = []
+
+    def note(owner, state, path):
+        found.append(owner)
+        return owner, state
+
+    _each_owner(note, params, {})
+    if not found:
+        raise ValueError(f"{name} changes the parameters called 'kernel', and this layer has none")
+    for owner in found:
+        if owner["kernel"].copies:
+            raise ValueError(
+                f"the kernels of a repeat are stacked: write repeat({name}(layer), n) and not {name}(repeat(layer, n))"
+            )
+        taken = [entry for entry in added if entry in owner]
+        if taken:
+            raise ValueError(f"{name} adds {taken} beside 'kernel', where this layer has such a parameter already")
+
+
+def _at(tree: dict, path: tuple[str, ...]) -> dict:
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def _columns(kernel: jax.Array) -> jax.Array:
+    """The kernel as a matrix (fan-in, features), in at least float32."""
+    return at_least_float32(kernel).reshape(-1, kernel.shape[-1])
+
+
+@partial(jax.jit, static_argnums=2)
+def _power_iterations(matrix: jax.Array, right: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
+    """`left` (features,) and `right` (fan-in,) after so many steps towards the first singular vectors."""
+
+    def unit(v):
+        return v / jnp.maximum(jnp.linalg.norm(v), 1e-12)
+
+    def step(_, vectors):
+        left = unit(jnp.dot(vectors[1], matrix))
+        return left, unit(jnp.dot(matrix, left))
+
+    return lax.fori_loop(0, steps, step, (jnp.zeros(matrix.shape[1:], matrix.dtype), right))

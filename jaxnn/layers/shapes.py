@@ -1,0 +1,262 @@
+"""Layers that move values about and compute next to nothing: reshaping, padding, cropping, upsampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.core.dtypes import at_least_float32
+from jaxnn.core.layer import Layer, stateless
+from jaxnn.core.options import whole
+from jaxnn.layers.convolution import Size, spatial
+
+Margins = int | Sequence[tuple[int, int]]
+
+
+def flatten() -> Layer:
+    """All axes but the first as one: (batch, ...) to (batch, features), in row-major order.
+
+    Returns:
+        The `Layer`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.flatten()({}, jnp.ones((2, 4, 4, 3))).shape
+        (2, 48)
+    """
+
+    def apply(params, x):
+        if x.ndim < 1:
+            raise ValueError("flatten takes an input of shape (batch, ...), got a single number")
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+    return stateless(_no_params, apply)
+
+
+def reshape(*shape: int) -> Layer:
+    """Every sample in another shape, in row-major order: (batch, ...) to (batch, *shape).
+
+    Args:
+        *shape: the sample's new shape, without the batch axis; one of the numbers may be −1, for what is left.
+
+    Returns:
+        The `Layer`.
+
+    Raises:
+        ValueError: if a sample has another number of values.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.reshape(4, -1)({}, jnp.ones((2, 12))).shape
+        (2, 4, 3)
+    """
+    shape = tuple(whole("reshape", "a size", n, minimum=-1) for n in shape)
+    known = math.prod(n for n in shape if n != -1)
+    if shape.count(-1) > 1:
+        raise ValueError(f"reshape can find one size, marked −1, got {shape}")
+
+    def apply(params, x):
+        size = math.prod(x.shape[1:])
+        if x.ndim < 1 or (size != known if -1 not in shape else not known or size % known):
+            raise ValueError(f"reshape makes samples of shape {shape}, which an input of shape {list(x.shape)} does not fill")
+        return x.reshape(x.shape[0], *(size // known if n == -1 else n for n in shape))
+
+    return stateless(_no_params, apply)
+
+
+def permute(*axes: int) -> Layer:
+    """The axes of every sample in another order: axis `axes[i]` becomes axis i + 1; the batch axis, 0, stays first.
+
+    Args:
+        *axes: the numbers 1, 2, … in their new order, as in Keras.
+
+    Returns:
+        The `Layer`.
+
+    Raises:
+        ValueError: if they are not these numbers, or not as many as the input has axes besides the first.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.permute(2, 1)({}, jnp.ones((8, 3, 5))).shape
+        (8, 5, 3)
+    """
+    if sorted(axes) != list(range(1, len(axes) + 1)):
+        raise ValueError(f"permute takes the axes 1 to n in a new order (the batch axis 0 stays first), got {axes}")
+
+    def apply(params, x):
+        if x.ndim != len(axes) + 1:
+            raise ValueError(f"permute{axes} takes an input with {len(axes) + 1} axes, got {list(x.shape)}")
+        return jnp.transpose(x, (0, *axes))
+
+    return stateless(_no_params, apply)
+
+
+def pad(padding: Margins, *, mode: str = "constant") -> Layer:
+    """More values around the spatial axes.
+
+    Args:
+        padding: how many on every side, or `((low, high), ...)`, one pair a spatial axis.
+        mode: what they are, as `jnp.pad` calls it: `"constant"` (zeros), `"reflect"`, `"symmetric"`, `"edge"` (PyTorch's
+            'replicate') or `"wrap"` (PyTorch's 'circular').
+
+    Returns:
+        A `Layer` from (batch, *space, channels) to (batch, *space', channels).
+
+    Raises:
+        ValueError: if `mode` is another, or the pairs are not one a spatial axis.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.pad(((2, 1),))({}, jnp.ones((1, 3, 1)))[0, :, 0].tolist()
+        [0.0, 0.0, 1.0, 1.0, 1.0, 0.0]
+    """
+    modes = ("constant", "reflect", "symmetric", "edge", "wrap")
+    if mode not in modes:
+        raise ValueError(f"pad takes one of the modes {', '.join(modes)}, got {mode!r}")
+
+    def apply(params, x):
+        return jnp.pad(x, [(0, 0), *_margins("pad", "padding", padding, x), (0, 0)], mode=mode)
+
+    return stateless(_no_params, apply)
+
+
+def crop(cropping: Margins) -> Layer:
+    """Fewer values around the spatial axes: the inverse of `pad`.
+
+    Args:
+        cropping: how many on every side, or `((low, high), ...)`, one pair a spatial axis.
+
+    Returns:
+        A `Layer` from (batch, *space, channels) to (batch, *space', channels).
+
+    Raises:
+        ValueError: if nothing would be left, or the pairs are not one a spatial axis.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.crop(((1, 0),))({}, jnp.arange(3.0).reshape(1, 3, 1))[0, :, 0].tolist()
+        [1.0, 2.0]
+    """
+
+    def apply(params, x):
+        margins = _margins("crop", "cropping", cropping, x)
+        if any(low + high >= n for n, (low, high) in zip(x.shape[1:-1], margins, strict=True)):
+            raise ValueError(f"crop takes {margins} off an input of shape {list(x.shape)}, which leaves nothing")
+        return x[(slice(None), *(slice(low, n - high) for n, (low, high) in zip(x.shape[1:-1], margins, strict=True)))]
+
+    return stateless(_no_params, apply)
+
+
+def upsample(scale: Size, *, method: str = "nearest") -> Layer:
+    """Every spatial axis `scale` times as long, by `jax.image.resize`.
+
+    The centres of the old and of the new pixels cover the same area (PyTorch's `align_corners=False`).
+
+    Args:
+        scale: a whole number, or one a spatial axis.
+        method: `"nearest"`, `"linear"` (also `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, a = −1/2, where PyTorch has
+            −3/4), `"lanczos3"` or `"lanczos5"`.
+
+    Returns:
+        A `Layer` from (batch, *space, channels) to (batch, *space', channels).
+
+    Raises:
+        ValueError: if `method` is another.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> x = jnp.array([0.0, 4.0]).reshape(1, 2, 1)
+        >>> nn.upsample(2)({}, x)[0, :, 0].tolist(), nn.upsample(2, method="linear")({}, x)[0, :, 0].tolist()
+        ([0.0, 0.0, 4.0, 4.0], [0.0, 1.0, 3.0, 4.0])
+    """
+    jax.image.ResizeMethod.from_string(method)  # an unknown method is an error here, not at the first batch
+
+    def apply(params, x):
+        scales = spatial("upsample", "scale", scale, x)
+        shape = (x.shape[0], *(n * s for n, s in zip(x.shape[1:-1], scales, strict=True)), x.shape[-1])
+        return jax.image.resize(at_least_float32(x), shape, method).astype(x.dtype)
+
+    return stateless(_no_params, apply)
+
+
+def pixel_shuffle(scale: int) -> Layer:
+    """Channels become pixels (Shi et al. 2016): r × r channels, neighbours in memory, one r × r block of pixels.
+
+    y[b, r·h + i, r·w + j, c] = x[b, h, w, (c·r + i)·r + j], and alike in one and three dimensions. PyTorch's order of the
+    channels; TensorFlow's `depth_to_space` has c last.
+
+    Args:
+        scale: r.
+
+    Returns:
+        A `Layer` from (batch, *space, rⁿ · channels) to (batch, *(r · space), channels), n the number of spatial axes.
+
+    Raises:
+        ValueError: if the channels cannot be divided so.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.pixel_shuffle(2)({}, jnp.arange(4.0).reshape(1, 1, 1, 4))[0, :, :, 0].tolist()
+        [[0.0, 1.0], [2.0, 3.0]]
+    """
+    r = whole("pixel_shuffle", "scale", scale)
+
+    def apply(params, x):
+        n = len(spatial("pixel_shuffle", "scale", r, x))
+        batch, *space, channels = x.shape
+        if channels % r**n:
+            raise ValueError(f"pixel_shuffle({r}) takes a multiple of {r**n} channels, got an input of shape {list(x.shape)}")
+        x = x.reshape(batch, *space, channels // r**n, *(r,) * n)
+        order = [axis for i in range(1, n + 1) for axis in (i, n + 1 + i)]  # (batch, h, i, w, j, c)
+        return jnp.transpose(x, (0, *order, n + 1)).reshape(batch, *(r * s for s in space), channels // r**n)
+
+    return stateless(_no_params, apply)
+
+
+def pixel_unshuffle(scale: int) -> Layer:
+    """Pixels become channels: the inverse of `pixel_shuffle`, without loss where a strided convolution would drop some.
+
+    Args:
+        scale: r, which divides every spatial size.
+
+    Returns:
+        A `Layer` from (batch, *(r · space), channels) to (batch, *space, rⁿ · channels), n the number of spatial axes.
+
+    Raises:
+        ValueError: if a spatial size is no multiple of r.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.pixel_unshuffle(2)({}, jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()
+        [[[[0.0, 1.0, 2.0, 3.0]]]]
+    """
+    r = whole("pixel_unshuffle", "scale", scale)
+
+    def apply(params, x):
+        n = len(spatial("pixel_unshuffle", "scale", r, x))
+        batch, *space, channels = x.shape
+        if any(s % r for s in space):
+            raise ValueError(f"pixel_unshuffle({r}) takes spatial sizes that {r} divides, got {list(x.shape)}: pad first")
+        x = x.reshape(batch, *(size for s in space for size in (s // r, r)), channels)
+        order = (0, *range(1, 2 * n, 2), 2 * n + 1, *range(2, 2 * n + 1, 2))  # (batch, h, w, c, i, j)
+        return jnp.transpose(x, order).reshape(batch, *(s // r for s in space), channels * r**n)
+
+    return stateless(_no_params, apply)
+
+
+def _margins(layer: str, option: str, value: Margins, x) -> tuple[tuple[int, int], ...]:
+    """`value` as a (low, high) pair for each spatial axis of `x`."""
+    axes = len(spatial(layer, option, 1, x))
+    if not isinstance(value, Sequence):
+        return ((whole(layer, option, value, minimum=0),) * 2,) * axes
+    if len(value) != axes or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in value):
+        raise ValueError(f"{layer} takes {option} as a number or {axes} (low, high) pairs for {list(x.shape)}, got {value!r}")
+    return tuple((whole(layer, option, low, minimum=0), whole(layer, option, high, minimum=0)) for low, high in value)
+
+
+def _no_params(key, x):
+    return {}

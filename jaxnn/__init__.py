@@ -21,7 +21,10 @@ from jaxnn.functional.activations import __all__ as _activations
 from jaxnn.inspect import summary
 from jaxnn.layers.convolution import conv, conv_transpose
 from jaxnn.layers.dropout import dropout
-from jaxnn.layers.linear import dense, embedding
+from jaxnn.layers.embedding import alibi, attend, embedding, learned_positions, rotary, sinusoidal_positions
+from jaxnn.layers.linear import bilinear, dense, einsum
+from jaxnn.layers.lora import lora, merge_lora
+from jaxnn.layers.merging import add, concatenate, multiply
 from jaxnn.layers.normalization import batch_norm, layer_norm
 from jaxnn.layers.pooling import avg_pool, flatten, global_avg_pool, max_pool
 from jaxnn.layers.recurrent import gru, lstm, rnn
@@ -51,19 +54,25 @@ __all__ = [
     "NonFiniteError",
     "Objective",
     "TrainState",
+    "add",
+    "alibi",
     "as_layer",
+    "attend",
     "avg_pool",
     "batch_norm",
+    "bilinear",
     "block",
     "branch",
     "by_path",
     "callbacks",
+    "concatenate",
     "conv",
     "conv_transpose",
     "data",
     "dense",
     "dropout",
     "dtype_policy",
+    "einsum",
     "embedding",
     "evaluate",
     "find_learning_rate",
@@ -77,11 +86,15 @@ __all__ = [
     "io",
     "kernels",
     "layer_norm",
+    "learned_positions",
+    "lora",
     "losses",
     "lstm",
     "max_pool",
+    "merge_lora",
     "metrics",
     "models",
+    "multiply",
     "parallel",
     "param",
     "positionwise",
@@ -90,8 +103,10 @@ __all__ = [
     "repeat",
     "residual",
     "rnn",
+    "rotary",
     "schedules",
     "serial",
+    "sinusoidal_positions",
     "stateless",
     "summary",
     "train_epoch",

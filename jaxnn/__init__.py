@@ -19,6 +19,7 @@ from jaxnn.functional import initializers, losses, metrics, schedules
 from jaxnn.functional.activations import *  # noqa: F403
 from jaxnn.functional.activations import __all__ as _activations
 from jaxnn.inspect import summary
+from jaxnn.layers.attention import attention
 from jaxnn.layers.convolution import conv, conv_transpose
 from jaxnn.layers.dropout import dropout
 from jaxnn.layers.embedding import alibi, attend, embedding, learned_positions, rotary, sinusoidal_positions
@@ -28,6 +29,7 @@ from jaxnn.layers.merging import add, concatenate, multiply
 from jaxnn.layers.normalization import batch_norm, layer_norm
 from jaxnn.layers.pooling import avg_pool, flatten, global_avg_pool, max_pool
 from jaxnn.layers.recurrent import gru, lstm, rnn
+from jaxnn.layers.transformer import feed_forward, moe, transformer_block
 
 if TYPE_CHECKING:
     from jaxnn import data, io, models
@@ -58,6 +60,7 @@ __all__ = [
     "alibi",
     "as_layer",
     "attend",
+    "attention",
     "avg_pool",
     "batch_norm",
     "bilinear",
@@ -75,6 +78,7 @@ __all__ = [
     "einsum",
     "embedding",
     "evaluate",
+    "feed_forward",
     "find_learning_rate",
     "fit",
     "flatten",
@@ -94,6 +98,7 @@ __all__ = [
     "merge_lora",
     "metrics",
     "models",
+    "moe",
     "multiply",
     "parallel",
     "param",
@@ -112,6 +117,7 @@ __all__ = [
     "train_epoch",
     "train_run",
     "train_step",
+    "transformer_block",
     "trees",
 ]
 

@@ -67,7 +67,7 @@ def dense(
                 "a single sample is x[None], a single feature x[:, None]"
             )
         n_in = tuple(x.shape[a] for a in _places(axes, x))
-        params = {"kernel": param(_as_matrix(kernel_init, math.prod(n_in), math.prod(sizes)), (*n_in, *sizes))}
+        params = {"kernel": param(_AsMatrix(kernel_init, math.prod(n_in), math.prod(sizes)), (*n_in, *sizes))}
         return params | ({"bias": param(bias_init, sizes)} if use_bias else {})
 
     def apply(params, x):
@@ -119,7 +119,7 @@ def bilinear(features: int, *, use_bias: bool = True, kernel_init=lecun_normal()
     def init(key, x):
         u, v = _pair(x)
         n_u, n_v = u.shape[-1], v.shape[-1]
-        params = {"kernel": param(_as_matrix(kernel_init, n_u * n_v, features), (n_u, n_v, features))}
+        params = {"kernel": param(_AsMatrix(kernel_init, n_u * n_v, features), (n_u, n_v, features))}
         return params | ({"bias": param(bias_init, (features,))} if use_bias else {})
 
     def apply(params, x):
@@ -176,7 +176,7 @@ def einsum(equation: str, *, use_bias: bool = True, kernel_init=lecun_normal(), 
         size = known(x)
         n_in = math.prod(size[a] for a in kernel_axes if a not in outputs)
         shape = tuple(size[a] for a in kernel_axes)
-        params = {"kernel": param(_as_matrix(kernel_init, n_in, math.prod(features.values())), shape)}
+        params = {"kernel": param(_AsMatrix(kernel_init, n_in, math.prod(features.values())), shape)}
         return params | ({"bias": param(bias_init, tuple(features.values()))} if use_bias else {})
 
     def apply(params, x):
@@ -207,7 +207,7 @@ def _pair(x: Any) -> tuple[Any, Any]:
     return x[0], x[1]
 
 
-class _as_matrix:  # noqa: N801  # a function, and what it would draw
+class _AsMatrix:
     """The initializer of a kernel of any shape, drawn as the matrix (n_in, n_out) that it is."""
 
     def __init__(self, initializer: Callable, n_in: int, n_out: int):

@@ -28,7 +28,9 @@ from jaxnn.layers.lora import lora, merge_lora
 from jaxnn.layers.merging import add, concatenate, multiply
 from jaxnn.layers.normalization import batch_norm, layer_norm
 from jaxnn.layers.pooling import avg_pool, flatten, global_avg_pool, max_pool
+from jaxnn.layers.recurrence import bidirectional, carried
 from jaxnn.layers.recurrent import gru, lstm, rnn
+from jaxnn.layers.recurrent_variants import conv_lstm, ind_rnn, minimal_gru
 from jaxnn.layers.transformer import feed_forward, moe, transformer_block
 
 if TYPE_CHECKING:
@@ -63,13 +65,16 @@ __all__ = [
     "attention",
     "avg_pool",
     "batch_norm",
+    "bidirectional",
     "bilinear",
     "block",
     "branch",
     "by_path",
     "callbacks",
+    "carried",
     "concatenate",
     "conv",
+    "conv_lstm",
     "conv_transpose",
     "data",
     "dense",
@@ -84,6 +89,7 @@ __all__ = [
     "flatten",
     "global_avg_pool",
     "gru",
+    "ind_rnn",
     "init_train_state",
     "initializers",
     "inspect",
@@ -97,6 +103,7 @@ __all__ = [
     "max_pool",
     "merge_lora",
     "metrics",
+    "minimal_gru",
     "models",
     "moe",
     "multiply",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -207,7 +208,7 @@ def moe(expert: Any, experts: int, *, k: int = 2, capacity_factor: float | None 
             share = jnp.einsum("nk,nke->ne", gates, choices)
             y = jnp.einsum("ne,eno->no", share.astype(ys.dtype), ys)
         else:
-            places = _places(choices, -(-int(capacity_factor * k * len(rows)) // experts))  # (tokens, k, experts, capacity)
+            places = _places(choices, math.ceil(capacity_factor * k * len(rows) / experts))  # (tokens, k, experts, capacity)
             sent = jnp.einsum("nkec,ni->eci", places.astype(rows.dtype), rows)
             ys = jax.vmap(run, (0, None if keys is None else 0, 0))(params["expert"], keys, sent)
             y = jnp.einsum("nkec,nk,eco->no", places.astype(ys.dtype), gates.astype(ys.dtype), ys)

@@ -145,9 +145,8 @@ def recurrent(
         own = ("kernel", "recurrent_kernel", "bias")
         matrices = weights(params) if weights else [params[k] for k in own]
 
-        def step(z, before):  # narrow parameters meet sums in float32
-            wide = {k: v.astype(z.dtype) for k, v in params.items()}
-            return cell(wide, z, before)
+        def step(z, before):
+            return cell(_In(z.dtype, params), z, before)
 
         last, hs = kernels.recurrence(step, x, *matrices, start, mask)
         after = {part: v.astype(state[part].dtype) for part, v in zip(carry, last, strict=True)} if stateful else state
@@ -156,6 +155,17 @@ def recurrent(
         return (hs if mask is None else (hs, mask)), after
 
     return Layer(init, apply, name)
+
+
+class _In(dict):
+    """Parameters in a dtype, cast where the cell takes them: sums are float32 where parameters are narrow."""
+
+    def __init__(self, dtype: Any, params: dict):
+        super().__init__(params)
+        self._dtype = dtype
+
+    def __getitem__(self, name: str) -> jax.Array:
+        return super().__getitem__(name).astype(self._dtype)
 
 
 def first(name: str, state: dict, part: str, shape: tuple[int, ...], dtype: Any, stateful: bool) -> jax.Array:

@@ -171,7 +171,7 @@ def _heads(is_causal, window, softcap, rotary_base, bias, cache) -> Layer:
             q, k = rotary(q, at_q, base=rotary_base), rotary(k, at_k, base=rotary_base)
         full = jnp.zeros((), bool)
         if cached:
-            full = at_q[-1] >= size
+            full = at_q[-1] >= state["key"].shape[1]
             k, v, at_k, state = _extended(state, k, v, at_k)
         causal = is_causal and not cached and window is None
         near = None if causal else _near(at_q[:, None], at_k[None], is_causal, window)

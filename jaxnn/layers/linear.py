@@ -54,8 +54,7 @@ def dense(
         >>> heads.init(jax.random.key(0), jnp.ones((32, 5, 3)))[0]["kernel"].shape
         (5, 3, 8, 16)
     """
-    several = isinstance(features, Sequence)
-    sizes = tuple(whole("dense", "features", f) for f in (features if several else (features,)))
+    sizes = tuple(whole("dense", "features", f) for f in (features if isinstance(features, Sequence) else (features,)))
     axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
     if not sizes or not axes:
         raise ValueError(f"dense takes at least one axis and one number of features, got axis={axis} and {features}")

@@ -143,12 +143,12 @@ def recurrent(
         params = dict(zip(params, values, strict=True))
         start = tuple(first(name, state, part, (x.shape[0], width), x.dtype, stateful) for part, width in carry.items())
         own = ("kernel", "recurrent_kernel", "bias")
-        matrices = weights(params) if weights else [params[k] for k in own]
+        kernel, recurrent_kernel, bias = weights(params) if weights else (params[k] for k in own)
 
         def step(z, before):
             return cell(_In(z.dtype, params), z, before)
 
-        last, hs = kernels.recurrence(step, x, *matrices, start, mask)
+        last, hs = kernels.recurrence(step, x, kernel, recurrent_kernel, bias, start, mask)
         after = {part: v.astype(state[part].dtype) for part, v in zip(carry, last, strict=True)} if stateful else state
         if not return_sequences:
             return last[0], after

@@ -29,7 +29,11 @@ def test_embedding_against_pytorch(padding_index):
 
 
 def test_a_tied_output_is_the_product_with_the_table():
-    model = nn.block(lambda run, x: nn.attend(run.params("e"), run("e", x)), e=nn.embedding(6, 4))
+    def tied(run, x):
+        x = run("e", x)
+        return nn.attend(run.params("e"), x)
+
+    model = nn.block(tied, e=nn.embedding(6, 4))
     tokens = jnp.array([[1, 3]])
     params, _ = model.init(KEY, tokens)
     table = np.float64(params["e"]["embedding"])

@@ -33,6 +33,7 @@ def norm(x):
 CASES = [("RNN", 0, False), ("LSTM", 0, False), ("LSTM", 3, False), ("GRU", 0, False), ("LSTM", 0, True), ("GRU", 0, True)]
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
 @pytest.mark.parametrize(("kind", "projection", "both"), CASES, ids=lambda v: str(v))
 def test_every_gradient_against_pytorch(kind, projection, both):
     torch = pytest.importorskip("torch")

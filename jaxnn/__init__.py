@@ -20,9 +20,13 @@ from jaxnn.functional.activations import *  # noqa: F403
 from jaxnn.functional.activations import __all__ as _activations
 from jaxnn.inspect import summary
 from jaxnn.layers.activation import prelu, rrelu
+from jaxnn.layers.attention import attention
 from jaxnn.layers.convolution import conv, conv_transpose, depthwise_conv, separable_conv
 from jaxnn.layers.dropout import alpha_dropout, drop_path, dropout, gaussian_dropout, gaussian_noise, spatial_dropout
-from jaxnn.layers.linear import dense, embedding
+from jaxnn.layers.embedding import alibi, attend, learned_positions, rotary, sinusoidal_positions
+from jaxnn.layers.linear import bilinear, dense, einsum, embedding
+from jaxnn.layers.lora import lora, merge_lora
+from jaxnn.layers.merging import add, concatenate, multiply
 from jaxnn.layers.normalization import batch_norm, group_norm, instance_norm, layer_norm, local_response_norm, rms_norm
 from jaxnn.layers.pooling import (
     adaptive_avg_pool,
@@ -34,9 +38,12 @@ from jaxnn.layers.pooling import (
     max_pool,
     min_pool,
 )
+from jaxnn.layers.recurrence import bidirectional, carried
 from jaxnn.layers.recurrent import gru, lstm, rnn
+from jaxnn.layers.recurrent_variants import conv_lstm, ind_rnn, minimal_gru
 from jaxnn.layers.reparametrization import spectral_norm, weight_norm, weight_standardization
 from jaxnn.layers.shapes import crop, flatten, pad, permute, pixel_shuffle, pixel_unshuffle, reshape, upsample
+from jaxnn.layers.transformer import feed_forward, moe, transformer_block
 
 if TYPE_CHECKING:
     from jaxnn import data, io, models, population
@@ -66,15 +73,24 @@ __all__ = [
     "TrainState",
     "adaptive_avg_pool",
     "adaptive_max_pool",
+    "add",
+    "alibi",
     "alpha_dropout",
     "as_layer",
+    "attend",
+    "attention",
     "avg_pool",
     "batch_norm",
+    "bidirectional",
+    "bilinear",
     "block",
     "branch",
     "by_path",
     "callbacks",
+    "carried",
+    "concatenate",
     "conv",
+    "conv_lstm",
     "conv_transpose",
     "crop",
     "data",
@@ -84,8 +100,10 @@ __all__ = [
     "drop_path",
     "dropout",
     "dtype_policy",
+    "einsum",
     "embedding",
     "evaluate",
+    "feed_forward",
     "find_learning_rate",
     "fit",
     "flatten",
@@ -95,6 +113,7 @@ __all__ = [
     "global_max_pool",
     "group_norm",
     "gru",
+    "ind_rnn",
     "init_train_state",
     "initializers",
     "inspect",
@@ -102,14 +121,20 @@ __all__ = [
     "io",
     "kernels",
     "layer_norm",
+    "learned_positions",
     "local_response_norm",
+    "lora",
     "losses",
     "lp_pool",
     "lstm",
     "max_pool",
+    "merge_lora",
     "metrics",
     "min_pool",
+    "minimal_gru",
     "models",
+    "moe",
+    "multiply",
     "named_optimizer",
     "pad",
     "parallel",
@@ -127,10 +152,12 @@ __all__ = [
     "residual",
     "rms_norm",
     "rnn",
+    "rotary",
     "rrelu",
     "schedules",
     "separable_conv",
     "serial",
+    "sinusoidal_positions",
     "spatial_dropout",
     "spectral_norm",
     "stateless",
@@ -139,6 +166,7 @@ __all__ = [
     "train_epoch",
     "train_run",
     "train_step",
+    "transformer_block",
     "trees",
     "upsample",
     "weight_norm",

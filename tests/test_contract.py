@@ -211,6 +211,109 @@ LAYERS = {
     "dtype_policy": Entry(
         lambda: nn.dtype_policy(nn.dense(2), dtype=jnp.float32), floats(3, 4), {"bias": (2,), "kernel": (4, 2)}
     ),
+    "dense over two axes": Entry(
+        lambda: nn.dense((2, 3), axis=(-2, -1)), floats(3, 5, 4), {"bias": (2, 3), "kernel": (5, 4, 2, 3)}
+    ),
+    "bilinear": Entry(lambda: nn.bilinear(3), (floats(3, 4), floats(3, 2)), {"bias": (3,), "kernel": (4, 2, 3)}),
+    "einsum": Entry(lambda: nn.einsum("bti,iho->btho", h=2, o=3), floats(3, 2, 4), {"bias": (2, 3), "kernel": (4, 2, 3)}),
+    "lora": Entry(
+        lambda: nn.lora(nn.dense(5), 2),
+        floats(3, 4),
+        {"base/bias": (5,), "base/kernel": (4, 5), "down": (4, 2), "up": (2, 5)},
+    ),
+    "learned_positions": Entry(lambda: nn.learned_positions(6), floats(3, 5, 4), {"embedding": (6, 4)}),
+    "sinusoidal_positions, stateful": Entry(
+        lambda: nn.sinusoidal_positions(stateful=True), floats(3, 5, 4), {}, state={"seen": ()}
+    ),
+    "lstm with everything, stateful": Entry(
+        lambda: nn.lstm(4, projection=3, peephole=True, normalize=True, stateful=True),
+        floats(3, 5, 2),
+        {
+            "bias": (16,),
+            "cell_bias": (4,),
+            "cell_scale": (4,),
+            "kernel": (2, 16),
+            "kernel_scale": (16,),
+            "peephole": (3, 4),
+            "projection": (4, 3),
+            "recurrent_kernel": (3, 16),
+            "recurrent_scale": (16,),
+        },
+        state={"c": (3, 4), "h": (3, 3)},
+    ),
+    "gru, reset before": Entry(
+        lambda: nn.gru(4, reset_after=False),
+        floats(3, 5, 2),
+        {"bias": (12,), "kernel": (2, 12), "recurrent_kernel": (4, 12)},
+    ),
+    "minimal_gru": Entry(
+        lambda: nn.minimal_gru(4), (floats(3, 5, 2), MASK), {"bias": (8,), "kernel": (2, 8), "recurrent_kernel": (4, 8)}
+    ),
+    "ind_rnn": Entry(lambda: nn.ind_rnn(4), floats(3, 5, 2), {"bias": (4,), "kernel": (2, 4), "recurrent_kernel": (4,)}),
+    "conv_lstm": Entry(
+        lambda: nn.conv_lstm(2, 3),
+        (floats(3, 5, 4, 2), MASK),
+        {"bias": (8,), "kernel": (3, 2, 8), "recurrent_kernel": (3, 2, 8)},
+    ),
+    "bidirectional": Entry(
+        lambda: nn.bidirectional(nn.rnn(3)),
+        (floats(3, 5, 2), MASK),
+        {
+            f"{way}/{name}": shape
+            for way in ("backward", "forward")
+            for name, shape in {"bias": (3,), "kernel": (2, 3), "recurrent_kernel": (3, 3)}.items()
+        },
+    ),
+    "carried": Entry(
+        lambda: nn.carried(nn.rnn(3, stateful=True)),
+        (None, floats(3, 5, 2)),
+        {"bias": (3,), "kernel": (2, 3), "recurrent_kernel": (3, 3)},
+    ),
+    "attention, cached": Entry(
+        lambda: nn.attention(4, 2, key_heads=1, is_causal=True, qk_norm=True, rotary_base=100.0, cache=16),
+        floats(3, 5, 4),
+        {
+            "key/bias": (1, 2),
+            "key/kernel": (4, 1, 2),
+            "key_norm/scale": (2,),
+            "output/bias": (4,),
+            "output/kernel": (2, 2, 4),
+            "query/bias": (2, 2),
+            "query/kernel": (4, 2, 2),
+            "query_norm/scale": (2,),
+            "value/bias": (1, 2),
+            "value/kernel": (4, 1, 2),
+        },
+        state={"cache/key": (3, 16, 1, 2), "cache/seen": (), "cache/value": (3, 16, 1, 2)},
+    ),
+    "feed_forward": Entry(
+        lambda: nn.feed_forward(4, 6, gated=True, use_bias=False),
+        (floats(3, 5, 4), MASK),
+        {"down/kernel": (6, 4), "gate/kernel": (4, 6), "up/kernel": (4, 6)},
+    ),
+    "transformer_block": Entry(
+        lambda: nn.transformer_block(
+            nn.attention(4, 2, use_bias=False, is_causal=True),
+            nn.feed_forward(4, 6, use_bias=False),
+            cross=nn.attention(4, 2, use_bias=False),
+            rate=0.5,
+        ),
+        ((floats(3, 5, 4), MASK), floats(3, 2, 4)),
+        {
+            **{f"{f}_norm/{leaf}": (4,) for f in ("attention", "cross", "mlp") for leaf in ("bias", "scale")},
+            **{f"{f}/{leaf}/kernel": (4, 2, 2) for f in ("attention", "cross") for leaf in ("key", "query", "value")},
+            **{f"{f}/output/kernel": (2, 2, 4) for f in ("attention", "cross")},
+            "mlp/down/kernel": (6, 4),
+            "mlp/up/kernel": (4, 6),
+        },
+        random=True,
+    ),
+    "moe": Entry(
+        lambda: nn.moe(nn.dense(4), 3, k=2, capacity_factor=1.0),
+        (floats(3, 5, 4), MASK),
+        {"expert/bias": (3, 4), "expert/kernel": (3, 4, 4), "router": (4, 3)},
+        state={"balance_loss": ()},
+    ),
     "models.mlp": Entry(
         lambda: nn.models.mlp([5], 3, dropout=0.2),
         floats(2, 2, 2, 1),

@@ -1,25 +1,26 @@
-"""Recurrent layers over (batch, time, features): one cell each, one recurrence for all.
+"""The plain recurrent layer, LSTM and GRU over (batch, time, features): one cell each, one recurrence for all.
 
 A padded sequence is `(x, mask)`, the mask (batch, time) true where there is data: at the other positions the carry stays
 as it was and the output is zero, so the last state is that of the last real position.
+
+`stateful=True` keeps the carry in the state: a sequence may come in pieces, and gives what it would give at once. The
+initial carry is the state given, the final one the state returned; `nn.carried` makes both part of input and output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnn import kernels
-from jaxnn.core.combinators import split_mask
 from jaxnn.core.draw import param
-from jaxnn.core.dtypes import promote
-from jaxnn.core.layer import Layer, stateless
+from jaxnn.core.dtypes import at_least_float32
+from jaxnn.core.layer import Layer
 from jaxnn.core.options import whole
 from jaxnn.functional.activations import sigmoid, tanh
-from jaxnn.functional.initializers import fan_in_uniform, zeros
+from jaxnn.functional.initializers import fan_in_uniform, ones, zeros
+from jaxnn.layers.recurrence import gates, recurrent
 
 
 def rnn(
@@ -27,6 +28,7 @@ def rnn(
     *,
     activation: Callable[[jax.Array], jax.Array] = tanh,
     return_sequences: bool = True,
+    stateful: bool = False,
     kernel_init=fan_in_uniform(),
     recurrent_init=fan_in_uniform(),
     bias_init=zeros,
@@ -39,6 +41,7 @@ def rnn(
         features: the length of h.
         activation: φ.
         return_sequences: whether the output is every hₜ or the last alone.
+        stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
         kernel_init: initializer of W.
         recurrent_init: initializer of U.
         bias_init: initializer of b.
@@ -58,16 +61,23 @@ def rnn(
         (4, 16)
     """
 
-    def cell(z, h):
-        return activation(z)
+    features = whole("rnn", "features", features)
 
-    return _recurrent("rnn", 1, features, return_sequences, (kernel_init, recurrent_init, bias_init), cell)
+    def cell(params, z, carry):
+        return (activation(z),)
+
+    parameters = gates(1, features, kernel_init, recurrent_init, bias_init)
+    return recurrent("rnn", parameters, cell, {"h": features}, return_sequences, stateful)
 
 
 def lstm(
     features: int,
     *,
     return_sequences: bool = True,
+    stateful: bool = False,
+    projection: int | None = None,
+    peephole: bool = False,
+    normalize: bool = False,
     kernel_init=fan_in_uniform(),
     recurrent_init=fan_in_uniform(),
     bias_init=zeros,
@@ -79,10 +89,19 @@ def lstm(
     Parameters, the gates in that order along the last axis: `kernel` W (n_in, 4 · features), `recurrent_kernel` U
     (features, 4 · features), `bias` b (4 · features,); PyTorch's two biases are one here, their sum.
 
+    With a projection, hₜ = (σ(o) tanh(cₜ)) P (Sak et al. 2014; PyTorch's `proj_size`): `projection` P (features,
+    projection), and U has that many rows. With peepholes, pᵢ cₜ₋₁ and p_f cₜ₋₁ are added to i and f, and pₒ cₜ to o (Gers &
+    Schmidhuber 2000): `peephole` (3, features). Normalized, [i, f, g, o] = N(xₜ W) + N(hₜ₋₁ U) + b and hₜ = σ(o) tanh(N(cₜ)),
+    N a layer norm (Ba et al. 2016): `kernel_scale`, `recurrent_scale`, `cell_scale` and `cell_bias`.
+
     Args:
         features: the length of h and of c.
         return_sequences: whether the output is every hₜ or the last alone.
-        kernel_init: initializer of W.
+        stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
+        projection: the length of h, if it is not that of c.
+        peephole: whether the gates see c.
+        normalize: whether the sums and c are normalized.
+        kernel_init: initializer of W, and of P.
         recurrent_init: initializer of U.
         bias_init: initializer of b.
 
@@ -101,27 +120,62 @@ def lstm(
         ((4, 7, 16), 1280)
     """
 
-    def cell(z, carry):
-        _, c = carry
-        i, f, g, o = jnp.split(z, 4, axis=-1)
-        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        return sigmoid(o) * tanh(c), c
+    features = whole("lstm", "features", features)
+    width = features if projection is None else whole("lstm", "projection", projection)
 
-    return _recurrent("lstm", 4, features, return_sequences, (kernel_init, recurrent_init, bias_init), cell, carries=2)
+    def parameters(n_in):
+        params = gates(4, features, kernel_init, recurrent_init, bias_init, width)(n_in)
+        if projection is not None:
+            params["projection"] = param(kernel_init, (features, width))
+        if peephole:
+            params["peephole"] = param(bias_init, (3, features))
+        if normalize:
+            params |= {name: param(ones, (4 * features,)) for name in ("kernel_scale", "recurrent_scale")}
+            params |= {"cell_scale": param(ones, (features,)), "cell_bias": param(zeros, (features,))}
+        return params
+
+    def cell(params, z, carry):
+        _, c = carry
+        to_i, to_f, to_o = params["peephole"][:, None] if peephole else (jnp.zeros((), c.dtype),) * 3
+        if normalize:
+            from_x, from_h = jnp.split(z, 2, axis=-1)
+            z = _normalized(from_x, params["kernel_scale"]) + _normalized(from_h, params["recurrent_scale"])
+            z = z + params["bias"][None]
+        i, f, g, o = jnp.split(z, 4, axis=-1)
+        c = sigmoid(f + to_f * c) * c + sigmoid(i + to_i * c) * tanh(g)
+        seen = _normalized(c, params["cell_scale"]) + params["cell_bias"][None] if normalize else c
+        h = sigmoid(o + to_o * c) * tanh(seen)
+        return (h if projection is None else h @ params["projection"]), c
+
+    def apart(params):  # x W and h U are normalized each for itself, and the bias comes after
+        return params["kernel"], params["recurrent_kernel"], jnp.zeros(8 * features, params["bias"].dtype)
+
+    weights = apart if normalize else None
+    return recurrent("lstm", parameters, cell, {"h": width, "c": features}, return_sequences, stateful, weights)
+
+
+def _normalized(x: jax.Array, scale: jax.Array) -> jax.Array:
+    wide = at_least_float32(x)
+    y = (wide - wide.mean(-1, keepdims=True)) * jax.lax.rsqrt(wide.var(-1, keepdims=True) + 1e-5)
+    return y.astype(x.dtype) * scale[None]
 
 
 def gru(
     features: int,
     *,
     return_sequences: bool = True,
+    stateful: bool = False,
+    reset_after: bool = True,
     kernel_init=fan_in_uniform(),
     recurrent_init=fan_in_uniform(),
     bias_init=zeros,
 ) -> Layer:
-    """Gated recurrent unit (Cho et al. 2014), the reset gate after the product, as in cuDNN and PyTorch.
+    """Gated recurrent unit (Cho et al. 2014), the reset gate after the product, as in cuDNN and PyTorch, or before it.
 
     r = σ(xₜ Wᵣ + hₜ₋₁ Uᵣ + bᵣ);  z = σ(xₜ W_z + hₜ₋₁ U_z + b_z);  n = tanh(xₜ Wₙ + bₙ + r · (hₜ₋₁ Uₙ + aₙ));
     hₜ = (1 − z) n + z hₜ₋₁;  h₀ = 0.
+
+    `reset_after=False` is the paper's own n = tanh(xₜ Wₙ + bₙ + (r · hₜ₋₁) Uₙ), without aₙ.
 
     Parameters, in the order r, z, n along the last axis: `kernel` W (n_in, 3 · features), `recurrent_kernel` U
     (features, 3 · features), `bias` b (3 · features,), and `recurrent_bias` aₙ (features,).
@@ -129,6 +183,8 @@ def gru(
     Args:
         features: the length of h.
         return_sequences: whether the output is every hₜ or the last alone.
+        stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
+        reset_after: whether r acts on the product with Uₙ or on h.
         kernel_init: initializer of W.
         recurrent_init: initializer of U.
         bias_init: initializer of b and of aₙ.
@@ -148,71 +204,23 @@ def gru(
         (4, 7, 16)
     """
 
-    def cell(z, h):
-        n_x, r, z, n_h = jnp.split(z, 4, axis=-1)
-        z = sigmoid(z)
-        n = tanh(n_x + sigmoid(r) * n_h)
-        return (1 - z) * n + z * h
+    features = whole("gru", "features", features)
+
+    def parameters(n_in):
+        params = gates(3, features, kernel_init, recurrent_init, bias_init)(n_in)
+        return params | ({"recurrent_bias": param(bias_init, (features,))} if reset_after else {})
+
+    def cell(params, z, carry):
+        (h,) = carry
+        n, r, z, *n_h = jnp.split(z, 4 if reset_after else 3, axis=-1)
+        r, z = sigmoid(r), sigmoid(z)
+        of_h = r * n_h[0] if reset_after else (r * h) @ params["recurrent_kernel"][:, 2 * features :]
+        return ((1 - z) * tanh(n + of_h) + z * h,)
 
     def weights(params):  # the columns of n come from x and from h apart: first and last
         kernel, bias = (jnp.roll(params[k], features, axis=-1) for k in ("kernel", "bias"))
-        return kernel, params["recurrent_kernel"], jnp.concatenate([bias, params["recurrent_bias"]])
+        if reset_after:
+            return kernel, params["recurrent_kernel"], jnp.concatenate([bias, params["recurrent_bias"]])
+        return kernel, params["recurrent_kernel"][:, : 2 * features], bias
 
-    def extra(features):
-        return {"recurrent_bias": param(bias_init, (features,))}
-
-    initializers = (kernel_init, recurrent_init, bias_init)
-    return _recurrent("gru", 3, features, return_sequences, initializers, cell, extra=extra, weights=weights)
-
-
-def _recurrent(
-    name: str,
-    gates: int,
-    features: int,
-    return_sequences: bool,
-    initializers: tuple,
-    cell: Callable[[jax.Array, Any], Any],
-    *,
-    carries: int = 1,
-    extra: Callable[[int], dict] = lambda features: {},
-    weights: Callable[[dict], tuple[jax.Array, jax.Array, jax.Array]] = lambda params: (
-        params["kernel"],
-        params["recurrent_kernel"],
-        params["bias"],
-    ),
-) -> Layer:
-    """The layer of a cell of `kernels.recurrence`, whose carry is h, or a tuple of `carries` arrays with h first."""
-    features = whole(name, "features", features)
-    kernel_init, recurrent_init, bias_init = initializers
-
-    def init(key, x):
-        x, _ = _checked(name, x)
-        return {
-            "kernel": param(kernel_init, (x.shape[-1], gates * features)),
-            "recurrent_kernel": param(recurrent_init, (features, gates * features)),
-            "bias": param(bias_init, (gates * features,)),
-            **extra(features),
-        }
-
-    def apply(params, x):
-        x, mask = _checked(name, x, params["kernel"].shape[0])
-        x, *values = promote(x, *params.values())
-        params = dict(zip(params, values, strict=True))
-        h = jnp.zeros((x.shape[0], features), x.dtype)
-        last, hs = kernels.recurrence(cell, x, *weights(params), (h,) * carries if carries > 1 else h, mask)
-        if not return_sequences:
-            return last[0] if carries > 1 else last
-        return hs if mask is None else (hs, mask)
-
-    return stateless(init, apply, name)
-
-
-def _checked(name: str, x: Any, n_in: int | None = None) -> tuple[jax.Array, jax.Array | None]:
-    x, mask = split_mask(x)
-    if x.ndim != 3:
-        raise ValueError(f"{name} takes an input of shape (batch, time, features), got {list(x.shape)}")
-    if mask is not None and mask.ndim != 2:
-        raise ValueError(f"{name} takes a mask of shape (batch, time), got {list(mask.shape)}")
-    if n_in not in (None, x.shape[-1]):
-        raise ValueError(f"{name} was made for {n_in} input features, got an input of shape {list(x.shape)}")
-    return x, mask
+    return recurrent("gru", parameters, cell, {"h": features}, return_sequences, stateful, weights)

@@ -1,0 +1,232 @@
+"""Embeddings: vectors for tokens, and for positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.core.combinators import positionwise
+from jaxnn.core.draw import param
+from jaxnn.core.dtypes import at_least_float32, promote
+from jaxnn.core.layer import Layer, stateless
+from jaxnn.core.options import whole
+from jaxnn.functional.initializers import normal, zeros
+
+
+def embedding(vocabulary: int, features: int, *, padding_index: int | None = None, embedding_init=normal(1.0)) -> Layer:
+    """A learned vector for each of a finite number of tokens: y = E[x].
+
+    Args:
+        vocabulary: how many tokens there are; they are numbered from 0.
+        features: the length of each vector.
+        padding_index: a token whose vector is 0 and is not learned; PyTorch's is 0 only as long as no one writes to it.
+        embedding_init: initializer of E, (vocabulary, features); N(0, 1) by default, as in PyTorch.
+
+    Returns:
+        A `Layer` from integers (...) to (..., features); a padded sequence `(x, mask)` keeps its mask. A token outside
+        the vocabulary gives NaN, which no later layer can hide.
+
+    Raises:
+        TypeError: if the input is not of integers.
+        ValueError: if the padding index is no token.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.embedding(100, 8)
+        >>> tokens = jnp.array([[1, 5, 99]])
+        >>> params, state = layer.init(jax.random.key(0), tokens)
+        >>> layer(params, tokens).shape
+        (1, 3, 8)
+    """
+    vocabulary, features = whole("embedding", "vocabulary", vocabulary), whole("embedding", "features", features)
+    if padding_index is not None and whole("embedding", "padding_index", padding_index, 0) >= vocabulary:
+        raise ValueError(f"embedding takes a padding_index from 0 to {vocabulary - 1}, got {padding_index}")
+
+    def init(key, x):
+        return {"embedding": param(embedding_init, (vocabulary, features))}
+
+    def apply(params, x):
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise TypeError(f"embedding takes integer tokens from 0 to {vocabulary - 1}, got {x.dtype}")
+        tokens = jnp.where(x < 0, vocabulary, x)  # a negative index would count from the end
+        y = jnp.take(params["embedding"], tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        return y if padding_index is None else jnp.where((x == padding_index)[..., None], jnp.zeros_like(y), y)
+
+    return positionwise(stateless(init, apply))
+
+
+def attend(params: dict, x: jax.Array) -> jax.Array:
+    """The output tied to an embedding: logits x Eᵀ, one a token (Press & Wolf 2017).
+
+    Args:
+        params: the embedding's, in a `block` `run.params("name")`.
+        x: (..., features).
+
+    Returns:
+        (..., vocabulary).
+
+    Raises:
+        ValueError: if `x` has other features than the embedding.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> def language_model(run, tokens):
+        ...     x = run("body", run("tokens", tokens))
+        ...     return nn.attend(run.params("tokens"), x)
+        >>> model = nn.block(language_model, tokens=nn.embedding(9, 4), body=nn.lstm(4))
+        >>> params, state = model.init(jax.random.key(0), jnp.array([[1, 2, 3]]))
+        >>> model(params, jnp.array([[1, 2, 3]])).shape
+        (1, 3, 9)
+    """
+    x, table = promote(x, params["embedding"])
+    if x.shape[-1:] != table.shape[-1:]:
+        raise ValueError(
+            f"attend takes the features of the embedding {list(table.shape)} in the last axis, got {list(x.shape)}"
+        )
+    return x @ table.T
+
+
+def learned_positions(length: int, *, stateful: bool = False, embedding_init=normal(0.02)) -> Layer:
+    """A learned vector added to each position: yₜ = xₜ + Pₜ (Gehring et al. 2017).
+
+    Args:
+        length: how many positions there are.
+        stateful: whether a sequence may come in pieces: then the state holds the number of positions `seen`, and the
+            next piece goes on from there. Not in training.
+        embedding_init: initializer of P, `embedding` (length, features).
+
+    Returns:
+        A `Layer` that keeps the shape (batch, time, features); a padded sequence `(x, mask)` keeps its mask. A position
+        beyond `length` gives NaN where a piece reaches it.
+
+    Raises:
+        ValueError: if the input has not three axes, or is longer than `length`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer = nn.learned_positions(16)
+        >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5, 4)))
+        >>> layer(params, jnp.ones((2, 5, 4))).shape, params["embedding"].shape
+        ((2, 5, 4), (16, 4))
+    """
+    length = whole("learned_positions", "length", length)
+
+    def vectors(params, x, at):
+        if x.shape[1] > length:
+            raise ValueError(f"learned_positions has {length} positions, got an input of shape {list(x.shape)}")
+        return jnp.take(params["embedding"], at, axis=0, mode="fill", fill_value=jnp.nan)
+
+    def parameters(x):
+        return {"embedding": param(embedding_init, (length, x.shape[-1]))}
+
+    return _positions("learned_positions", parameters, vectors, stateful)
+
+
+def sinusoidal_positions(*, base: float = 10000.0, stateful: bool = False) -> Layer:
+    """Waves added to each position: y[t, 2i] = x + sin(t / base^(2i/d)), y[t, 2i+1] = x + cos(the same) (Vaswani et al. 2017).
+
+    Args:
+        base: the longest wave's length over 2π.
+        stateful: as for `learned_positions`.
+
+    Returns:
+        A `Layer` that keeps the shape (batch, time, d); a padded sequence `(x, mask)` keeps its mask.
+
+    Raises:
+        ValueError: if the input has not three axes.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.sinusoidal_positions()({}, jnp.zeros((1, 2, 2))).round(3).tolist()
+        [[[0.0, 1.0], [0.8410000205039978, 0.5400000214576721]]]
+    """
+
+    def vectors(params, x, at):
+        d = x.shape[-1]
+        angles = _angles(at, (d + 1) // 2, 2 / d, base)
+        return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(len(at), -1)[:, :d]
+
+    return _positions("sinusoidal_positions", lambda x: {}, vectors, stateful)
+
+
+def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10000.0) -> jax.Array:
+    """Turn queries or keys by their position, so that products depend on distances alone (RoPE, Su et al. 2021).
+
+    With d features, the pair (x[i], x[i + d/2]) is turned by t / base^(2i/d) at position t. The paper pairs neighbours
+    (2i, 2i + 1), which is the same for another order of the features; halves are what most models are published in.
+
+    Args:
+        x: (batch, time, heads, d), d even.
+        positions: (time,), the positions; 0, 1, … by default.
+        base: the slowest turn's wave length over 2π.
+
+    Returns:
+        An array of x's shape and dtype; the angles are at least float32.
+
+    Raises:
+        ValueError: if `x` has not four axes, or d is odd.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.rotary(jnp.ones((1, 2, 3, 4))).shape
+        (1, 2, 3, 4)
+    """
+    if x.ndim != 4 or x.shape[-1] % 2:
+        raise ValueError(f"rotary takes (batch, time, heads, an even number of features), got {list(x.shape)}")
+    at = jnp.arange(x.shape[1]) if positions is None else positions
+    angles = _angles(at, x.shape[-1] // 2, 2 / x.shape[-1], base)[None, :, None]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    left, right = jnp.split(at_least_float32(x), 2, axis=-1)
+    cos, sin = cos.astype(left.dtype), sin.astype(left.dtype)
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], -1).astype(x.dtype)
+
+
+def alibi(heads: int, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
+    """The bias −m_h |i − j| on attention's scores, with slopes m = 2^(−8h/heads), h = 1 … heads (Press et al. 2022).
+
+    For a number of heads that is no power of two the slopes are those of the next lower power and every other one of the
+    next higher, as in the paper's code. Made for `attention(bias=nn.alibi)`.
+
+    Args:
+        heads: how many there are.
+        query_positions: i, (queries,).
+        key_positions: j, (keys,).
+
+    Returns:
+        (heads, queries, keys), float32.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.alibi(8, jnp.arange(3), jnp.arange(3))[0].tolist()
+        [[-0.0, -0.5, -1.0], [-0.5, -0.0, -0.5], [-1.0, -0.5, -0.0]]
+    """
+    lower = 2 ** (heads.bit_length() - 1)
+    slopes = [2 ** (-8 * h / lower) for h in range(1, lower + 1)]
+    slopes += [2 ** (-4 * h / lower) for h in range(1, 2 * lower, 2)][: heads - lower]
+    distance = jnp.abs(query_positions[:, None] - key_positions[None]).astype(jnp.float32)
+    return -jnp.asarray(slopes, jnp.float32)[:, None, None] * distance[None]
+
+
+def _angles(at: jax.Array, n: int, step: float, base: float) -> jax.Array:
+    """t / base^(step · i), (time, n)."""
+    return at.astype(jnp.float32)[:, None] * base ** (-step * jnp.arange(n, dtype=jnp.float32))[None]
+
+
+def _positions(name: str, parameters: Callable, vectors: Callable, stateful: bool) -> Layer:
+    """x + vectors(params, x, positions), from position 0 or, `stateful`, from where the last piece ended."""
+
+    def init(key, x):
+        if x.ndim != 3:
+            raise ValueError(f"{name} takes an input of shape (batch, time, features), got {list(x.shape)}")
+        return parameters(x), {"seen": param(zeros, (), jnp.int32)} if stateful else {}
+
+    def apply(params, state, x, *, key=None, training=False):
+        x, *_ = promote(x)
+        at = jnp.arange(x.shape[1])
+        if stateful and not training:
+            at, state = at + state["seen"], {"seen": state["seen"] + x.shape[1]}
+        return x + vectors(params, x, at).astype(x.dtype)[None], state
+
+    return positionwise(Layer(init, apply, name))

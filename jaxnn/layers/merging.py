@@ -1,0 +1,88 @@
+"""Several arrays made one: what comes after `branch` and `parallel`."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.core.dtypes import promote
+
+
+def concatenate(xs: Sequence[jax.Array], *, axis: int = -1) -> jax.Array:
+    """The arrays side by side, as a U-Net joins its skip connections: `serial(branch(identity, inner), concatenate)`.
+
+    Args:
+        xs: arrays that agree in all axes but `axis`.
+        axis: along which; another than the last by `functools.partial(nn.concatenate, axis=1)`.
+
+    Returns:
+        One array.
+
+    Raises:
+        ValueError: if `xs` is no tuple, or the shapes do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.serial(nn.branch(nn.identity, nn.dense(3)), nn.concatenate)
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> model(params, jnp.ones((2, 4))).shape
+        (2, 7)
+    """
+    _check("concatenate", xs)
+    return jnp.concatenate(promote(*xs), axis)
+
+
+def add(xs: Sequence[jax.Array]) -> jax.Array:
+    """The sum of arrays of one shape, element by element.
+
+    Args:
+        xs: the arrays.
+
+    Returns:
+        One array.
+
+    Raises:
+        ValueError: if `xs` is no tuple, or the shapes differ; nothing is broadcast.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.add((jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))).tolist()
+        [4.0, 6.0]
+    """
+    return _reduced("add", operator.add, xs)
+
+
+def multiply(xs: Sequence[jax.Array]) -> jax.Array:
+    """The product of arrays of one shape, element by element.
+
+    Args:
+        xs: the arrays.
+
+    Returns:
+        One array.
+
+    Raises:
+        ValueError: if `xs` is no tuple, or the shapes differ; nothing is broadcast.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.multiply((jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))).tolist()
+        [3.0, 8.0]
+    """
+    return _reduced("multiply", operator.mul, xs)
+
+
+def _reduced(name: str, operation: Callable, xs: Sequence[jax.Array]) -> jax.Array:
+    _check(name, xs)
+    if len({x.shape for x in xs}) > 1:
+        raise ValueError(f"{name} takes arrays of one shape, got {[list(x.shape) for x in xs]}")
+    return functools.reduce(operation, promote(*xs))
+
+
+def _check(name: str, xs: Sequence[jax.Array]) -> None:
+    if not isinstance(xs, (tuple, list)) or not xs:
+        raise ValueError(f"{name} takes a tuple of arrays, as branch and parallel give it, got {type(xs).__name__}")

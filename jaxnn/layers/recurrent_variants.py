@@ -1,0 +1,194 @@
+"""Rarer recurrent layers: the minimal gated unit, independent neurons, and an LSTM of convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn import kernels
+from jaxnn.core.draw import param
+from jaxnn.core.dtypes import promote
+from jaxnn.core.layer import Layer
+from jaxnn.core.options import whole
+from jaxnn.functional.activations import relu, sigmoid, tanh
+from jaxnn.functional.initializers import fan_in_uniform, uniform, zeros
+from jaxnn.layers.convolution import Size, spatial
+from jaxnn.layers.recurrence import checked, first, gates, recurrent
+
+
+def minimal_gru(
+    features: int,
+    *,
+    return_sequences: bool = True,
+    stateful: bool = False,
+    kernel_init=fan_in_uniform(),
+    recurrent_init=fan_in_uniform(),
+    bias_init=zeros,
+) -> Layer:
+    """The minimal gated unit, a GRU with one gate (Zhou et al. 2016).
+
+    f = σ(xₜ W_f + hₜ₋₁ U_f + b_f);  n = tanh(xₜ Wₙ + (f · hₜ₋₁) Uₙ + bₙ);  hₜ = (1 − f) hₜ₋₁ + f n;  h₀ = 0.
+
+    Parameters, in the order f, n along the last axis: `kernel`, `recurrent_kernel` and `bias`.
+
+    Args:
+        features: the length of h.
+        return_sequences: whether the output is every hₜ or the last alone.
+        stateful: whether the carry is kept in the state.
+        kernel_init: initializer of W.
+        recurrent_init: initializer of U.
+        bias_init: initializer of b.
+
+    Returns:
+        A `Layer` as `gru` is.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> params, state = nn.minimal_gru(16).init(jax.random.key(0), jnp.ones((4, 7, 3)))
+        >>> nn.minimal_gru(16)(params, jnp.ones((4, 7, 3))).shape
+        (4, 7, 16)
+    """
+    features = whole("minimal_gru", "features", features)
+
+    def cell(params, z, carry):
+        (h,) = carry
+        n, f = jnp.split(z, 2, axis=-1)
+        f = sigmoid(f)
+        return ((1 - f) * h + f * tanh(n + (f * h) @ params["recurrent_kernel"][:, features:]),)
+
+    def weights(params):  # h meets Uₙ in the cell
+        kernel, bias = (jnp.roll(params[k], features, axis=-1) for k in ("kernel", "bias"))
+        return kernel, params["recurrent_kernel"][:, :features], bias
+
+    parameters = gates(2, features, kernel_init, recurrent_init, bias_init)
+    return recurrent("minimal_gru", parameters, cell, {"h": features}, return_sequences, stateful, weights)
+
+
+def ind_rnn(
+    features: int,
+    *,
+    activation: Callable[[jax.Array], jax.Array] = relu,
+    return_sequences: bool = True,
+    stateful: bool = False,
+    kernel_init=fan_in_uniform(),
+    recurrent_init=uniform(0.0, 1.0),
+    bias_init=zeros,
+) -> Layer:
+    """A recurrent layer of neurons that see only themselves: hₜ = φ(xₜ W + u · hₜ₋₁ + b), h₀ = 0 (IndRNN, Li et al. 2018).
+
+    Parameters: `kernel` W (n_in, features), `recurrent_kernel` u (features,), `bias` b (features,).
+
+    Args:
+        features: the length of h.
+        activation: φ.
+        return_sequences: whether the output is every hₜ or the last alone.
+        stateful: whether the carry is kept in the state.
+        kernel_init: initializer of W.
+        recurrent_init: initializer of u.
+        bias_init: initializer of b.
+
+    Returns:
+        A `Layer` as `rnn` is.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> params, state = nn.ind_rnn(16).init(jax.random.key(0), jnp.ones((4, 7, 3)))
+        >>> params["recurrent_kernel"].shape
+        (16,)
+    """
+    features = whole("ind_rnn", "features", features)
+
+    def parameters(n_in):
+        own = gates(1, features, kernel_init, recurrent_init, bias_init)(n_in)
+        return own | {"recurrent_kernel": param(recurrent_init, (features,))}
+
+    def cell(params, z, carry):
+        (h,) = carry
+        return (activation(z + params["recurrent_kernel"][None] * h),)
+
+    def weights(params):
+        return params["kernel"], jnp.zeros((features, 0), params["kernel"].dtype), params["bias"]
+
+    return recurrent("ind_rnn", parameters, cell, {"h": features}, return_sequences, stateful, weights)
+
+
+def conv_lstm(
+    features: int,
+    kernel_size: Size,
+    *,
+    return_sequences: bool = True,
+    stateful: bool = False,
+    kernel_init=fan_in_uniform(),
+    recurrent_init=fan_in_uniform(),
+    bias_init=zeros,
+) -> Layer:
+    """An LSTM whose products are convolutions that keep the size (Shi et al. 2015, without peepholes).
+
+    Parameters, the gates i, f, g, o along the last axis: `kernel` (*kernel_size, channels, 4 · features),
+    `recurrent_kernel` (*kernel_size, features, 4 · features), `bias` (4 · features,).
+
+    Args:
+        features: the channels of h and of c.
+        kernel_size: of both convolutions, one number or one an axis.
+        return_sequences: whether the output is every hₜ or the last alone.
+        stateful: whether the carry is kept in the state.
+        kernel_init: initializer of `kernel`.
+        recurrent_init: initializer of `recurrent_kernel`.
+        bias_init: initializer of `bias`.
+
+    Returns:
+        A `Layer` from (batch, time, *space, channels), or `(x, mask)`, to (batch, time, *space, features), with the mask
+        if there was one, or to (batch, *space, features).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> layer, x = nn.conv_lstm(4, 3), jnp.ones((2, 5, 6, 6, 3))
+        >>> params, state = layer.init(jax.random.key(0), x)
+        >>> layer(params, x).shape
+        (2, 5, 6, 6, 4)
+    """
+    features = whole("conv_lstm", "features", features)
+
+    def init(key, x):
+        x, _ = checked("conv_lstm", x, space=True)
+        size = spatial("conv_lstm", "kernel_size", kernel_size, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+        carry = param(zeros, (x.shape[0], *x.shape[2:-1], features))
+        return {
+            "kernel": param(kernel_init, (*size, x.shape[-1], 4 * features)),
+            "recurrent_kernel": param(recurrent_init, (*size, features, 4 * features)),
+            "bias": param(bias_init, (4 * features,)),
+        }, {"h": carry, "c": carry} if stateful else {}
+
+    def apply(params, state, x, *, key=None, training=False):
+        x, mask = checked("conv_lstm", x, params["kernel"].shape[-2], space=True)
+        x, kernel, recurrent_kernel, bias = promote(x, *(params[k] for k in ("kernel", "recurrent_kernel", "bias")))
+        batch, time, *space = x.shape[:-1]
+        ones = (1,) * len(space)
+
+        def convolved(x, kernel):
+            return kernels.conv(x, kernel, strides=ones, padding="SAME", dilation=ones, groups=1)
+
+        zs = convolved(x.reshape(batch * time, *x.shape[2:]), kernel)
+        zs = (zs + kernels.spread(bias, zs)).reshape(batch, time, *space, -1).swapaxes(0, 1)
+        valid = jnp.ones((time, batch), bool) if mask is None else mask.T
+        shape = (batch, *space, features)
+        start = tuple(first("conv_lstm", state, part, shape, x.dtype, stateful) for part in ("h", "c"))
+
+        def step(carry, now):
+            z, valid = now
+            h, c = carry
+            i, f, g, o = jnp.split(z + convolved(h, recurrent_kernel), 4, axis=-1)
+            new_c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+            new_h = sigmoid(o) * tanh(new_c)
+            valid = valid.reshape(batch, *ones, 1)
+            carry = jnp.where(valid, new_h, h), jnp.where(valid, new_c, c)
+            return carry, jnp.where(valid, new_h, jnp.zeros_like(h))
+
+        (h, c), hs = jax.lax.scan(step, start, (zs, valid))
+        after = {k: v.astype(state[k].dtype) for k, v in (("h", h), ("c", c))} if stateful else state
+        hs = hs.swapaxes(0, 1)
+        return (h if not return_sequences else hs if mask is None else (hs, mask)), after
+
+    return Layer(init, apply, "conv_lstm")

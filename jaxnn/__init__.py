@@ -23,8 +23,8 @@ from jaxnn.layers.activation import prelu, rrelu
 from jaxnn.layers.attention import attention
 from jaxnn.layers.convolution import conv, conv_transpose, depthwise_conv, separable_conv
 from jaxnn.layers.dropout import alpha_dropout, drop_path, dropout, gaussian_dropout, gaussian_noise, spatial_dropout
-from jaxnn.layers.embedding import alibi, attend, learned_positions, rotary, sinusoidal_positions
-from jaxnn.layers.linear import bilinear, dense, einsum, embedding
+from jaxnn.layers.embedding import alibi, attend, embedding, learned_positions, rotary, sinusoidal_positions
+from jaxnn.layers.linear import bilinear, dense, einsum
 from jaxnn.layers.lora import lora, merge_lora
 from jaxnn.layers.merging import add, concatenate, multiply
 from jaxnn.layers.normalization import batch_norm, group_norm, instance_norm, layer_norm, local_response_norm, rms_norm

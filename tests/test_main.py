@@ -207,19 +207,8 @@ def test_patience_stops_early(capsys):
 
 
 def test_a_sweep_prints_its_table_and_writes_picture_and_csv(capsys, tmp_path):
-    argv = [
-        "sweep",
-        "--data",
-        "iris",
-        "--epochs",
-        "4",
-        "--grid",
-        "learning_rate=0.01,0.0001",
-        "--grid",
-        "batch-size=16,32",
-        "--seeds",
-        "2",
-    ]
+    argv = ["sweep", "--data", "iris", "--epochs", "4", "--seeds", "2"]
+    argv += ["--grid", "learning_rate=0.01,0.0001", "--grid", "batch-size=16,32"]
     code, out = run(capsys, *argv)
     assert code == 0
     lines = out.splitlines()

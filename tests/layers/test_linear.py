@@ -70,11 +70,7 @@ def test_bilinear_against_pytorch():
 
 @pytest.mark.parametrize(
     ("equation", "sizes"),
-    [
-        ("...i,io->...o", {"o": 3}, (2, 5, 4)),
-        ("bgi,gio->bgo", {"o": 3}, (2, 5, 4)),
-        ("bti,iho->bhto", {"h": 2, "o": 3}, (2, 5, 4)),
-    ],
+    [("...i,io->...o", {"o": 3}), ("bgi,gio->bgo", {"o": 3}), ("bti,iho->bhto", {"h": 2, "o": 3})],
 )
 def test_einsum_is_numpys(equation, sizes):
     x, layer = random(2, 5, 4), nn.einsum(equation, **sizes)

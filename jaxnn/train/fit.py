@@ -126,7 +126,7 @@ def fit(
         key: the run's key: weights, order of the data and dropout all follow from it.
         batch_size: samples a step; an epoch's last step has what is left, and a batch larger than the data is all of it.
         validation: `(x, y)` to evaluate on after each epoch.
-        metrics: metrics by name, such as `{"accuracy": nn.metrics.accuracy}`.
+        metrics: metrics by name, such as `{"accuracy": nn.metrics.accuracy}`; to them, a sample of weight 0 is none.
         hyperparameters: by name, what the functions given as model, optimizer and loss have parameters for. A float is
             traced; an int, string, bool or None is fixed; a function is a schedule of the step. Schedules and factories may
             also name `epochs`, `steps` and `steps_per_epoch`, the run's length:

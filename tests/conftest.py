@@ -11,7 +11,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
-    """Keep what is compiled for the next run; each worker for itself, as writing is not atomic."""
+    """Compile quickly, and keep what is compiled for the next run; each worker for itself, as writing is not atomic.
+
+    The default run compiles some thousand small programs and runs each for a moment, so it leaves out LLVM's optimizations;
+    the slow tests train networks, and have them.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
     folder = Path(config.rootpath, ".pytest_cache", "compiled", os.environ.get("PYTEST_XDIST_WORKER", "main"))
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

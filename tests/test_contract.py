@@ -345,7 +345,27 @@ LAYERS = {
     ),
 }
 
+# All entries earn all tests. What has to be compiled is compiled in the default run for these alone, one of a kind.
+DEFAULT = {
+    "dense", "conv 2-D", "conv in groups, dilated", "max_pool", "dropout", "batch_norm", "layer_norm", "prelu",
+    "lstm, last state of a padded sequence", "residual", "repeat of a repeat with state", "remat", "block with shared weights",
+    "dtype_policy", "attention, cached", "lora", "models.cnn",
+}  # fmt: skip
+assert set(LAYERS) >= DEFAULT
 every = pytest.mark.parametrize("entry", LAYERS.values(), ids=LAYERS.keys())
+compiled = pytest.mark.parametrize(
+    "entry", [pytest.param(e, id=name, marks=[] if name in DEFAULT else [pytest.mark.slow]) for name, e in LAYERS.items()]
+)
+
+
+@functools.cache
+def abstract(entry: Entry):
+    model = entry.make()
+    return model, *jax.eval_shape(model.init, jax.random.key(0), entry.x)
+
+
+def forms(tree):
+    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
 
 
 @functools.cache
@@ -381,24 +401,29 @@ def energy(y):
 
 @every
 def test_names_and_shapes_are_golden(entry):
-    model, params, state = made(entry)
+    _, params, state = abstract(entry)
     assert {k: v.shape for k, v in nn.trees.paths(params).items()} == entry.params
     assert {k: v.shape for k, v in nn.trees.paths(state).items()} == entry.state
     assert all(type(node) is dict for node in (params, state))
 
 
 @every
+def test_setup_promises_what_apply_returns(entry):
+    model, params, state = abstract(entry)
+    y, after = jax.eval_shape(model.apply, params, state, entry.x)
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), entry.x)
+    assert forms(model.setup(x).output) == forms(y)
+    assert forms(after) == forms(state)
+
+
+@compiled
 def test_abstract_init_tells_the_truth(entry):
     model, params, state = made(entry)
-    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), entry.x)
-    promised = jax.eval_shape(model.init, jax.random.key(0), abstract)
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), promised) == jax.tree.map(lambda a: (a.shape, a.dtype), (params, state))
-    y, _ = run(entry, model, params, state, entry.x)
-    said = model.setup(abstract).output
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), said) == jax.tree.map(lambda a: (a.shape, a.dtype), y)
+    _, *promised = abstract(entry)
+    assert forms(tuple(promised)) == forms((params, state))
 
 
-@every
+@compiled
 def test_init_is_a_pure_function_of_its_key(entry):
     model, *drawn = made(entry)
     close(tuple(drawn), jax.jit(model.init)(jax.random.key(0), entry.x), rtol=1e-6, atol=1e-7)
@@ -409,7 +434,7 @@ def test_init_is_a_pure_function_of_its_key(entry):
         close(jax.tree.map(lambda a, i=i: a[i], together), alone, rtol=1e-6, atol=1e-7)
 
 
-@every
+@compiled
 def test_apply_always_returns_a_pair_and_keeps_the_state_structure(entry):
     model, params, state = made(entry)
     for training in (False, True):
@@ -420,7 +445,7 @@ def test_apply_always_returns_a_pair_and_keeps_the_state_structure(entry):
         assert shapes[0] == shapes[1]
 
 
-@every
+@compiled
 @pytest.mark.parametrize("training", [False, True])
 def test_jit_gives_the_same(entry, training):
     model, params, state = made(entry)
@@ -429,7 +454,7 @@ def test_jit_gives_the_same(entry, training):
     close(run(entry, model, params, state, entry.x, training), op_by_op)
 
 
-@every
+@compiled
 def test_gradients_exist_and_are_finite(entry):
     model, params, state = made(entry)
     gradients = jax.jit(jax.grad(lambda p: energy(run(entry, model, p, state, entry.x, training=True)[0])))(params)
@@ -439,7 +464,7 @@ def test_gradients_exist_and_are_finite(entry):
         assert any(bool((g != 0).any()) for g in jax.tree.leaves(gradients))
 
 
-@every
+@compiled
 def test_forward_mode_agrees_with_reverse_mode(entry):
     model, params, state = made(entry)
 
@@ -454,7 +479,7 @@ def test_forward_mode_agrees_with_reverse_mode(entry):
     np.testing.assert_allclose(*both(params), rtol=1e-3, atol=1e-4)
 
 
-@every
+@compiled
 def test_vmap_over_networks_equals_one_at_a_time(entry):
     model = entry.make()
     keys = jax.random.split(jax.random.key(5), 3)
@@ -465,7 +490,7 @@ def test_vmap_over_networks_equals_one_at_a_time(entry):
         close(jax.tree.map(lambda a, i=i: a[i], together), one, rtol=1e-4, atol=1e-5)
 
 
-@every
+@compiled
 def test_scan_over_steps_equals_a_loop(entry):
     model, params, state = made(entry)
 
@@ -483,7 +508,7 @@ def test_scan_over_steps_equals_a_loop(entry):
     close(last, state, rtol=1e-4, atol=1e-5)
 
 
-@every
+@compiled
 def test_bfloat16_policy_takes_the_whole_model(entry):
     model = nn.dtype_policy(entry.make(), dtype=jnp.bfloat16)
     params, state = model.init(jax.random.key(0), entry.x)
@@ -497,7 +522,7 @@ def test_bfloat16_policy_takes_the_whole_model(entry):
 
 @every
 def test_a_second_call_does_not_trace_again(entry):
-    model, params, state = made(entry)
+    model, params, state = abstract(entry)
     traces = []
 
     def counted(params, state, x):
@@ -505,29 +530,28 @@ def test_a_second_call_does_not_trace_again(entry):
         return model.apply(params, state, x)
 
     jitted = jax.jit(counted)
-    _, after = run(entry, model, params, state, entry.x)
-    jitted.trace(params, state, entry.x)
-    jitted.trace(jax.tree.map(lambda a: a + 1, params), after, entry.x)
+    _, after = jitted.trace(params, state, entry.x).out_info
+    jitted.trace(params, after, entry.x)
     assert len(traces) == 1
 
 
 @every
 def test_no_tracer_leaks(entry):
-    model, params, state = made(entry)
+    model, params, state = abstract(entry)
     with jax.checking_leaks():
         jax.jit(model.init).trace(jax.random.key(0), entry.x)
         jitted = jax.jit(model.apply, static_argnames="training")
         jitted.trace(params, state, entry.x, key=jax.random.key(0), training=True)
 
 
-@every
+@compiled
 def test_inference_ignores_the_key(entry):
     model, params, state = made(entry)
     with_key = _apply(model)(params, state, entry.x, key=jax.random.key(8))
     close(with_key, run(entry, model, params, state, entry.x), rtol=0, atol=0)
 
 
-@every
+@compiled
 def test_training_randomness_follows_the_key(entry):
     model, params, state = made(entry)
 
@@ -545,19 +569,19 @@ def test_training_randomness_follows_the_key(entry):
 @every
 @pytest.mark.parametrize("training", [1, None, np.bool_(True), jnp.bool_(True)], ids=repr)
 def test_training_is_a_python_bool(entry, training):
-    model, params, state = made(entry)
+    model, params, state = abstract(entry)
     with pytest.raises(TypeError, match="static_argnames"):
         model.apply(params, state, entry.x, key=jax.random.key(0), training=training)
 
 
-@every
+@compiled
 def test_old_keys_are_taken(entry):
     model, params, state = made(entry)
     old = jax.random.PRNGKey(0)
     close(model.init(old, entry.x), (params, state))
 
 
-@every
+@compiled
 def test_numpy_inputs_are_taken(entry):
     model, params, state = made(entry)
     x = jax.tree.map(np.asarray, entry.x)

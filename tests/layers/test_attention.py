@@ -115,6 +115,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("mask_shape", [None, (2, 5), (1, 4, 1, 5), (2, 1, 5, 5)], ids=str)
 def test_attention_is_its_formula(options, mask_shape):

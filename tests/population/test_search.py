@@ -35,6 +35,7 @@ def test_halving_goes_on_from_where_members_were():
     }
 
 
+@pytest.mark.slow
 def test_a_search_that_was_cut_goes_on_to_the_same_bits(tmp_path):
     pytest.importorskip("orbax.checkpoint")
     options = {"epochs": 4, "factor": 2, **COMMON}
@@ -61,6 +62,7 @@ def test_a_search_that_was_cut_goes_on_to_the_same_bits(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
 
 
+@pytest.mark.slow
 def test_copies_replace_the_worst():
     rates = {"learning_rate": [1e-6, 1e-5, 0.05, 0.1]}
     result = population.population_based_training(nn.dense(1), (X, Y), rates, epochs=6, interval=2, **COMMON)
@@ -97,6 +99,7 @@ def test_mistakes_are_named(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_halving_finds_a_top_setting_at_a_third_of_the_cost():
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.data))
@@ -126,6 +129,7 @@ def test_halving_finds_a_top_setting_at_a_third_of_the_cost():
     assert made <= 0.3 * sum(row["epochs"] for row in full.rows)
 
 
+@pytest.mark.slow
 def test_optuna_proposes_whole_batches():
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)

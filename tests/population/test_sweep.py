@@ -200,6 +200,7 @@ def test_a_member_that_diverges_is_reported_and_harms_no_other():
     assert skipped.rows[1]["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_members_that_stopped_are_left_out_when_that_saves_time(monkeypatch):
     from jaxnn.population import runner
 
@@ -224,6 +225,7 @@ def test_members_that_stopped_are_left_out_when_that_saves_time(monkeypatch):
     close(compact.params, plain.params)
 
 
+@pytest.mark.slow
 def test_simulated_devices_give_the_same_table():
     program = textwrap.dedent("""
         import os
@@ -244,6 +246,7 @@ def test_simulated_devices_give_the_same_table():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
     pytest.importorskip("orbax.checkpoint")
     program = textwrap.dedent(f"""
@@ -335,6 +338,7 @@ def test_wrong_types_are_named():
         sweep({"learning_rate": [0.1]})
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished():
     program = textwrap.dedent("""
         import os, signal, threading, time

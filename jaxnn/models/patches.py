@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -128,13 +130,16 @@ def mlp_mixer(
     )
 
 
-def _sized(make) -> nn.Layer:
+def _sized(make: Callable[[Any], nn.Layer]) -> nn.Layer:
     """A layer made for its input's shape."""
-    return nn.Layer(
-        lambda key, x: make(x).init(key, x),
-        lambda params, state, x, **options: make(x).apply(params, state, x, **options),
-        "blocks",
-    )
+
+    def init(key, x):
+        return make(x).init(key, x)
+
+    def apply(params, state, x, *, key=None, training=False):
+        return make(x).apply(params, state, x, key=key, training=training)
+
+    return nn.Layer(init, apply, "sized", setup=lambda x: make(x).setup(x))
 
 
 def _patches(size: int, features: int) -> nn.Layer:
@@ -142,7 +147,9 @@ def _patches(size: int, features: int) -> nn.Layer:
 
     def patches(run, x):
         if x.ndim != 4 or x.shape[1] % size or x.shape[2] % size:
-            raise ValueError(f"patches of {size}×{size} pixels fill images (batch, height, width, channels), got {list(x.shape)}")
+            raise ValueError(
+                f"patches of {size}×{size} pixels fill images (batch, height, width, channels), got {list(x.shape)}"
+            )
         y = run("embedding", x)
         return y.reshape(y.shape[0], -1, features)
 

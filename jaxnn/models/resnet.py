@@ -52,7 +52,7 @@ def resnet(
         raise ValueError(f"resnet comes in the depths {sorted(_BLOCKS)}, got {depth!r}")
     blocks, bottleneck = _BLOCKS[depth]
     expansion = 4 if bottleneck else 1
-    stem = [_conv(features, 3) if small_images else _conv(features, 7, 2)]
+    stem: list[Any] = [_conv(features, 3) if small_images else _conv(features, 7, 2)]
     stem += [] if pre_activation else [nn.batch_norm(), nn.relu]
     stem += [] if small_images else [nn.max_pool(3, strides=2, padding=((1, 1), (1, 1)))]
     stages = {}

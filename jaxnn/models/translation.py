@@ -130,7 +130,7 @@ def transformer(
 
 def _pair(name: str, pair: Any) -> tuple[Any, jax.Array]:
     """The source, perhaps with its mask, and the target's tokens."""
-    source, target = pair if isinstance(pair, tuple) and len(pair) == 2 else (None, None)
-    if getattr(target, "dtype", jnp.dtype(bool)) == jnp.bool_:
+    target = pair[1] if isinstance(pair, tuple) and len(pair) == 2 else None
+    if target is None or isinstance(target, tuple) or target.dtype == jnp.bool_:
         raise ValueError(f"{name} takes (source, target) or ((source, mask), target), target integer tokens (batch, time)")
-    return source, target
+    return pair[0], target

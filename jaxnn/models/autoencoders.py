@@ -49,7 +49,7 @@ def vae(features: int, *, hidden: int = 500, code: int = 20, activation: Any = n
     """A variational autoencoder (Kingma & Welling 2014): z ~ N(μ(x), σ(x)²), and the logits of x from z.
 
     One hidden layer each way, as in the paper. In training z = μ + σ ε with ε ~ N(0, 1), at inference z = μ. For MNIST,
-    features=784, it has 807,324 parameters; with hidden=400 the 652,824 of PyTorch's example. New samples are drawn by
+    features=784, it has 815,824 parameters; with hidden=400 the 652,824 of PyTorch's example. New samples are drawn by
     the child `decoder`: `model.children["decoder"](params["decoder"], z)`.
 
     Args:

@@ -8,12 +8,12 @@ from typing import Any
 
 import jaxnn as nn
 
-_MOBILE = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""The paper's table 2: t, by how much a block expands; c, its output's features; n, how many blocks; s, the first one's
-stride."""
+_TABLE_2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
-def mobilenet_v2(outputs: int, *, width: float = 1.0, dropout: float = 0.2) -> nn.Layer:
+def mobilenet_v2(
+    outputs: int, *, stages: Sequence[tuple[int, int, int, int]] = _TABLE_2, width: float = 1.0, dropout: float = 0.2
+) -> nn.Layer:
     """Inverted residual blocks with linear bottlenecks (Sandler et al. 2018).
 
     A block widens its input by a 1×1 convolution, works on each channel apart (3×3), and narrows it again without an
@@ -22,6 +22,8 @@ def mobilenet_v2(outputs: int, *, width: float = 1.0, dropout: float = 0.2) -> n
 
     Args:
         outputs: the neurons of the output layer.
+        stages: (t, c, n, s) each, as in the paper's table 2, the default: n blocks that widen t times, to c features, the
+            first one with stride s. For small images other strides are usual.
         width: by which the features are multiplied, then rounded to multiples of 8; the last 1280 do not become fewer.
         dropout: the rate before the output layer.
 
@@ -37,7 +39,7 @@ def mobilenet_v2(outputs: int, *, width: float = 1.0, dropout: float = 0.2) -> n
     """
     n_in = _multiple_of_8(32 * width)
     layers: dict[str, Any] = {"stem": _activated(nn.conv(n_in, 3, strides=2, padding=((1, 1), (1, 1)), use_bias=False))}
-    for i, (expansion, channels, n, strides) in enumerate(_MOBILE):
+    for i, (expansion, channels, n, strides) in enumerate(stages):
         features = _multiple_of_8(channels * width)
         layers[f"stage_{i + 1}"] = _inverted(n_in, features, expansion, strides)
         if n > 1:

@@ -34,6 +34,7 @@ def attention(
     cache: int | None = None,
     use_bias: bool = True,
     kernel_init=glorot_uniform(),
+    output_init=None,
     bias_init=zeros,
 ) -> Layer:
     """Multi-head attention: for each head softmax(q kᵀ / √d) v, and a product with all heads' outputs (Vaswani et al. 2017).
@@ -68,6 +69,7 @@ def attention(
             reaches beyond the cache is NaN.
         use_bias: whether the four products have biases.
         kernel_init: initializer of the four kernels, as matrices.
+        output_init: that of the output's, where it is another one, such as a smaller one for deep stacks.
         bias_init: initializer of the biases.
 
     Returns:
@@ -97,7 +99,7 @@ def attention(
         raise ValueError("attention with a cache is causal: what comes later is not known yet; pass is_causal=True")
     d = features // heads if head_features is None else whole("attention", "head_features", head_features)
 
-    def product(*sizes, axis=-1):
+    def product(*sizes, axis=-1, kernel_init=kernel_init):
         return dense(sizes, axis=axis, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
     children = {
@@ -105,7 +107,7 @@ def attention(
         "key": product(key_heads, d),
         "value": product(key_heads, d),
         "cache": _heads(is_causal, window, softcap, rotary_base, bias, cache),
-        "output": product(features, axis=(-2, -1)),
+        "output": product(features, axis=(-2, -1), kernel_init=output_init or kernel_init),
     } | ({"query_norm": _rms_norm(), "key_norm": _rms_norm()} if qk_norm else {})
 
     def forward(run, x):

@@ -32,6 +32,7 @@ def feed_forward(
     gated: bool = False,
     use_bias: bool = True,
     kernel_init=glorot_uniform(),
+    output_init=None,
 ) -> Layer:
     """The layer of a transformer between its attentions: y = φ(x U) D (Vaswani et al. 2017), biases left out here.
 
@@ -45,6 +46,7 @@ def feed_forward(
         gated: whether there is a gate.
         use_bias: whether the products have biases.
         kernel_init: initializer of the kernels.
+        output_init: that of D, where it is another one, such as a smaller one for deep stacks.
 
     Returns:
         A `Layer` from (..., n_in) to (..., features); a padded sequence `(x, mask)` keeps its mask.
@@ -57,7 +59,8 @@ def feed_forward(
         (['down', 'gate', 'up'], (2, 5, 4))
     """
     sizes = {"up": hidden, "down": features} | ({"gate": hidden} if gated else {})
-    children = {name: dense(n, use_bias=use_bias, kernel_init=kernel_init) for name, n in sizes.items()}
+    inits = dict.fromkeys(sizes, kernel_init) | {"down": output_init or kernel_init}
+    children = {name: dense(n, use_bias=use_bias, kernel_init=inits[name]) for name, n in sizes.items()}
 
     def forward(run, x):
         return run("down", activation(run("gate", x)) * run("up", x) if gated else activation(run("up", x)))

@@ -17,6 +17,10 @@ def floats(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
+def integers(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
 def attend(run, x):
     query, key, value = (run(name, x).reshape(*x.shape[:2], 2, -1) for name in ("query", "key", "value"))
     return run("out", nn.kernels.dot_product_attention(query, key, value, is_causal=True).reshape(x.shape))
@@ -35,10 +39,33 @@ def convolutional():
 
 
 MODELS = {
-    "mlp": (lambda: nn.models.mlp([64, 32], 10, dropout=0.2), floats(8, 14, 14, 1)),
+    "alexnet_small": (lambda: nn.models.alexnet_small(3, features=4, hidden=(6, 5)), floats(2, 8, 8, 3)),
+    "autoencoder": (lambda: nn.models.autoencoder(12, hidden=(8, 6), code=3), floats(3, 12)),
     "cnn": (lambda: nn.models.cnn(10, channels=(8, 16), hidden=32), floats(2, 16, 16, 1)),
+    "convnext": (lambda: nn.models.convnext(3, blocks=(1, 2), features=(8, 16)), floats(2, 32, 32, 3)),
+    "gpt2": (lambda: nn.models.gpt2(50, features=16, layers=2, heads=2, context=8), integers(2, 8)),
+    "lenet5": (lambda: nn.models.lenet5(10), floats(2, 32, 32, 1)),
+    "lstm_language_model": (lambda: nn.models.lstm_language_model(50, features=16), integers(2, 5)),
+    "mlp": (lambda: nn.models.mlp([64, 32], 10, dropout=0.2), floats(8, 14, 14, 1)),
+    "mlp_mixer": (
+        lambda: nn.models.mlp_mixer(3, patch_size=4, features=16, layers=2, token_hidden=8, channel_hidden=32),
+        floats(2, 16, 16, 3),
+    ),
+    "mobilenet_v2": (
+        lambda: nn.models.mobilenet_v2(3, stages=((1, 16, 1, 1), (6, 24, 2, 2)), width=0.5), floats(2, 16, 16, 3)
+    ),
+    "resnet": (lambda: nn.models.resnet(18, 3, features=8, small_images=True), floats(2, 16, 16, 3)),
     "rnn": (lambda: nn.models.rnn(32, 10), floats(4, 5, 8)),
-}
+    "seq2seq": (lambda: nn.models.seq2seq(20, 30, features=16, layers=2), (integers(2, 5), integers(2, 4))),
+    "transformer": (
+        lambda: nn.models.transformer(50, features=16, layers=2, heads=2, hidden=32), (integers(2, 7), integers(2, 5))
+    ),
+    "unet": (lambda: nn.models.unet(2, features=4, depth=2), floats(2, 16, 16, 1)),
+    "vae": (lambda: nn.models.vae(12, hidden=8, code=3), floats(3, 12)),
+    "vgg": (lambda: nn.models.vgg(11, 3, features=4, hidden=16), floats(2, 32, 32, 3)),
+    "vit": (lambda: nn.models.vit(3, patch_size=4, features=16, layers=2, heads=2), floats(2, 16, 16, 3)),
+    "wide_resnet": (lambda: nn.models.wide_resnet(10, 2, 3), floats(2, 8, 8, 3)),
+}  # fmt: skip
 OTHERS = {
     "transformer": (transformer, floats(2, 7, dtype=jnp.int32)),
     "convolutions": (convolutional, floats(2, 12, 12, 3)),
@@ -72,7 +99,7 @@ def test_the_count_agrees_with_xla_within_2_percent(name):
 
     def step(params, state, x, key):
         y, back = jax.vjp(lambda p: model.apply(p, state, x, key=key, training=True)[0], params)
-        return y, back(jnp.ones_like(y))
+        return y, back(jax.tree.map(jnp.ones_like, y))
 
     np.testing.assert_allclose(table.forward, counted_by_xla(lambda *a: model.apply(*a)[0], params, state, x), rtol=0.02)
     total = counted_by_xla(step, params, state, x, jax.random.key(0))

@@ -1,0 +1,105 @@
+"""Convolutional networks as plain stacks: LeNet-5, a small AlexNet, VGG."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jaxnn as nn
+
+_VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+def lenet5(outputs: int) -> nn.Layer:
+    """LeNet-5 (LeCun et al. 1998), for images of 32×32: 5×5 convolutions and averages, then dense layers, with tanh.
+
+    As it is usually built: pooling has no weights, every feature of the second convolution sees all of the first's, and the
+    output is a dense layer. That makes 61,706 parameters for 10 classes and one channel (the paper, which connects less,
+    has 60,000). Images of 28×28 get a margin first: `nn.serial(nn.pad(2), nn.models.lenet5(10))`.
+
+    Args:
+        outputs: the neurons of the output layer.
+
+    Returns:
+        A `Layer` from (batch, height, width, channels) to (batch, outputs).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> model = nn.models.lenet5(10)
+        >>> params, state = model.init(jax.random.key(0), jnp.ones((1, 32, 32, 1)))
+        >>> nn.trees.count(params), model(params, jnp.ones((2, 32, 32, 1))).shape
+        (61706, (2, 10))
+    """
+    init = nn.initializers.fan_in_uniform()
+    layers: list[Any] = []
+    for features in (6, 16):
+        layers += [nn.conv(features, 5, padding="VALID", kernel_init=init), nn.tanh, nn.avg_pool(2)]
+    layers.append(nn.flatten())
+    for features in (120, 84):
+        layers += [nn.dense(features, kernel_init=init), nn.tanh]
+    return nn.serial(*layers, output=nn.dense(outputs, kernel_init=init))
+
+
+def alexnet_small(outputs: int, *, features: int = 64, hidden: tuple[int, ...] = (384, 192)) -> nn.Layer:
+    """AlexNet's plan (Krizhevsky et al. 2012) for small images: twice convolution, pooling and response normalization.
+
+    The "small AlexNet" of Zhang et al. (2017): 5×5 convolutions, max-pooling over 3×3 with stride 2, local response
+    normalization, two dense hidden layers. For CIFAR-10 cropped to 28×28 it has the paper's 1,387,786 parameters.
+
+    Args:
+        outputs: the neurons of the output layer.
+        features: of each convolution.
+        hidden: the neurons of the dense hidden layers.
+
+    Returns:
+        A `Layer` from (batch, height, width, channels) to (batch, outputs).
+
+    Example:
+        >>> import jax, jaxnn as nn
+        >>> images = jax.ShapeDtypeStruct((1, 28, 28, 3), "float32")
+        >>> params, state = jax.eval_shape(nn.models.alexnet_small(10).init, jax.random.key(0), images)
+        >>> nn.trees.count(params)
+        1387786
+    """
+    layers: list[Any] = []
+    for _ in range(2):
+        layers += [nn.conv(features, 5), nn.relu, nn.max_pool(3, strides=2, padding="SAME"), nn.local_response_norm()]
+    layers.append(nn.flatten())
+    for neurons in hidden:
+        layers += [nn.dense(neurons), nn.relu]
+    return nn.serial(*layers, output=nn.dense(outputs))
+
+
+def vgg(depth: int, outputs: int, *, features: int = 64, hidden: int = 4096, dropout: float = 0.5) -> nn.Layer:
+    """Five stages of 3×3 convolutions, each with 2×2 max-pooling, and three dense layers (Simonyan & Zisserman 2015).
+
+    For images of 224×224 and 1000 classes VGG-11 has 132,863,336 parameters, VGG-13 133,047,848, VGG-16 138,357,544 and
+    VGG-19 143,667,240, torchvision's numbers and the paper's table 2.
+
+    Args:
+        depth: the number of layers with weights, 11, 13, 16 or 19.
+        outputs: the neurons of the output layer.
+        features: those of the first stage; they double from stage to stage, up to eight times that.
+        hidden: the neurons of each dense hidden layer.
+        dropout: the rate after each of these.
+
+    Returns:
+        A `Layer` from (batch, height, width, channels) to (batch, outputs).
+
+    Raises:
+        ValueError: if `depth` is another.
+
+    Example:
+        >>> import jax, jaxnn as nn
+        >>> images = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
+        >>> params, state = jax.eval_shape(nn.models.vgg(16, 1000).init, jax.random.key(0), images)
+        >>> nn.trees.count(params)
+        138357544
+    """
+    if depth not in _VGG:
+        raise ValueError(f"vgg comes in the depths {sorted(_VGG)}, got {depth!r}")
+    stages = {}
+    for i, n in enumerate(_VGG[depth]):
+        convolutions = [layer for _ in range(n) for layer in (nn.conv(features * min(2**i, 8), 3), nn.relu)]
+        stages[f"stage_{i + 1}"] = nn.serial(*convolutions, nn.max_pool(2))
+    dense = [layer for _ in range(2) for layer in (nn.dense(hidden), nn.relu, nn.dropout(dropout))]
+    return nn.serial(**stages, head=nn.serial(nn.flatten(), *dense, output=nn.dense(outputs)))

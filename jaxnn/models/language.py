@@ -1,0 +1,109 @@
+"""Language models: GPT-2, and stacked LSTMs."""
+
+from __future__ import annotations
+
+import math
+
+import jaxnn as nn
+
+
+def gpt2(
+    vocabulary: int = 50257,
+    *,
+    features: int = 768,
+    layers: int = 12,
+    heads: int = 12,
+    context: int = 1024,
+    dropout: float = 0.1,
+    cache: bool = False,
+) -> nn.Layer:
+    """GPT-2 (Radford et al. 2019): a transformer decoder whose output is tied to its embedding.
+
+    Learned positions, blocks with the norms first, MLPs of four times the features with the tanh form of GELU, a last
+    norm, and logits x Eᵀ. Weights are drawn from N(0, 0.02²), those that are added to the stream with 1/√(2 · layers) of
+    that. By default it is the smallest of the four, with 124,439,808 parameters as in the published weights (the paper says
+    117 million); the others have (layers, features, heads) = (24, 1024, 16), (36, 1280, 20) and (48, 1600, 25).
+
+    Args:
+        vocabulary: the number of tokens.
+        features: of the stream.
+        layers: the number of blocks, which are one `nn.repeat`.
+        heads: of each attention.
+        context: how many positions there are.
+        dropout: the rate on the embeddings and on what the blocks add; the attention's own weights are not dropped.
+        cache: for decoding: the state keeps keys and values, and the input is what follows on what came before.
+
+    Returns:
+        A `Layer` from integer tokens (batch, time) to logits (batch, time, vocabulary).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> tokens = jnp.zeros((1, 8), jnp.int32)
+        >>> params, state = jax.eval_shape(nn.models.gpt2().init, jax.random.key(0), tokens)
+        >>> nn.trees.count(params)
+        124439808
+
+        Greedy decoding, one token at a time:
+
+        >>> model = nn.models.gpt2(10, features=8, layers=2, heads=2, context=16, cache=True)
+        >>> params, state = model.init(jax.random.key(0), tokens)
+        >>> logits, state = jax.jit(model.apply)(params, state, tokens)
+        >>> logits, state = jax.jit(model.apply)(params, state, logits[:, -1:].argmax(-1))
+        >>> logits.shape, state["blocks"]["attention"]["cache"]["seen"].tolist()
+        ((1, 1, 10), [9, 9])
+    """
+    init, output_init = nn.initializers.normal(0.02), nn.initializers.normal(0.02 / math.sqrt(2 * layers))
+    block = nn.transformer_block(
+        nn.attention(
+            features, heads, is_causal=True, cache=context if cache else None, kernel_init=init, output_init=output_init
+        ),
+        nn.feed_forward(features, 4 * features, kernel_init=init, output_init=output_init),
+        rate=dropout,
+    )
+
+    def gpt2(run, tokens):
+        x = run("dropout", run("positions", run("embedding", tokens)))
+        return nn.attend(run.params("embedding"), run("norm", run("blocks", x)))
+
+    return nn.block(
+        gpt2,
+        embedding=nn.embedding(vocabulary, features, embedding_init=init),
+        positions=nn.learned_positions(context, stateful=cache),
+        dropout=nn.dropout(dropout),
+        blocks=nn.repeat(block, layers),
+        norm=nn.layer_norm(),
+    )
+
+
+def lstm_language_model(
+    vocabulary: int, *, features: int = 650, layers: int = 2, dropout: float = 0.5, stateful: bool = False
+) -> nn.Layer:
+    """Stacked LSTMs that predict the next token, with dropout between them only (Zaremba, Sutskever & Vinyals 2014).
+
+    By default the paper's medium model: for its 10,000 words 19,775,200 parameters, the 20 million it is known by. The large
+    one has 1500 features and dropout 0.65; the small one 200 features and none.
+
+    Args:
+        vocabulary: the number of tokens.
+        features: of the embedding and of each LSTM.
+        layers: the number of LSTMs.
+        dropout: the rate before, between and after them.
+        stateful: whether the carry is kept in the state, so that a text may come in pieces, as in the paper.
+
+    Returns:
+        A `Layer` from integer tokens (batch, time) to logits (batch, time, vocabulary).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> tokens = jnp.zeros((1, 8), jnp.int32)
+        >>> params, state = jax.eval_shape(nn.models.lstm_language_model(10_000).init, jax.random.key(0), tokens)
+        >>> nn.trees.count(params)
+        19775200
+    """
+    layer = nn.serial(nn.dropout(dropout), nn.lstm(features, stateful=stateful))
+    return nn.serial(
+        nn.embedding(vocabulary, features, embedding_init=nn.initializers.uniform(-0.05, 0.05)),
+        nn.repeat(layer, layers),
+        nn.dropout(dropout),
+        output=nn.dense(vocabulary, kernel_init=nn.initializers.fan_in_uniform()),
+    )

@@ -121,7 +121,7 @@ TINY = {
     "vae": (lambda: M.vae(12, hidden=8, code=3), floats(3, 12)),
     "vgg": (lambda: M.vgg(11, 3, features=2, hidden=6), floats(3, 32, 32, 3)),
     "vit": (lambda: M.vit(3, patch_size=4, features=8, layers=2, heads=2), floats(2, 8, 8, 3)),
-    "wide_resnet": (lambda: M.wide_resnet(10, 2, 3, dropout=0.1), floats(3, 8, 8, 3)),
+    "wide_resnet": (lambda: M.wide_resnet(10, 1, 3, dropout=0.1), floats(3, 8, 8, 3)),
 }  # fmt: skip
 
 

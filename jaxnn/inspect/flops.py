@@ -28,7 +28,7 @@ MOVES = {  # what moves or selects values, or prepares keys
     "reshape", "rev", "select_n", "sharding_constraint", "slice", "split", "squeeze", "stop_gradient", "transpose",
 }
 # fmt: on
-_MANY = {"logistic": 4, "random_bits": 31, "threefry2x32": 31, "erf_inv": 39, "clamp": 2}  # operations an element
+_MANY = {"logistic": 4, "random_bits": 31, "threefry2x32": 31, "erf_inv": 39, "erfc": 63, "clamp": 2}  # operations an element
 
 
 class Operation(NamedTuple):

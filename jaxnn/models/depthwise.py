@@ -91,7 +91,7 @@ def convnext(
         size = 4 if i == 0 else 2
         resize = nn.conv(c, size, strides=size, padding="VALID", kernel_init=init)
         layers[f"downsample_{i + 1}"] = nn.serial(resize, norm()) if i == 0 else nn.serial(norm(), resize)
-        rate = 0.0 if drop_path == 0 else drop_path * i / (len(blocks) - 1)
+        rate = 0.0 if drop_path == 0 else drop_path * i / max(len(blocks) - 1, 1)
         block = nn.residual(
             nn.depthwise_conv(7, kernel_init=init),
             norm(),

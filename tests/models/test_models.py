@@ -121,7 +121,7 @@ TINY = {
     "vae": (lambda: M.vae(12, hidden=8, code=3), floats(3, 12)),
     "vgg": (lambda: M.vgg(11, 3, features=2, hidden=6), floats(3, 32, 32, 3)),
     "vit": (lambda: M.vit(3, patch_size=4, features=8, layers=2, heads=2), floats(2, 8, 8, 3)),
-    "wide_resnet": (lambda: M.wide_resnet(10, 2, 3, dropout=0.1), floats(3, 8, 8, 3)),
+    "wide_resnet": (lambda: M.wide_resnet(10, 1, 3, dropout=0.1), floats(3, 8, 8, 3)),
 }  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def compiled(function, *values):
     """For the shapes of these values, in little time: the fast forms of layers have tests of their own."""
     with definitions():
         lowered = jax.jit(function).lower(*values)
-    return lowered.compile({"xla_backend_optimization_level": 0})
+    return lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
 
 
 def test_every_model_is_trained_here():
@@ -158,7 +158,7 @@ def test_one_step_reaches_every_parameter(name):
         y, state = model.apply(params, state, x, key=key, training=True)
         return sum(jnp.mean(jnp.sin(part)) for part in jax.tree.leaves(y)), state
 
-    values = drawn(params), jax.tree.map(lambda a: np.ones(a.shape, a.dtype), state), drawn(x), jax.random.key(0)
+    values = drawn(params), jax.tree.map(lambda a: np.ones(a.shape, a.dtype), state), drawn(x), jax.random.key(0, impl="rbg")
     (value, after), gradients = compiled(jax.value_and_grad(loss, has_aux=True), *values)(*values)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after, gradients)))

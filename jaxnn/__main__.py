@@ -346,12 +346,11 @@ def _sweep(job: _Job, started: float) -> int:
     print(f"* best by the validation part; of its networks the best has {_shown(score)} on the test part")
     table = arguments.csv or arguments.out / "sweep.csv"
     _write_table(result.rows, table)
-    columns = {name: [row[name] for row in result.rows] for name in result.rows[0]}
     varied = [name for name in result.names if len(grid[name]) > 1]
     if len(varied) == 2:
-        ax = plot_sweep(columns, varied[0], varied[1], value)
+        ax = plot_sweep(result.columns, varied[0], varied[1], value)
     else:
-        ax = plot_parallel_coordinates(columns, value, names=varied or list(grid))
+        ax = plot_parallel_coordinates(result.columns, value, names=varied or list(grid))
     ax.set_title(f"{arguments.model} on {data.name}: {len(result)} networks")
     picture = arguments.out / "sweep.png"
     figure = ax.get_figure(root=True)

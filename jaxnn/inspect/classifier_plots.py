@@ -150,7 +150,7 @@ def plot_calibration(labels: Any, probabilities: Any, *, bins: int = 10, ax: Axe
     ax.scatter(confidence, accuracy, s=12 + 120 * counts[full] / counts.max(), color=BLUE, zorder=3)
     ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="calibrated")
     ax.set(aspect="equal", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(frameon=False, loc="lower right")  # the curve of a network that is too sure runs below, at the left
     grid(ax)
     return titled(ax, "calibration", "predicted probability", "how often it is true")
 

@@ -135,6 +135,21 @@ class Sweep:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """The table as a list of values by name, as the plots of `nn.inspect` take it."""
+        return {name: [row[name] for row in self.rows] for name in self.rows[0]}
+
+    def members(self, **values: Any) -> list[int]:
+        """The numbers of the members with these values in the table, as `result.members(units=32, seed=0)`.
+
+        Raises:
+            ValueError: the table has no such column.
+        """
+        if unknown := set(values) - set(self.rows[0]):
+            raise ValueError(f"there is no column {sorted(unknown)[0]!r}: the table has {', '.join(self.rows[0])}")
+        return [i for i, row in enumerate(self.rows) if all(row[name] == value for name, value in values.items())]
+
     def member(self, index: int) -> Member:
         """A member by its number.
 

@@ -72,6 +72,10 @@ def test_the_table_has_a_row_for_each_setting_and_seed(mixed):
         (a, b, c) for a in (1e-3, 1e-2) for b in (0, 0.3) for c in (4, 6)
     }
     frame = mixed.to_pandas()
+    assert {name: list(frame[name]) for name in frame} == mixed.columns
+    assert mixed.members(units=4, rate=0, seed=2, learning_rate=1e-3) == [2]
+    with pytest.raises(ValueError, match="no column 'width'"):
+        mixed.members(width=3)
     assert list(frame.columns) == [
         "learning_rate", "rate", "units", "seed", "loss", "accuracy", "val_loss", "val_accuracy", "epoch", "epochs", "status",
     ]  # fmt: skip

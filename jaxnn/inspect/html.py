@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 # Colours are the page's own, so that light and dark look alike; the blue bar behind a share is half transparent.
 _STYLE = """<style>
 .jaxnn{font-size:13px;line-height:1.5;overflow-x:auto}
-.jaxnn .row{display:grid;grid-template-columns:minmax(11em,1.6fr) minmax(8em,1fr) minmax(6em,.9fr) minmax(15em,1.8fr) 4.5em
- 5.5em 5.5em 4.5em 6em;column-gap:1em;padding:1px 4px;min-width:68em;white-space:nowrap;text-align:right}
+.jaxnn .row{display:grid;grid-template-columns:minmax(10em,1.6fr) minmax(7em,1fr) minmax(6em,.9fr) minmax(13em,1.8fr) 4.5em
+ 5em 5em 4.5em 5em;column-gap:.7em;padding:1px 4px;min-width:66em;white-space:nowrap;text-align:right}
 .jaxnn .row>:nth-child(-n+3){text-align:left}
 .jaxnn .head{font-weight:600;border-bottom:1px solid currentColor}
 .jaxnn .total{border-top:1px solid currentColor;padding:4px}

@@ -217,4 +217,5 @@ class _AsMatrix:
     def __call__(self, key, shape, dtype):
         n_in, n_out = self._matrix
         copies = math.prod(shape) // max(n_in * n_out, 1)
-        return self._initializer(key, (n_in, n_out * copies), dtype).reshape(shape)
+        drawn = self._initializer(key, (n_in, n_out * copies), dtype)
+        return drawn.reshape(shape) if drawn.shape == (n_in, n_out * copies) else drawn  # refused where it is drawn

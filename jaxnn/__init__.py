@@ -9,16 +9,15 @@ that pair. Start at `jaxnn.core.layer`.
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
-from jaxnn import inspect, kernels
+from jaxnn import kernels
 from jaxnn.core import trees
 from jaxnn.core.block import block
 from jaxnn.core.combinators import branch, dtype_policy, parallel, positionwise, remat, repeat, residual, serial
 from jaxnn.core.draw import param
 from jaxnn.core.layer import Layer, as_layer, stateless
-from jaxnn.functional import initializers, losses, metrics, schedules
+from jaxnn.functional import initializers, losses
 from jaxnn.functional.activations import *  # noqa: F403
 from jaxnn.functional.activations import __all__ as _activations
-from jaxnn.inspect import summary
 from jaxnn.layers.activation import prelu, rrelu
 from jaxnn.layers.attention import attention
 from jaxnn.layers.convolution import conv, conv_transpose, depthwise_conv, separable_conv
@@ -46,7 +45,9 @@ from jaxnn.layers.shapes import crop, flatten, pad, permute, pixel_shuffle, pixe
 from jaxnn.layers.transformer import feed_forward, moe, transformer_block
 
 if TYPE_CHECKING:
-    from jaxnn import data, io, models, population
+    from jaxnn import data, inspect, io, models, population
+    from jaxnn.functional import metrics, schedules
+    from jaxnn.inspect import summary
     from jaxnn.population.sweep import sweep
     from jaxnn.train import callbacks
     from jaxnn.train.epoch import train_epoch, train_run
@@ -175,7 +176,8 @@ __all__ = [
 
 
 _LATER = {  # what is imported when it is first used: not every program trains, and models are built from the names above
-    **dict.fromkeys(("data", "io", "models", "population"), ""),
+    **dict.fromkeys(("data", "inspect", "io", "models", "population"), ""),
+    **dict.fromkeys(("metrics", "schedules"), "functional"),
     "callbacks": "train",
     **dict.fromkeys(("FitResult", "NonFiniteError", "fit"), "train.fit"),
     **dict.fromkeys(("LearningRates", "find_learning_rate"), "train.learning_rate_finder"),
@@ -186,6 +188,7 @@ _LATER = {  # what is imported when it is first used: not every program trains, 
     "DataError": "train.streams",
     "History": "train.history",
     **dict.fromkeys(("by_path", "decay_mask", "named_optimizer"), "train.optimizers"),
+    "summary": "inspect",
     "sweep": "population.sweep",
 }
 
@@ -194,7 +197,7 @@ def __getattr__(name: str):
     if name not in _LATER:
         raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
     room = _LATER[name]
-    if room in ("", "train"):
+    if room in ("", "functional") or name == "callbacks":
         return _import_module(".".join(filter(None, ("jaxnn", room, name))))
     return getattr(_import_module(f"jaxnn.{room}"), name)
 

@@ -15,7 +15,7 @@ from jaxnn.core.block import block
 from jaxnn.core.combinators import branch, dtype_policy, parallel, positionwise, remat, repeat, residual, serial
 from jaxnn.core.draw import param
 from jaxnn.core.layer import Layer, as_layer, stateless
-from jaxnn.functional import initializers, losses
+from jaxnn.functional import initializers
 from jaxnn.functional.activations import *  # noqa: F403
 from jaxnn.functional.activations import __all__ as _activations
 from jaxnn.layers.activation import prelu, rrelu
@@ -46,7 +46,7 @@ from jaxnn.layers.transformer import feed_forward, moe, transformer_block
 
 if TYPE_CHECKING:
     from jaxnn import data, inspect, io, models, population
-    from jaxnn.functional import metrics, schedules
+    from jaxnn.functional import losses, metrics, schedules
     from jaxnn.inspect import summary
     from jaxnn.population.sweep import sweep
     from jaxnn.train import callbacks
@@ -177,7 +177,7 @@ __all__ = [
 
 _LATER = {  # what is imported when it is first used: not every program trains, and models are built from the names above
     **dict.fromkeys(("data", "inspect", "io", "models", "population"), ""),
-    **dict.fromkeys(("metrics", "schedules"), "functional"),
+    **dict.fromkeys(("losses", "metrics", "schedules"), "functional"),
     "callbacks": "train",
     **dict.fromkeys(("FitResult", "NonFiniteError", "fit"), "train.fit"),
     **dict.fromkeys(("LearningRates", "find_learning_rate"), "train.learning_rate_finder"),

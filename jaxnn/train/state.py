@@ -1,7 +1,5 @@
 """`TrainState`: everything that the rest of a run depends on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -16,9 +16,9 @@ from jaxnn.reference import public, write
 
 PUBLIC = {space: {name: getattr(module, name) for name in module.__all__} for space, module in public().items()}
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):\n((?:    .*\n|\n)*)", re.MULTILINE)
-FORMULA = re.compile(r"[=Σ√‖∣∈→≤²½~]|N\(|U\[")
+FORMULA = re.compile(r"[=Σ√‖→]|[^\s] [−+·] [^\s]|\w/\(|max\(|log |[NU][(\[]")  # also N(0, σ²) and U[0, 1)
 SOURCE = re.compile(
-    r"[A-Z][\w.]+[^.]{0,60}\(?(19|20)\d\d\b"  # "(He et al. 2015)", "He et al. (2015)"
+    r"[A-Z]\w+.{0,60}\b(19|20)\d\d\b"  # "(He et al. 2015)", "He et al. (2015)"
     r"|[Tt]eaching notes|jax\.(nn|numpy|scipy|lax|random|image)|optax|PyTorch|Keras|TensorFlow|scikit-learn|SciPy|NumPy"
 )
 
@@ -94,8 +94,9 @@ def gaps(space, name, value):
         if "Raises" not in found and raises(code(value)):
             lacks.append("Raises")
     if kind(space, name, value):
-        words = docstring.partition("\nExample:")[0]
-        lacks += ["formula"] * (not FORMULA.search(words)) + ["source"] * (not SOURCE.search(words))
+        words = docstring.partition("\nArgs:")[0].partition("\nReturns:")[0].partition("\nExample:")[0]
+        without_code = re.sub(r"`[^`]*`", "", words)
+        lacks += ["formula"] * (not FORMULA.search(without_code)) + ["source"] * (not SOURCE.search(words))
     return lacks
 
 

@@ -46,7 +46,7 @@ def write(folder: Path) -> None:
         for variable in page.variables:  # a metric, an initializer
             variable.docstring = variable.default_value.__doc__
 
-    pdoc.doc._remove_collections_abc = _short(namespaces)  # pdoc's last look at the text of a type
+    pdoc.doc._remove_collections_abc = _short(namespaces)  # type: ignore[assignment]  # its last look at a type
     pdoc.render.configure(docformat="google", footer_text=f"jaxnn {jaxnn.__version__}")
     texts = {f"{name.replace('.', '/')}.html": pdoc.render.html_module(page, pages) for name, page in pages.items()}
     texts |= {"index.html": pdoc.render.html_index(pages), "search.js": pdoc.render.search_index(pages)}

@@ -45,10 +45,10 @@ def is_value(value):
     return not isinstance(value, type) and not isinstance(code(value), FunctionType)
 
 
-def kind(space, name, value):
-    """Of what a formula and its source are asked."""
-    if space.removeprefix("jaxnn.") in ("losses", "metrics", "initializers", "schedules"):
-        return not isinstance(value, type)
+def is_formula(space, name, value):
+    """Whether a formula and its source are asked of it."""
+    if space in ("jaxnn.losses", "jaxnn.metrics", "jaxnn.initializers", "jaxnn.schedules"):
+        return not isinstance(value, type) and name not in ("as_metric", "mean")  # which turn losses into metrics
     return space == "jaxnn" and (name in activations.__all__ or value.__module__.startswith("jaxnn.layers."))
 
 
@@ -66,6 +66,15 @@ def raises(function):
     return any(isinstance(node, ast.Raise) for node in nodes) or any(map(raises, helpers))
 
 
+def example(section):
+    """Whether there is one to run: its own, or for what a function returns the function's."""
+    maker = re.match(r"See `(\w+)`, ", section)
+    if maker:
+        [of_maker] = {members[maker[1]].__doc__ for members in PUBLIC.values() if maker[1] in members}
+        return ">>> result" in of_maker
+    return ">>>" in section
+
+
 def gaps(space, name, value):
     """What the docstring of a public name lacks."""
     docstring = inspect.cleandoc(value.__doc__ or "")
@@ -76,7 +85,7 @@ def gaps(space, name, value):
     found, lacks = sections(docstring), []
     if not re.match(r".+[.:]$", docstring.partition("\n")[0]):
         lacks.append("summary line")
-    if ">>>" not in found.get("Example", ""):
+    if not example(found.get("Example", "")):
         lacks.append("Example")
     if isinstance(value, type):
         made = [] if issubclass(value, BaseException) else inspect.signature(value).parameters
@@ -93,7 +102,7 @@ def gaps(space, name, value):
             lacks.append("Returns")
         if "Raises" not in found and raises(code(value)):
             lacks.append("Raises")
-    if kind(space, name, value):
+    if is_formula(space, name, value):
         words = docstring.partition("\nArgs:")[0].partition("\nReturns:")[0].partition("\nExample:")[0]
         without_code = re.sub(r"`[^`]*`", "", words)
         lacks += ["formula"] * (not FORMULA.search(without_code)) + ["source"] * (not SOURCE.search(words))

@@ -222,9 +222,9 @@ def global_max_pool() -> Layer:
 
 
 def adaptive_avg_pool(size: Size) -> Layer:
-    """The means of as many windows as asked for: along an axis of n values, window i of m is [⌊i·n/m⌋, ⌈(i+1)·n/m⌉).
+    """The means of as many windows as asked for: y[i] = mean of x[⌊i·n/m⌋ : ⌈(i+1)·n/m⌉] along an axis of n values.
 
-    The windows, as in PyTorch, cover the input and may overlap by one; where m divides n they are `avg_pool(n / m)`'s.
+    The m windows, as in PyTorch, cover the input and may overlap by one; where m divides n they are `avg_pool(n / m)`'s.
     Computed in at least float32, as one product with a matrix an axis.
 
     Args:

@@ -35,6 +35,12 @@ class Row:
         forward: floating-point operations of inference, for the whole batch.
         backward: those that a training step adds for the gradient of the parameters.
         kept: bytes that the forward pass keeps for the backward pass, without input and parameters.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> [row] = nn.summary(nn.dense(2), jnp.ones((1, 3))).rows
+        >>> row.formula, row.parameters, row.output
+        ('3·2 + 2', 8, '(B, 2)')
     """
 
     path: str
@@ -61,6 +67,12 @@ class Summary:
         backward: those that a training step adds; also gradients added up between the layers, which stand in no row.
         kept: bytes of activations kept for the backward pass.
         blocks: the output's shape of each layer with layers inside, by path.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> table = nn.summary(nn.dense(2), jnp.ones((5, 3)))
+        >>> table.parameters, table.batch, table.forward  # 2 · 5 · 3 · 2 of the product, 5 · 2 of the bias
+        (8, 5, 70)
     """
 
     rows: tuple[Row, ...]

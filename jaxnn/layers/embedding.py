@@ -16,7 +16,7 @@ from jaxnn.functional.initializers import normal, zeros
 
 
 def embedding(vocabulary: int, features: int, *, padding_index: int | None = None, embedding_init=normal(1.0)) -> Layer:
-    """A learned vector for each of a finite number of tokens: y = E[x].
+    """A learned vector for each of a finite number of tokens: y = E[x], PyTorch's `Embedding`.
 
     Args:
         vocabulary: how many tokens there are; they are numbered from 0.
@@ -58,7 +58,7 @@ def embedding(vocabulary: int, features: int, *, padding_index: int | None = Non
 
 
 def attend(params: dict, x: jax.Array) -> jax.Array:
-    """The output tied to an embedding: logits x Eᵀ, one a token (Press & Wolf 2017).
+    """The output tied to an embedding: y = x Eᵀ, a logit for each token (Press & Wolf 2017).
 
     Args:
         params: the embedding's, in a `block` `run.params("name")`.
@@ -154,8 +154,9 @@ def sinusoidal_positions(*, base: float = 10000.0, stateful: bool = False) -> La
 def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10000.0) -> jax.Array:
     """Turn queries or keys by their position, so that products depend on distances alone (RoPE, Su et al. 2021).
 
-    With d features, the pair (x[i], x[i + d/2]) is turned by t / base^(2i/d) at position t. The paper pairs neighbours
-    (2i, 2i + 1), which is the same for another order of the features; halves are what most models are published in.
+    y[i] = x[i] cos θ − x[i + d/2] sin θ and y[i + d/2] = x[i + d/2] cos θ + x[i] sin θ, θ = t / base^(2i/d) at position t.
+    The paper pairs neighbours (2i, 2i + 1), which is the same for another order of the features; halves are what most
+    models are published in.
 
     Args:
         x: (batch, time, heads, d), d even.

@@ -262,6 +262,9 @@ def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.7
     Returns:
         A `Layer` that keeps the shape (batch, ..., channels).
 
+    Raises:
+        ValueError: if `size` is no whole number from 1.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> nn.local_response_norm(1, alpha=1.0, beta=0.5)({}, jnp.array([[0.75]])).round(3).item()

@@ -17,10 +17,15 @@ Margins = int | Sequence[tuple[int, int]]
 
 
 def flatten() -> Layer:
-    """All axes but the first as one: (batch, ...) to (batch, features), in row-major order.
+    """All axes but the first as one: (batch, n₁, n₂, …) → (batch, n₁ · n₂ · …), in row-major order.
+
+    As Keras's `Flatten`, and PyTorch's, whose channels come first: (channels, height, width).
 
     Returns:
         The `Layer`.
+
+    Raises:
+        ValueError: if the input has no axis.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -37,7 +42,7 @@ def flatten() -> Layer:
 
 
 def reshape(*shape: int) -> Layer:
-    """Every sample in another shape, in row-major order: (batch, ...) to (batch, *shape).
+    """Every sample in another shape: (batch, ...) → (batch, *shape), in row-major order, as Keras's `Reshape`.
 
     Args:
         *shape: the sample's new shape, without the batch axis; one of the numbers may be −1, for what is left.
@@ -68,7 +73,9 @@ def reshape(*shape: int) -> Layer:
 
 
 def permute(*axes: int) -> Layer:
-    """The axes of every sample in another order: axis `axes[i]` becomes axis i + 1; the batch axis, 0, stays first.
+    """The axes of every sample in another order: (batch, n₁, …, nₖ) → (batch, n_{a₁}, …, n_{aₖ}), as Keras's `Permute`.
+
+    Axis `axes[i]` becomes axis i + 1; the batch axis, 0, stays first.
 
     Args:
         *axes: the numbers 1, 2, … in their new order, as in Keras.
@@ -96,7 +103,7 @@ def permute(*axes: int) -> Layer:
 
 
 def pad(padding: Margins, *, mode: str = "constant") -> Layer:
-    """More values around the spatial axes.
+    """More values around the spatial axes, each n → low + n + high, by `jax.numpy.pad`.
 
     Args:
         padding: how many on every side, or `((low, high), ...)`, one pair a spatial axis.
@@ -125,7 +132,7 @@ def pad(padding: Margins, *, mode: str = "constant") -> Layer:
 
 
 def crop(cropping: Margins) -> Layer:
-    """Fewer values around the spatial axes: the inverse of `pad`.
+    """Fewer values around the spatial axes: y = x[low : n − high] along each, the inverse of `pad`; Keras's `Cropping2D`.
 
     Args:
         cropping: how many on every side, or `((low, high), ...)`, one pair a spatial axis.
@@ -152,7 +159,7 @@ def crop(cropping: Margins) -> Layer:
 
 
 def upsample(scale: Size, *, method: str = "nearest") -> Layer:
-    """Every spatial axis `scale` times as long, by `jax.image.resize`.
+    """Every spatial axis longer, n → scale · n, by `jax.image.resize`.
 
     The centres of the old and of the new pixels cover the same area (PyTorch's `align_corners=False`).
 
@@ -219,6 +226,8 @@ def pixel_shuffle(scale: int) -> Layer:
 
 def pixel_unshuffle(scale: int) -> Layer:
     """Pixels become channels: the inverse of `pixel_shuffle`, without loss where a strided convolution would drop some.
+
+    y[b, h, w, (c·r + i)·r + j] = x[b, r·h + i, r·w + j, c], and alike in one and three dimensions: PyTorch's order.
 
     Args:
         scale: r, which divides every spatial size.

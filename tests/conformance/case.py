@@ -50,10 +50,13 @@ def positive(*shape: int, seed: int = 0) -> np.ndarray:
 
 def first(x):
     """Channels first, as PyTorch has them."""
-    return x.movedim(-1, 1)
+    return x.movedim(-1, 1).contiguous()
 
 
 def last(x):
+    """Channels last. PyTorch's `instance_norm` has a wrong gradient where what comes back to it is not contiguous."""
+    if x.requires_grad:
+        x.register_hook(torch.Tensor.contiguous)
     return x.movedim(1, -1)
 
 

@@ -1,6 +1,5 @@
 """Cases of convolutions, and of layers whose kernels are computed."""
 
-import jax
 from hypothesis import strategies as st
 
 import jaxnn as nn
@@ -134,6 +133,7 @@ def conv_transpose(draw):
         kernel, bias = p["kernel"], p.get("bias")
         weight = kernel.movedim((-1, -2), (1, 0))  # (C_in / groups, C_out, *window); theirs (C_in, C_out / groups, *window)
         weight = weight.reshape(weight.shape[0], groups, -1, *kernel_size).transpose(0, 1).reshape(channels, -1, *kernel_size)
+        weight = weight.contiguous()  # else PyTorch's gradient fails
         transposed = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[axes]
         if own:
             return last(transposed(first(x), weight, bias, strides, groups=groups, dilation=dilation, **own))

@@ -154,12 +154,13 @@ def crop(cropping: Margins) -> Layer:
 def upsample(scale: Size, *, method: str = "nearest") -> Layer:
     """Every spatial axis `scale` times as long, by `jax.image.resize`.
 
-    The centres of the old and of the new pixels cover the same area (PyTorch's `align_corners=False`).
+    The centres of the old and of the new pixels cover the same area (PyTorch's `align_corners=False`). At the border only
+    what is there counts: PyTorch's cubic does so with `antialias=True`, and else repeats the border and has a = −3/4.
 
     Args:
         scale: a whole number, or one a spatial axis.
-        method: `"nearest"`, `"linear"` (also `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, a = −1/2, where PyTorch has
-            −3/4), `"lanczos3"` or `"lanczos5"`.
+        method: `"nearest"`, `"linear"` (also `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, a = −1/2),
+            `"lanczos3"` or `"lanczos5"`.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).

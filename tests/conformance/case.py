@@ -16,7 +16,7 @@ import jaxnn as nn
 
 torch = pytest.importorskip("torch")
 
-TOLERANCE = 6e-5
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,9 @@ def compare(case: Case) -> None:
     """Outputs, the next state, and the gradients of a random weighting of these by the input and by every parameter.
 
     Ours are computed in float32 and PyTorch's in float64 from the same numbers, so that the difference is our rounding
-    alone. Sums here have at most some hundred terms of order one, and what is normalized may be divided by a hundredth: a
-    thousand roundings of 6e-8, relative to the largest number in an array.
+    alone. Sums have at most some hundred terms; what multiplies their roundings of 6e-8 most is a normalization that
+    divides by a hundredth, or a softmax of scores of some tens. A thousand and more roundings, relative to the largest
+    number of an array where that is above one, are allowed; most layers stay below ten.
     """
     shapes = jax.eval_shape(case.layer.init, jax.random.key(0), case.x)
     given = *(_filled(tree, draw) for tree, draw in zip(shapes, (normal, positive), strict=True)), case.x

@@ -129,11 +129,3 @@ def rrelu(draw):
     high = draw(st.floats(low, 1.0))
     x = normal(*shape_of(draw), 3)
     return Case(nn.rrelu(low=low, high=high), x, lambda p, x: F.rrelu(x, low, high, training=False))
-
-
-@st.composite
-def at_inference(draw, make):
-    """Dropout and noise change nothing there; what they draw in training is random."""
-    module, layer = make
-    x = padded(draw, normal(*shape_of(draw), 3))
-    return Case(layer, x, kept(lambda p, x: module.eval()(x)))

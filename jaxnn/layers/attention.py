@@ -43,7 +43,8 @@ def attention(
     Parameters: `query`, `key` and `value` with kernels (n_in, heads, d), `output` with a kernel (heads, d, features), and
     for `qk_norm` the scales of `query_norm` and `key_norm`, (d,).
 
-    The input says what attends to what; a mask is boolean and true where there is something to attend to:
+    The input says what attends to what; a mask is boolean and true where there is something to attend to (those of PyTorch's
+    `MultiheadAttention` are true where there is not):
 
     - `x`, (batch, time, n_in): every position to all others;
     - `(x, mask)`: the mask (batch, time) of a padded sequence, or one of four axes that broadcast to (batch, heads,

@@ -35,7 +35,8 @@ def rnn(
 ) -> Layer:
     """The plain recurrent layer: hₜ = φ(xₜ W + hₜ₋₁ U + b), h₀ = 0 (Elman 1990).
 
-    Parameters: `kernel` W (n_in, features), `recurrent_kernel` U (features, features), `bias` b (features,).
+    Parameters: `kernel` W (n_in, features), `recurrent_kernel` U (features, features), `bias` b (features,); PyTorch's two
+    biases are one here, their sum.
 
     Args:
         features: the length of h.
@@ -184,7 +185,8 @@ def gru(
     `reset_after=False` is the paper's own n = tanh(xₜ Wₙ + bₙ + (r · hₜ₋₁) Uₙ), without aₙ.
 
     Parameters, in the order r, z, n along the last axis: `kernel` W (n_in, 3 · features), `recurrent_kernel` U
-    (features, 3 · features), `bias` b (3 · features,), and `recurrent_bias` aₙ (features,).
+    (features, 3 · features), `bias` b (3 · features,), and `recurrent_bias` aₙ (features,); PyTorch has a second bias of r
+    and z too, which is added to the first.
 
     Args:
         features: the length of h.

@@ -18,6 +18,7 @@ _STYLE = """<style>
 .jaxnn.kernels .row{grid-template-columns:minmax(10em,1.6fr) minmax(7em,1fr) minmax(6em,.9fr) minmax(13em,1.8fr) 4.5em
  5em 5em 4.5em 5em minmax(16em,2fr);min-width:82em}
 .jaxnn .row>:nth-child(10),.jaxnn .row>:nth-child(-n+3){text-align:left}
+.jaxnn .row>:nth-child(4){white-space:normal}
 .jaxnn .head{font-weight:600;border-bottom:1px solid currentColor}
 .jaxnn .total{border-top:1px solid currentColor;padding:4px}
 .jaxnn summary{cursor:pointer;list-style:none}

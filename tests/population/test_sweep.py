@@ -88,7 +88,7 @@ def test_the_table_has_a_row_for_each_setting_and_seed(mixed):
     close(first["val_loss"], np.mean(rows))
     close(first["val_loss_std"], np.std(rows, ddof=1))
     assert "2 groups, as units decides on the program" in mixed.note
-    assert "*" in str(mixed).splitlines()[1]
+    assert "*" in str(mixed).splitlines()[1] and repr(mixed) == str(mixed)
     assert "<table>" in mixed._repr_html_()
 
 

@@ -161,7 +161,7 @@ def crop(cropping: Margins) -> Layer:
 
 
 def upsample(scale: Size, *, method: str = "nearest", align_corners: bool = False) -> Layer:
-    """Every spatial axis longer, n → scale · n; between the pixels as `resize` finds them.
+    """Every spatial axis longer, n → scale · n, by `jax.image` as `resize` does it.
 
     Args:
         scale: a whole number, or one a spatial axis.
@@ -188,7 +188,7 @@ def upsample(scale: Size, *, method: str = "nearest", align_corners: bool = Fals
 
 
 def resize(size: Size, *, method: str = "linear", align_corners: bool = False, antialias: bool = True) -> Layer:
-    """The spatial axes in another size, by `jax.image`.
+    """The spatial axes in another size, n → m, by `jax.image`.
 
     The centres of the old and of the new pixels cover the same area (PyTorch's `align_corners=False`), or the first and the
     last ones lie on each other (`align_corners=True`).

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from jaxnn.kernels import dot_product_attention
 
@@ -116,6 +118,20 @@ def test_extremes(form):
     assert jnp.isnan(f(args[0].at[0, 3].set(jnp.nan), *args[1:], is_causal=True)[0, 3]).all()
     assert f(*(x[:0] for x in args)).shape == (0, 70, 4, 5)
     assert f(args[0][:, :0], *args[1:]).shape == (2, 0, 4, 5)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_shard_map_checks_what_varies(long, monkeypatch):
+    if long:
+        monkeypatch.setattr("jaxnn.kernels.attention.MOST_SCORES", 0)
+        monkeypatch.setattr("jaxnn.kernels.attention.LOOPED", 16)
+    args = operands(dtype="float32")
+    f = lambda *args: jnp.sum(jnp.sin(dot_product_attention(*args, is_causal=True, form="blocks")))  # noqa: E731
+    gradient = jax.jit(jax.grad(f, (0, 1, 2)))
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))
+    sharded = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"), check_vma=True))
+    for ours, reference in zip(sharded(*args), gradient(*args), strict=True):
+        np.testing.assert_allclose(ours, reference, atol=1e-5)
 
 
 @pytest.mark.parametrize("long", [False, True])

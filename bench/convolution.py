@@ -2,9 +2,9 @@
 
     python bench/convolution.py [--rounds 7]
 
-Ours and XLA's form run in one compiled scan, where a step convolves a new input and pulls a gradient back to the input and
-the kernel. PyTorch runs eagerly, with 1 and 2 threads, in 2-D channels first and channels last. XLA's form takes seconds a
-step, so it is timed once. Needs `pip install -e ".[bench]"`.
+Ours and XLA's form run in one compiled loop, as in `grid.py`: a step convolves the input and pulls a gradient back to it and
+to the kernel, and one element of each operand changes from step to step. PyTorch runs eagerly, with 1 and 2 threads, in 2-D
+channels first and channels last. XLA's form takes seconds a step, so it is timed once. Needs `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from common import interleave, table
+from grid import Case, loop
 
 import jaxnn as nn
 
@@ -29,23 +30,6 @@ CASES = {  # name: (operation, input, kernel, options)
     "Transposed 1-D, 4 taps, stride 2, 16×1024×64": ("conv_transpose", (16, 1024, 64), (4, 64, 64), {"strides": 2}),
     "Transposed 2-D, 4×4, stride 2, 16×16×16×64 to 32": ("conv_transpose", (16, 16, 16, 64), (4, 4, 64, 32), {"strides": 2}),
 }
-
-
-def scanned(operation, x, kernel, g, options, form, steps):
-    """A compiled loop; the scalar in the carry makes each step's operands new."""
-
-    def epoch(x, kernel, g):
-        def step(carry, _):
-            convolve = lambda x, kernel: getattr(nn.kernels, operation)(x, kernel, form=form, **options)  # noqa: E731
-            y, pullback = jax.vjp(convolve, x * carry[0], kernel)
-            results = y, *pullback(g * carry[0])
-            return (1 + 1e-9 * sum(v.ravel()[0] for v in results), results), None
-
-        start = jnp.float32(1), (jnp.zeros_like(g), jnp.zeros_like(x), jnp.zeros_like(kernel))
-        return jax.lax.scan(step, start, length=steps)[0]
-
-    loop = nn.kernels.jit(epoch)
-    return lambda: loop(x, kernel, g)
 
 
 def theirs(operation, x, kernel, g, options) -> dict:
@@ -83,8 +67,11 @@ if __name__ == "__main__":
         x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in (x_shape, kernel_shape))
         y = jax.eval_shape(lambda x, w, op=operation, kw=options: getattr(nn.kernels, op)(x, w, **kw), x, kernel)
         g = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
-        arguments = operation, x, kernel, g, options
-        times = interleave({"jaxnn": scanned(*arguments, None, STEPS), **theirs(*arguments)}, rounds, 1e3 / STEPS)
-        xla = interleave({"XLA's form": scanned(*arguments, "xla", 2)}, 1, 1e3 / 2)
+        values = {name: np.array(v) for name, v in (("x", x), ("kernel", kernel), ("g", g))}
+        case = Case(operation, x_shape, kernel_shape, options)
+        ours, xlas = (loop(case, "all three", form, values) for form in (None, "xla"))
+        runs = {"jaxnn": lambda run=ours: run(STEPS), **theirs(operation, x, kernel, g, options)}
+        times = interleave(runs, rounds, 1e3 / STEPS)
+        xla = interleave({"XLA's form": lambda run=xlas: run(2)}, 1, 1e3 / 2)
         times["XLA's form"] = xla["XLA's form"] * rounds
         table(f"{title}, forward and backward", "ms", times, "jaxnn", ("jax", "torch"))

@@ -1,6 +1,7 @@
 """Scaled dot-product attention by blocks of queries."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxnn.kernels.forms import chosen, widen
 
 MOST_SCORES = 1024**2  # of one head: above, the backward pass computes a block's scores again instead of keeping them
+LOOPED = 128  # queries in a block of a long sequence: their scores, of two heads at a time, stay in the cache
 
 
 def dot_product_attention(
@@ -129,28 +131,60 @@ _kept = functools.partial(checkpoint_name, name="attention")
 
 
 def _by_blocks(attend: Callable, operands: tuple, causal: bool) -> jax.Array:
-    """All blocks of queries one after another; of long sequences one head at a time, their scores computed twice."""
+    """Blocks of queries, unrolled; of long sequences in loops, two heads at a time, with their scores computed twice."""
     q, k, *_ = operands
     if q.shape[1] * k.shape[1] <= MOST_SCORES:
-        return _blocks(operands, attend, causal)
+        return _unrolled(attend, operands, causal)
     keep = jax.checkpoint_policies.save_only_these_names("attention")
-    again = jax.checkpoint(attend, policy=keep, static_argnums=5, prevent_cse=False)  # the loop prevents it
-    one = lambda head: _blocks(jax.tree.map(lambda x: x[None], head), again, causal)[0]  # noqa: E731
-    return lax.map(one, operands)
+    again = jax.checkpoint(attend, policy=keep, prevent_cse=False)  # the loops prevent it
+    together = 2 - len(q) % 2
+    split = lambda x: x.reshape(len(x) // together, together, *x.shape[1:])  # noqa: E731
+    y = lax.map(lambda heads: _looped(again, heads, causal), jax.tree.map(split, operands))
+    return lax.collapse(y, 0, 2)
 
 
-def _blocks(operands: tuple, attend: Callable, causal: bool) -> jax.Array:
+def _unrolled(attend: Callable, operands: tuple, causal: bool) -> jax.Array:
     q, k, v, allowed, bias = operands
-    queries, keys = q.shape[1], k.shape[1]
-    if queries * keys <= MOST_SCORES and not (causal and queries > 32):
+    queries = q.shape[1]
+    if not (causal and queries > 32):
         return attend(q, k, v, allowed, bias, 0 if causal else None)
     size = max(32, math.ceil(queries / 8))  # smaller blocks save scores, but their products are slow and many to compile
     rows = []
     for low in range(0, queries, size):
         high = min(low + size, queries)
+        allowed_here, bias_here = (_part(a, low, high, high) for a in (allowed, bias))
+        rows.append(attend(q[:, low:high], k[:, :high], v[:, :high], allowed_here, bias_here, low))
+    return jnp.concatenate(rows, axis=1)
+
+
+def _looped(attend: Callable, operands: tuple, causal: bool) -> jax.Array:
+    """Four parts of the queries, each with the keys up to its end, in a loop over blocks; then what is left of them.
+
+    What one loop needs is free again for the next. In unrolled blocks the scores of all would be in memory at once.
+    """
+    q, k, v, allowed, bias = operands
+    queries, keys, parts = q.shape[1], k.shape[1], 4 if causal else 1
+
+    def part_of(low: int, high: int, loop: bool) -> jax.Array:
         end = high if causal else keys
-        parts = (_part(a, low, high, end) for a in (allowed, bias))
-        rows.append(attend(q[:, low:high], k[:, :end], v[:, :end], *parts, low if causal else None))
+        part = (q[:, low:high], k[:, :end], v[:, :end], *(_part(a, low, high, end) for a in (allowed, bias)))
+        if not loop:
+            return attend(*part, low if causal else None)
+
+        def block(first: jax.Array) -> jax.Array:
+            def cut(a: jax.Array | None, axis: int) -> jax.Array | None:
+                return a if a is None or a.shape[axis] == 1 else lax.dynamic_slice_in_dim(a, first, LOOPED, axis)
+
+            q, k, v, allowed, bias = part
+            return attend(cut(q, 1), k, v, cut(allowed, 2), cut(bias, 2), first + low if causal else None)
+
+        y = lax.map(block, jnp.arange(0, high - low, LOOPED, dtype=jnp.int32))  # (blocks, heads, LOOPED, d)
+        return lax.collapse(y.swapaxes(0, 1), 1, 3)
+
+    edges = [LOOPED * (queries // LOOPED * i // parts) for i in range(parts + 1)]
+    rows = [part_of(low, high, True) for low, high in itertools.pairwise(edges) if low < high]
+    if edges[-1] < queries:
+        rows.append(part_of(edges[-1], queries, False))
     return jnp.concatenate(rows, axis=1)
 
 

@@ -43,8 +43,10 @@ def choose_way(x: Any, kernel: Any, member: Member) -> str:
     """The one rule that picks how a member of the family is computed on a CPU, from shapes alone.
 
     - "phases": a dilated input (a transposed convolution, the input gradient of a strided one), phase by phase.
-    - "taps": up to four input channels a group and few taps, as a sum over taps: depthwise, a first layer's grey or
-      coloured images, small networks of a population.
+    - "depthwise": each channel on its own, up to nine taps, as XLA's grouped convolution with its kernel labelled the
+      other way, (*taps, C_out, C_in), which alone has a fast path, and only for small windows.
+    - "taps": up to four input channels a group and few taps, as a sum over taps: larger depthwise windows, a first
+      layer's grey or coloured images, small networks of a population.
     - "products": up to four output channels, as a product for all taps, then a sum over taps: a first layer's input
       gradient.
     - "columns": one example with few places, in groups, as a sum over columns: the kernel gradient of a depthwise one.
@@ -68,6 +70,8 @@ def choose_way(x: Any, kernel: Any, member: Member) -> str:
     places = output_shape(x, kernel, member)[1:-1]
     if max(member.lhs_dilation) > 1 == max(*member.strides, *member.rhs_dilation):
         return "phases"
+    if _small_and_depthwise(kernel, member):
+        return "depthwise"
     if _few_terms(kernel, member.groups):
         return "taps"
     if _few_products(kernel, member.groups) and _mostly_used(x, member, places):
@@ -93,6 +97,25 @@ def _canonical(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
         rhs_dilation=member.rhs_dilation,
         dimension_numbers=LABELS[x.ndim - 2],
     )
+
+
+def _depthwise(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    layout, kernel_layout, _ = LABELS[x.ndim - 2]
+    return lax.conv_general_dilated(
+        x,
+        kernel.swapaxes(-1, -2),
+        member.strides,
+        member.padding,
+        rhs_dilation=member.rhs_dilation,
+        dimension_numbers=(layout, kernel_layout[:-2] + "OI", layout),
+        feature_group_count=member.groups,
+    )
+
+
+def _small_and_depthwise(kernel: jax.Array, member: Member) -> bool:
+    *taps, channels, features = kernel.shape
+    alone = channels == 1 and features == member.groups >= 16 and max(member.lhs_dilation) == 1
+    return alone and math.prod(taps) <= 9
 
 
 def _exchanged(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
@@ -131,6 +154,8 @@ def _sum_over_taps(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array
 def _few_terms(kernel: jax.Array, groups: int) -> bool:
     """Whether a sum over taps and input channels is short, as far as it has been faster than what else there is."""
     *taps, channels, features = kernel.shape
+    if math.prod(taps) == groups == 1 != channels and features not in FEW_CHANNELS:
+        return False  # a product of matrices
     most = MOST_TAPS if groups > 1 or channels == 1 else 40
     most = 2 * MOST_TAPS if features in FEW_CHANNELS else most  # too narrow for a convolution
     return channels in FEW_CHANNELS and channels * math.prod(taps) <= most
@@ -139,7 +164,7 @@ def _few_terms(kernel: jax.Array, groups: int) -> bool:
 def _few_products(kernel: jax.Array, groups: int) -> bool:
     """Whether the products of each point with all taps are few: few output channels, and not so many taps."""
     *taps, _, features = kernel.shape
-    return groups == 1 and features in FEW_CHANNELS and 1 < math.prod(taps) <= MOST_TAPS
+    return groups == 1 and features in FEW_CHANNELS and math.prod(taps) <= MOST_TAPS
 
 
 def _mostly_used(x: jax.Array, member: Member, places: tuple[int, ...]) -> bool:
@@ -148,6 +173,9 @@ def _mostly_used(x: jax.Array, member: Member, places: tuple[int, ...]) -> bool:
 
 
 def _sum_of_products(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    if math.prod(kernel.shape[:-2]) == 1 and not any(map(any, member.padding)):
+        y = lax.collapse(x, 0, x.ndim - 1) @ kernel.reshape(kernel.shape[-2:])
+        return y.reshape(*x.shape[:-1], kernel.shape[-1])
     return _shifted_sum(_products(x, kernel), member.rhs_dilation, member.padding)
 
 
@@ -277,6 +305,7 @@ def merge(v: jax.Array) -> jax.Array:
 
 _WAYS = {
     "phases": _dilated_input,
+    "depthwise": _depthwise,
     "taps": _sum_over_taps,
     "products": _sum_of_products,
     "columns": _sum_over_columns,

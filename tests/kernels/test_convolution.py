@@ -26,11 +26,13 @@ CASES = {
     "few outputs": ((2, 6, 5, 7), (3, 2, 7, 3), {"padding": ((2, 1), (-1, 1)), "dilation": (1, 2)}),
     "few channels": ((5, 6, 5, 3), (3, 2, 3, 6), {"strides": (2, 1)}),
     "one tap": ((2, 5, 4, 3), (1, 1, 3, 4), {"strides": 2}),
+    "one tap, few outputs": ((2, 5, 4, 7), (1, 1, 7, 3), {}),
     "one padded tap": ((2, 4, 4, 5), (1, 1, 5, 3), {"padding": ((1, 1), (0, 2))}),
     "groups": ((5, 5, 5, 10), (3, 3, 5, 10), {"groups": 2}),
     "many groups": ((2, 3, 3, 45), (2, 2, 5, 9), {"groups": 9, "strides": 2}),
     "groups of few": ((5, 5, 5, 6), (3, 3, 3, 4), {"groups": 2}),
     "depthwise": ((5, 5, 5, 3), (3, 3, 1, 6), {"groups": 3, "strides": 2}),
+    "depthwise, small window": ((2, 5, 6, 16), (3, 3, 1, 16), {"groups": 16, "strides": (2, 1), "padding": ((2, 1), (-1, 0))}),
     "depthwise, long rows": ((5, 140, 2), (3, 1, 2), {"groups": 2, "dilation": 2}),
     "small input": ((5, 2, 3, 5), (4, 3, 5, 6), {"strides": (1, 2), "dilation": (1, 2)}),
     "one dimension": ((5, 9, 5), (4, 5, 6), {"strides": 3, "dilation": 2}),
@@ -91,7 +93,7 @@ def test_forms_agree_in_value_and_derivatives(case):
         assert_close(everything("canonical"), everything("xla"))
 
 
-@pytest.mark.parametrize("name", ["strided", "small input", "groups", "depthwise"])
+@pytest.mark.parametrize("name", ["strided", "small input", "groups", "depthwise", "depthwise, small window"])
 def test_every_transformation(name, x64):
     x, kernel, options = operands(name)
     xs, kernels = jnp.stack([x, 2 * x, -x]), jnp.stack([kernel, -kernel, kernel / 2])
@@ -187,6 +189,17 @@ def test_equals_pytorch(groups, x64):
     assert_close(y, y_there.detach().permute(0, 2, 3, 1).numpy())
     expected = there.grad.permute(0, 2, 3, 1).numpy(), kernel_there.grad.permute(2, 3, 1, 0).numpy()
     assert_close(pullback(-jnp.sin(y)), expected)
+
+
+@pytest.mark.parametrize(
+    ("case", "way"),
+    [("plain", "canonical"), ("few outputs", "products"), ("few channels", "taps"), ("many groups", "groups")]
+    + [("depthwise", "taps"), ("depthwise, small window", "depthwise")],
+)
+def test_the_rule(case, way):
+    x, kernel, options = operands(case, "float32")
+    (eqn,) = jax.make_jaxpr(lambda x, kernel: conv(x, kernel, form="canonical", **options))(x, kernel).eqns
+    assert members.choose_way(x, kernel, eqn.params["member"]) == way
 
 
 @pytest.mark.parametrize("name", ["strided", "groups", "dilated", "small input", "one dimension"])

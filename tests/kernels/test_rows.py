@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from jaxnn.kernels import batch_norm, column_sum, linear, spread
 
@@ -85,3 +87,17 @@ def test_shapes_that_do_not_fit():
         spread(jnp.ones(3), jnp.ones((2, 2, 4)))
     with pytest.raises(ValueError, match="form must be"):
         column_sum(jnp.ones((2, 3, 4)), form="tree")
+
+
+@pytest.mark.parametrize("name", ["linear", "batch_norm"])
+def test_shard_map_checks_what_varies(name):
+    # x varies over the mesh and the weights do not, so their gradients must be summed over it.
+    ours, _, shapes = CASES[name]
+    args = tuple(normal(shape, "float32", i) for i, shape in enumerate(shapes))
+    loss = lambda *args: sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(ours(*args)))  # noqa: E731
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))
+    specs = P("batch"), P(), P()
+    sharded = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=True))
+    for a, b in zip(sharded(*args), gradient(*args), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

@@ -1,10 +1,12 @@
 """The table of a model."""
 
+import resource
 import time
 from html.parser import HTMLParser
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxnn as nn
@@ -66,6 +68,34 @@ def test_a_large_model_costs_nothing():
     assert "26.9 GB" in str(table)
     # 2 · n² an application and two gradients, but for the first layer's input
     assert "13.4 GFLOP forward, 26.8 GFLOP backward" in str(table)
+
+
+def llama_2_7b(stack):
+    def block():
+        attention = nn.attention(4096, 32, is_causal=True, rotary_base=10_000.0, use_bias=False)
+        mlp = nn.feed_forward(4096, 11008, activation=nn.silu, gated=True, use_bias=False)
+        return nn.transformer_block(attention, mlp, norm=nn.rms_norm)
+
+    embedding, logits = nn.embedding(32_000, 4096), nn.dense(32_000, use_bias=False)
+    return nn.serial(embedding, blocks=stack(block, 32), norm=nn.rms_norm(), logits=logits)
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        pytest.param(lambda block, n: nn.repeat(block(), n), id="repeated"),
+        pytest.param(lambda block, n: nn.serial(*(block() for _ in range(n))), id="unrolled", marks=pytest.mark.slow),
+    ],
+)
+def test_seven_billion_parameters_in_three_seconds_and_no_memory(stack):
+    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()  # a busy machine's clock runs on
+    table = nn.summary(llama_2_7b(stack), jax.ShapeDtypeStruct((1, 2048), jnp.int32))
+    assert time.process_time() - start < 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # kB
+    assert table.parameters == 6_738_415_616  # as published
+    # two for each weight of a product and token, two products of attention over all pairs
+    products = 2 * 2048 * (table.parameters - 32_000 * 4096) + 32 * 4 * 2048**2 * 4096
+    np.testing.assert_allclose(table.forward, products, rtol=0.01)
 
 
 class Tags(HTMLParser):

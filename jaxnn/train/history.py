@@ -163,6 +163,11 @@ class History(Mapping[str, list]):
         rest = [f"and the columns {', '.join(self._columns[fitting:])}"] if fitting < len(columns) else []
         return "\n".join([self._caption("* best"), *table, *rest])
 
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        from treescope.repr_lib import render_object_constructor
+
+        return render_object_constructor(History, {"rows": self.rows}, path, subtree_renderer)
+
     def _repr_html_(self) -> str:
         if not self._rows:
             return "<p>no epochs yet</p>"

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxnn as nn
@@ -146,6 +147,21 @@ def test_treescope_shows_models_with_their_layers_params_and_results():
     assert "'body': Layer(\n      name='repeat'" in treescope.render_to_text(model)
     assert "float32(2, 4, 4)" in treescope.render_to_text(params)
     assert "2·4·4" in treescope.render_to_text(nn.summary(model, jnp.ones((2, 3))))
+    state = nn.init_train_state(model, optax.sgd(0.1), jax.random.key(0), jnp.ones((2, 3)))
+    history = nn.History([{"epoch": 1, "loss": 0.5}])
+    result = nn.FitResult(params, {}, history, "finished", 1, 0.0, model, nn.losses.mse, {}, state)
+    assert treescope.render_to_text(history).startswith("History(rows=[{'epoch': 1, 'loss': 0.5}])\n")
+    assert "  step=<jax.Array(0, dtype=int32)>" in treescope.render_to_text(state)
+    assert "history=History(rows=[" in treescope.render_to_text(result)
+
+
+@pytest.mark.slow
+def test_treescope_shows_a_sweep():
+    treescope = pytest.importorskip("treescope")
+    space, options = {"learning_rate": [0.1, 0.01]}, {"loss": nn.losses.mse, "optimizer": optax.sgd, "epochs": 1}
+    result = nn.sweep(nn.dense(1), (jnp.ones((4, 2)), jnp.ones((4, 1))), space, key=jax.random.key(0), **options)
+    assert "{'learning_rate': 0.1, 'seed': 0, 'loss': " in treescope.render_to_text(result)
+    assert "setting={'learning_rate': 0.01}" in treescope.render_to_text(result.member(1))
 
 
 def test_a_block_called_like_the_model_is_not_taken_for_it():

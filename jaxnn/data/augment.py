@@ -81,10 +81,10 @@ def random_crop(padding: int = 4, *, size: int | tuple[int, int] | None = None, 
         ValueError: They do not fit the image, the mode is unknown, or x is no batch of images.
 
     Example:
-        >>> x = jnp.ones((8, 32, 32, 3))
-        >>> random_crop(4)(jax.random.key(0), (x, None))[0].shape
+        >>> key, x = jax.random.key(0), jnp.ones((8, 32, 32, 3))
+        >>> random_crop(4)(key, (x, None))[0].shape
         (8, 32, 32, 3)
-        >>> random_crop(0, size=28)(jax.random.key(0), (x, None))[0].shape
+        >>> jax.eval_shape(random_crop(0, size=28), key, (x, None))[0].shape
         (8, 28, 28, 3)
     """
     padding = _whole("random_crop", "padding", padding, 0)
@@ -176,7 +176,7 @@ def mixup(alpha: float, classes: int) -> Augment:
         ValueError: α is not above 0, shapes do not fit, or a label is no class.
 
     Example:
-        >>> x, y = mixup(1.0, classes=3)(jax.random.key(0), (jnp.ones((2, 4, 4, 1)), jnp.array([0, 2])))
+        >>> x, y = jax.jit(mixup(1.0, classes=3))(jax.random.key(0), (jnp.ones((2, 4, 4, 1)), jnp.array([0, 2])))
         >>> x.shape, y.shape, y.sum(1).tolist()
         ((2, 4, 4, 1), (2, 3), [1.0, 1.0])
     """

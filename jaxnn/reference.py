@@ -1,4 +1,4 @@
-"""python -m jaxnn.reference FOLDER: write the reference as web pages, a page for each namespace, out of the docstrings."""
+"""python -m jaxnn.reference [FOLDER]: write the docstrings as web pages, one for each namespace, into `reference`."""
 
 import re
 import sys
@@ -32,19 +32,26 @@ def public(name: str = "jaxnn", module: ModuleType = jaxnn) -> dict[str, ModuleT
 
 
 def write(folder: Path) -> None:
-    """Write a page a namespace, an index and a search; it needs pdoc, of the extra `docs`.
+    """Write a page a namespace, an index and a search.
 
     Args:
         folder: where to; it is made where it is missing.
+
+    Raises:
+        ImportError: pdoc is not installed.
     """
-    import pdoc
+    try:
+        import pdoc
+    except ImportError as error:
+        raise ImportError('the reference needs pdoc: pip install "jaxnn[docs]"') from error
 
     namespaces = public()
     pages: dict[str, Any] = {name: pdoc.doc.Module(module) for name, module in namespaces.items()}
     for name, page in pages.items():
         page.submodules = [inner for path, inner in pages.items() if path.rpartition(".")[0] == name]
-        for variable in page.variables:  # a metric, an initializer
-            variable.docstring = variable.default_value.__doc__
+        for variable in page.variables:  # a metric, an initializer; a tuple says what it is
+            value = variable.default_value
+            variable.docstring = "" if value.__doc__ == type(value).__doc__ else value.__doc__
 
     pdoc.doc._remove_collections_abc = _short(namespaces)  # type: ignore[assignment]  # its last look at a type
     pdoc.render.configure(docformat="google", footer_text=f"jaxnn {jaxnn.__version__}")
@@ -75,4 +82,6 @@ def _short(namespaces: dict[str, ModuleType]) -> Callable[[str], str]:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    folder = Path(*sys.argv[1:2] or ["reference"])
+    write(folder)
+    print(f"{folder}/index.html")

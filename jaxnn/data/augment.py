@@ -153,8 +153,6 @@ def cutout(size: int) -> Augment:
 def mixup(alpha: float, classes: int) -> Augment:
     """Blend each image and its label with another of the batch (Zhang et al. 2018).
 
-    ::
-
         x'ᵢ = λᵢ xᵢ + (1 − λᵢ) xⱼ        y'ᵢ = λᵢ yᵢ + (1 − λᵢ) yⱼ        λᵢ ~ Beta(α, α)
 
     Each sample has its own λ, in float32; it costs nothing more than one for the batch, and batches vary less. The partner is
@@ -206,7 +204,7 @@ def cutmix(alpha: float, classes: int) -> Augment:
     """Paste a box of another image of the batch into each, and mix the labels by area (Yun et al. 2019).
 
     The box has sides ⌊H √(1 − λ)⌋ and ⌊W √(1 − λ)⌋ with λ ~ Beta(α, α), and its middle is any pixel, all equally likely; what
-    reaches beyond the border is clipped. With A pixels left of it::
+    reaches beyond the border is clipped. With A pixels left of it:
 
         y'ᵢ = (1 − A / HW) yᵢ + (A / HW) yⱼ
 

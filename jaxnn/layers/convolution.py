@@ -32,8 +32,9 @@ def conv(
 ) -> Layer:
     """A convolution: y[p, o] = b[o] + Σ_{k, c} x[s·p + d·k − pad, c] w[k, c, o], a cross-correlation as everywhere.
 
-    The layer of LeCun et al. (1989), with PyTorch's options and Keras's order of axes. Parameters:
-    `kernel` (*kernel_size, channels / groups, features) and `bias` (features,).
+    The layer of LeCun et al. (1989). Parameters: `kernel` (*kernel_size, channels / groups, features) and `bias`
+    (features,). PyTorch's weight has the last two axes first, in the other order; its `padding=p` is `((p, p), ...)`, and
+    its `"same"` takes no strides.
 
     Args:
         features: the number of output channels.
@@ -82,7 +83,8 @@ def conv_transpose(
     """A transposed convolution: y[p, o] = b[o] + Σ x[i, c] w[k, c, o] over all i, k with s·i + d·k − pad = p.
 
     The transpose of `conv` in its input, with the two axes of features exchanged: PyTorch's and Keras's layer. Parameters:
-    `kernel` (*kernel_size, channels / groups, features) and `bias` (features,).
+    `kernel` (*kernel_size, channels / groups, features) and `bias` (features,). PyTorch's weight is (channels,
+    features / groups, *kernel_size).
 
     Args:
         features: the number of output channels.
@@ -138,7 +140,7 @@ def depthwise_conv(
     """A convolution of each channel on its own: y[p, m·c + j] = b[m·c + j] + Σₖ x[s·p + d·k − pad, c] w[k, 0, m·c + j].
 
     It is `conv` with as many groups as the input has channels (Sifre 2014). Parameters: `kernel` (*kernel_size, 1,
-    m · channels) and `bias` (m · channels,).
+    m · channels) and `bias` (m · channels,); PyTorch's weight is (m · channels, 1, *kernel_size).
 
     Args:
         kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
@@ -191,7 +193,7 @@ def separable_conv(
     Sifre (2014); Chollet (2017), Xception.
 
     Parameters: `depthwise/kernel` (*kernel_size, 1, m · channels), `pointwise/kernel` (1, ..., m · channels, features) and
-    `pointwise/bias` (features,).
+    `pointwise/bias` (features,). PyTorch has it as two layers, with other axes of the weights as for `conv`.
 
     Args:
         features: the number of output channels.

@@ -30,7 +30,7 @@ def dense(
 
     The teaching notes' layer of neurons. It has n_in · n_out + n_out parameters: `kernel` (n_in, n_out) and `bias`
     (n_out,). Where the input has several axes, or the features are several numbers, the kernel has them all: (*n_in,
-    *features), and is drawn as the matrix between them.
+    *features), and is drawn as the matrix between them. PyTorch's weight is (n_out, n_in).
 
     Args:
         features: n_out, the number of neurons; a tuple makes as many axes of them, such as (heads, features).

@@ -32,7 +32,7 @@ def max_pool(
     Args:
         window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
         strides: the window's own size by default.
-        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`; what is padded never wins.
+        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`, `((p, p), ...)` for PyTorch's p; what is padded never wins.
         dilation: the distance between the window's positions.
         ceil_mode: whether a last window that overhangs the input is taken too, as in PyTorch.
 
@@ -66,7 +66,7 @@ def min_pool(
     Args:
         window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
         strides: the window's own size by default.
-        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`; what is padded never wins.
+        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`, `((p, p), ...)` for PyTorch's p; what is padded never wins.
         dilation: the distance between the window's positions.
         ceil_mode: whether a last window that overhangs the input is taken too, as in PyTorch.
 
@@ -106,7 +106,7 @@ def avg_pool(
     Args:
         window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
         strides: the window's own size by default.
-        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`.
+        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`, `((p, p), ...)` for PyTorch's p.
         dilation: the distance between the window's positions.
         ceil_mode: whether a last window that overhangs the input is taken too, as in PyTorch; the overhang never counts.
         count_include_pad: whether what is padded counts, as zeros: PyTorch's default, and not that of Keras or here.
@@ -138,7 +138,7 @@ def lp_pool(
 ) -> Layer:
     """The p-norm of each window: y = (Σ |x|ᵖ)^(1/p), computed in at least float32. Its gradient at 0 is 0.
 
-    Two differences from PyTorch: for odd p it sums xᵖ with its sign, and in `ceil_mode` it scales what overhangs up.
+    PyTorch sums xᵖ with its sign for odd p, scales what overhangs in `ceil_mode` up, and at 0 has no gradient (NaN).
 
     Args:
         window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.

@@ -331,7 +331,7 @@ class Sweep:
             cells.append(["…"] + [""] * (len(cells[0]) - 1))
         return cells
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.table()}\n{self.note}"
 
     def _repr_html_(self) -> str:

@@ -105,7 +105,11 @@ class Summary:
         return summary_html(self)
 
     def columns(self) -> tuple[str, ...]:
-        """The heads of the table's columns."""
+        """The heads of the table's columns.
+
+        Returns:
+            Their texts, from the left.
+        """
         return (*COLUMNS, "forms") if self.kernels else COLUMNS
 
     def totals(self) -> list[str]:

@@ -1,5 +1,6 @@
-"""python -m jaxnn.reference FOLDER: write the reference as web pages, a page for each namespace, out of the docstrings."""
+"""python -m jaxnn.reference [FOLDER]: write the docstrings as web pages, one for each namespace, into `reference`."""
 
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import numpy as np
+import numpy.typing
 
 import jaxnn
 
@@ -32,19 +35,28 @@ def public(name: str = "jaxnn", module: ModuleType = jaxnn) -> dict[str, ModuleT
 
 
 def write(folder: Path) -> None:
-    """Write a page a namespace, an index and a search; it needs pdoc, of the extra `docs`.
+    """Write a page a namespace, an index and a search.
 
     Args:
         folder: where to; it is made where it is missing.
+
+    Raises:
+        ImportError: pdoc is not installed.
     """
-    import pdoc
+    try:
+        import pdoc
+    except ImportError as error:
+        raise ImportError('the reference needs pdoc: pip install "jaxnn[docs]"') from error
 
     namespaces = public()
+    for module in namespaces.values():  # what `jax.custom_jvp` and its like wrap
+        vars(module).update({name: inspect.unwrap(vars(module)[name]) for name in module.__all__})
     pages: dict[str, Any] = {name: pdoc.doc.Module(module) for name, module in namespaces.items()}
     for name, page in pages.items():
         page.submodules = [inner for path, inner in pages.items() if path.rpartition(".")[0] == name]
-        for variable in page.variables:  # a metric, an initializer
-            variable.docstring = variable.default_value.__doc__
+        for variable in page.variables:  # a metric, an initializer; a tuple says what it is
+            value = variable.default_value
+            variable.docstring = "" if value.__doc__ == type(value).__doc__ else inspect.cleandoc(value.__doc__)
 
     pdoc.doc._remove_collections_abc = _short(namespaces)  # type: ignore[assignment]  # its last look at a type
     pdoc.render.configure(docformat="google", footer_text=f"jaxnn {jaxnn.__version__}")
@@ -59,9 +71,9 @@ def write(folder: Path) -> None:
 
 def _short(namespaces: dict[str, ModuleType]) -> Callable[[str], str]:
     """Return the function that writes types by the names users know, where Python has where they are defined."""
-    array_like = repr(jax.typing.ArrayLike).removeprefix("typing.Union[").removesuffix("]")
-    names = {array_like: "ArrayLike", "jax.jaxlib._jax.Array": "jax.Array", "NoneType": "None"}
-    names |= {"collections.abc.": "", "typing.": ""}
+    arrays = map(inspect.formatannotation, (jax.typing.ArrayLike, np.typing.ArrayLike))
+    names = {union.removeprefix("Union[").removesuffix("]"): "ArrayLike" for union in arrays}
+    names |= {"jax.jaxlib._jax.Array": "jax.Array", "NoneType": "None"}
     for space, module in namespaces.items():
         kinds = {name: value for name, value in vars(module).items() if isinstance(value, type)}
         names |= {f"{kind.__module__}.{kind.__qualname__}": f"{space}.{name}" for name, kind in kinds.items()}
@@ -69,10 +81,13 @@ def _short(namespaces: dict[str, ModuleType]) -> Callable[[str], str]:
     def short(text: str) -> str:
         for long, name in names.items():
             text = text.replace(long, name)
+        text = re.sub(r"\b(collections\.abc|typing)\.", "", text)
         return re.sub(r"Union\[([^\[\]]*)\]", lambda union: union[1].replace(", ", " | "), text)
 
     return short
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    folder = Path(*sys.argv[1:2] or ["reference"])
+    write(folder)
+    print(f"{folder}/index.html")

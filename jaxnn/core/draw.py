@@ -93,12 +93,12 @@ def param(initializer: Callable, shape: tuple[int, ...], dtype: Any = jnp.float3
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
-        >>> def scaled():  # a layer of one's own
+        >>> def projection(features):  # a layer of one's own
         ...     def init(key, x):
-        ...         return {"scale": nn.param(nn.initializers.ones, x.shape[-1:])}
-        ...     return nn.stateless(init, lambda params, x: params["scale"] * x, "scaled")
-        >>> scaled().init(jax.random.key(0), jnp.ones((2, 3)))[0]["scale"].tolist()
-        [1.0, 1.0, 1.0]
+        ...         return {"kernel": nn.param(nn.initializers.ones, (x.shape[-1], features))}
+        ...     return nn.stateless(init, lambda params, x: x @ params["kernel"])
+        >>> projection(2).init(jax.random.key(0), jnp.ones((1, 3)))[0]["kernel"].shape
+        (3, 2)
     """
     if not callable(initializer):
         raise TypeError(f"an initializer is a function (key, shape, dtype) -> array, got {initializer!r}")

@@ -81,10 +81,10 @@ def random_crop(padding: int = 4, *, size: int | tuple[int, int] | None = None, 
         ValueError: They do not fit the image, the mode is unknown, or x is no batch of images.
 
     Example:
-        >>> x = jnp.ones((8, 32, 32, 3))
-        >>> random_crop(4)(jax.random.key(0), (x, None))[0].shape
+        >>> key, x = jax.random.key(0), jnp.ones((8, 32, 32, 3))
+        >>> random_crop(4)(key, (x, None))[0].shape
         (8, 32, 32, 3)
-        >>> random_crop(0, size=28)(jax.random.key(0), (x, None))[0].shape
+        >>> jax.eval_shape(random_crop(0, size=28), key, (x, None))[0].shape
         (8, 28, 28, 3)
     """
     padding = _whole("random_crop", "padding", padding, 0)
@@ -153,8 +153,6 @@ def cutout(size: int) -> Augment:
 def mixup(alpha: float, classes: int) -> Augment:
     """Blend each image and its label with another of the batch (Zhang et al. 2018).
 
-    ::
-
         x'ᵢ = λᵢ xᵢ + (1 − λᵢ) xⱼ        y'ᵢ = λᵢ yᵢ + (1 − λᵢ) yⱼ        λᵢ ~ Beta(α, α)
 
     Each sample has its own λ, in float32; it costs nothing more than one for the batch, and batches vary less. The partner is
@@ -176,7 +174,7 @@ def mixup(alpha: float, classes: int) -> Augment:
         ValueError: α is not above 0, shapes do not fit, or a label is no class.
 
     Example:
-        >>> x, y = mixup(1.0, classes=3)(jax.random.key(0), (jnp.ones((2, 4, 4, 1)), jnp.array([0, 2])))
+        >>> x, y = jax.jit(mixup(1.0, classes=3))(jax.random.key(0), (jnp.ones((2, 4, 4, 1)), jnp.array([0, 2])))
         >>> x.shape, y.shape, y.sum(1).tolist()
         ((2, 4, 4, 1), (2, 3), [1.0, 1.0])
     """
@@ -206,7 +204,7 @@ def cutmix(alpha: float, classes: int) -> Augment:
     """Paste a box of another image of the batch into each, and mix the labels by area (Yun et al. 2019).
 
     The box has sides ⌊H √(1 − λ)⌋ and ⌊W √(1 − λ)⌋ with λ ~ Beta(α, α), and its middle is any pixel, all equally likely; what
-    reaches beyond the border is clipped. With A pixels left of it::
+    reaches beyond the border is clipped. With A pixels left of it:
 
         y'ᵢ = (1 − A / HW) yᵢ + (A / HW) yⱼ
 

@@ -105,11 +105,19 @@ class Summary:
         return summary_html(self)
 
     def columns(self) -> tuple[str, ...]:
-        """The heads of the table's columns."""
+        """The heads of the table's columns.
+
+        Returns:
+            Their texts, from the left.
+        """
         return (*COLUMNS, "forms") if self.kernels else COLUMNS
 
     def totals(self) -> list[str]:
-        """The lines below the table."""
+        """The lines below the table.
+
+        Returns:
+            The lines as texts.
+        """
         forward, backward = scaled(self.forward, "FLOP"), scaled(self.backward, "FLOP")
         return [
             f"total: {self.parameters:,} parameters, {in_bytes(self.size)}",
@@ -117,12 +125,27 @@ class Summary:
         ]
 
     def shares(self, *rows: Row) -> tuple[str, str]:
-        """The rows' part of all parameters, and of all operations."""
+        """The rows' part of all parameters, and of all operations.
+
+        Args:
+            *rows: some of the table's.
+
+        Returns:
+            The two as percentages, such as `"12.5%"`.
+        """
         parameters, work = sum(row.parameters for row in rows), sum(row.forward + row.backward for row in rows)
         return _share(parameters, self.parameters), _share(work, self.forward + self.backward)
 
     def cells(self, row: Row, width: int = 0) -> tuple[str, ...]:
-        """The row as text, with counts of parameters at least `width` wide."""
+        """The row as text, with counts of parameters at least `width` wide.
+
+        Args:
+            row: one of the table's.
+            width: of the counts of parameters, in characters.
+
+        Returns:
+            A text for each column.
+        """
         count = f"{row.formula} = {row.parameters:>{width},}" if row.formula else f"{row.parameters:,}"
         of_parameters, of_work = self.shares(row)
         numbers = (scaled(row.forward), scaled(row.backward), of_work, in_bytes(row.kept) if row.kept else "")
@@ -166,7 +189,8 @@ def summary(model: Layer, x: Any, *, kernels: bool = False) -> Summary:
         a batch of B = 1: 4.81 kFLOP forward, 5.41 kFLOP backward, 160 bytes kept in between
     """
     model, x = as_layer(model), abstract(x)
-    spec = model.setup(x)
+    with definitions():  # they are traced sooner than the forms for speed
+        spec = model.setup(x)
     leaves = jax.tree.leaves(spec.params, is_leaf=is_undrawn)
     costs = _costs(model, spec, x)
     if kernels:

@@ -79,7 +79,11 @@ class Checkpoints:
         self._metrics: dict[str, dict] = {}
 
     def due(self) -> bool:
-        """Whether `every` seconds have passed since the last save began."""
+        """Whether `every` seconds have passed since the last save began.
+
+        Returns:
+            Whether it is time.
+        """
         return time.monotonic() - self._begun >= self.every
 
     def save(
@@ -159,11 +163,18 @@ class Checkpoints:
         return None
 
     def steps(self) -> list[int]:
-        """The steps there are checkpoints of, in the order they were written."""
+        """The steps there are checkpoints of, in the order they were written.
+
+        Returns:
+            The steps, the oldest checkpoint's first.
+        """
         return [entry.step for entry in reversed(self._entries())]
 
     def best(self) -> int | None:
         """The step with the best metric, or `None` if no checkpoint has it.
+
+        Returns:
+            The step, or `None`.
 
         Raises:
             ValueError: the store was made without `best`.

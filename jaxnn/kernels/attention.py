@@ -31,7 +31,7 @@ def dot_product_attention(
 ) -> jax.Array:
     """Scaled dot-product attention, softmax(q kᵀ / √d) v (Vaswani et al. 2017).
 
-    For each head, with i over queries and j over the keys that i may attend to::
+    For each head, with i over queries and j over the keys that i may attend to:
 
         y[i] = Σ_j p[i, j] v[j]        p[i, j] = exp(s q[i]·k[j]) / Σ_j' exp(s q[i]·k[j'])
 
@@ -43,7 +43,7 @@ def dot_product_attention(
         key: (batch, keys, heads, d), or with fewer heads that divide query's: each serves a group of query heads.
         value: (batch, keys, key heads, d_v).
         mask: Which keys a query may attend to, boolean, of a shape that broadcasts to (batch, heads, queries, keys);
-            None allows all. A padding mask m of shape (batch, keys) is given as ``m[:, None, None]``.
+            None allows all. A padding mask m of shape (batch, keys) is given as `m[:, None, None]`.
         is_causal: Whether query i sees only keys 0 to i; there must be as many keys as queries.
         scale: s; None is 1/√d.
         bias: Added to the scores s q·k, floating-point, of a shape that broadcasts as the mask's does.

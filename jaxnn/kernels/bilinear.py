@@ -1,12 +1,12 @@
 """Convolution as one bilinear primitive, in a family of windows that is closed under transposition.
 
 XLA writes the gradients of a convolution with permuted dimension labels. At the top level of a program its CPU
-compiler turns them into canonical ones, but inside a loop body (``scan``) it does not, and they fall to naive code,
+compiler turns them into canonical ones, but inside a loop body (`scan`) it does not, and they fall to naive code,
 tens of times slower. Here every derivative is a member of the same family in canonical labels (batch, *space,
 features), so nothing is left to be turned, at any order of differentiation.
 
 With input x, kernel w, stride s, low padding p, input dilation l and kernel dilation r, along one axis and with
-features left out, a member of the family is::
+features left out, a member of the family is:
 
     y[j] = Σ_{i,t} x[i] w[t]        over all i, t with  i·l + p = j·s + t·r
 

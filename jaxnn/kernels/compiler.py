@@ -16,13 +16,13 @@ _lock = threading.Lock()
 
 
 def compiler_options() -> dict[str, str]:
-    """Options to pass as ``jax.jit(..., compiler_options=...)`` on the current backend.
+    """Options to pass as `jax.jit(..., compiler_options=...)` on the current backend.
 
     On a CPU they let XLA hand convolutions and matrix products to its fast library, about twice as fast. A jaxlib that
     does not know them refuses to compile, so the first call compiles a trivial function to find out.
 
     Returns:
-        A new dict, empty where there is nothing to gain. ``jax.jit`` takes it at the top level only, see :func:`jit`.
+        A new dict, empty where there is nothing to gain. `jax.jit` takes it at the top level only, see `jit`.
 
     Example:
         >>> isinstance(compiler_options(), dict)
@@ -45,18 +45,18 @@ def _known_cpu_options() -> dict[str, str]:
 
 
 def jit(function: Callable, **jit_kwargs) -> Callable:
-    """``jax.jit`` with :func:`compiler_options`.
+    """`jax.jit` with `compiler_options`.
 
-    JAX allows compiler options on the outermost ``jit`` only. So a function made here, when it is called while another
-    transformation is tracing, runs as under a plain ``jax.jit`` and takes on the options of the program around it.
-    Put it outermost: ``jit(grad(f))`` has the options, ``grad(jit(f))`` has not.
+    JAX allows compiler options on the outermost `jit` only. So a function made here, when it is called while another
+    transformation is tracing, runs as under a plain `jax.jit` and takes on the options of the program around it.
+    Put it outermost: `jit(grad(f))` has the options, `grad(jit(f))` has not.
 
     Args:
         function: The function to compile.
-        **jit_kwargs: Arguments of ``jax.jit``; ``compiler_options`` are added to ours and win over them.
+        **jit_kwargs: Arguments of `jax.jit`; `compiler_options` are added to ours and win over them.
 
     Returns:
-        The compiled function, with ``lower``, ``trace``, ``eval_shape`` and ``clear_cache`` as ``jax.jit`` gives them.
+        The compiled function, with `lower`, `trace`, `eval_shape` and `clear_cache` as `jax.jit` gives them.
 
     Example:
         >>> import jax.numpy as jnp

@@ -25,12 +25,12 @@ def conv(
 ) -> jax.Array:
     """Convolve (strictly: cross-correlate, as every neural-network library does).
 
-    With stride s, low padding p and dilation d, along one axis::
+    With stride s, low padding p and dilation d, along one axis:
 
         y[b, j, o] = Σ_{t, c} x[b, j·s + t·d − p, c] · kernel[t, c, o]
 
     where x is 0 outside itself. On a CPU the convolution and all its derivatives are written so that they stay fast
-    inside ``jax.lax.scan``; elsewhere XLA's own form is used.
+    inside `jax.lax.scan`; elsewhere XLA's own form is used.
 
     Args:
         x: The input, (batch, *space, C_in), with one to three spatial axes.
@@ -39,7 +39,7 @@ def conv(
         padding: "SAME" (⌈size / stride⌉ outputs), "VALID" (none), or a (low, high) pair per spatial axis, where a
             negative number crops.
         dilation: Distance between the kernel's taps, one integer or one per spatial axis.
-        groups: The features are cut into so many groups, each convolved on its own; ``groups=C_in`` is depthwise.
+        groups: The features are cut into so many groups, each convolved on its own; `groups=C_in` is depthwise.
         form: None lets the backend decide, "canonical" or "xla" forces a form. They differ in rounding only.
 
     Returns:
@@ -87,12 +87,12 @@ def conv_transpose(
 ) -> jax.Array:
     """Transposed convolution: each input point spreads the kernel over the output (Zeiler et al. 2010).
 
-    With stride s, low padding p and dilation d, along one axis::
+    With stride s, low padding p and dilation d, along one axis:
 
         y[b, j, o] = Σ_{i, t, c} x[b, i, c] · kernel[t, c, o]        over all i, t with  i·s + t·d − p = j
 
-    It is the transpose of :func:`conv` in its input, with the kernel's two feature axes exchanged, and PyTorch's and
-    Keras's convention; ``jax.lax.conv_transpose`` flips the kernel in space. On a CPU, input points that lie apart are
+    It is the transpose of `conv` in its input, with the kernel's two feature axes exchanged, and PyTorch's and
+    Keras's convention; `jax.lax.conv_transpose` flips the kernel in space. On a CPU, input points that lie apart are
     not filled up with zeros: outputs that meet the same part of the kernel are a convolution of their own.
 
     Args:
@@ -101,7 +101,7 @@ def conv_transpose(
         strides: Distance of neighbouring input points in the output, one integer or one per spatial axis.
         padding: "SAME" (size · stride outputs), "VALID" (all (size − 1) · stride + span of them, where the kernel spans
             (taps − 1) · dilation + 1), or a (low, high) pair per spatial axis that is cut off those; a negative number
-            adds zeros. PyTorch's ``padding=p, output_padding=q`` is ``(p, p - q)``.
+            adds zeros. PyTorch's `padding=p, output_padding=q` is `(p, p - q)`.
         dilation: Distance between the kernel's taps, one integer or one per spatial axis.
         groups: The features are cut into so many groups, each convolved on its own.
         form: None lets the backend decide, "canonical" or "xla" forces a form. They differ in rounding only.

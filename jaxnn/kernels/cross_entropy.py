@@ -27,11 +27,11 @@ def linear_cross_entropy(
 ) -> jax.Array:
     """The cross-entropy loss of every token, from the input of the last linear layer.
 
-    With logits z, for a token h with label y::
+    With logits z, for a token h with label y:
 
         z = h W + b,        loss = log Σⱼ exp zⱼ − z_y
 
-    which is ``losses.cross_entropy(hidden @ kernel + bias, labels, reduction="none")``; but the logits, (tokens,
+    which is `losses.cross_entropy(hidden @ kernel + bias, labels, reduction="none")`; but the logits, (tokens,
     vocabulary), are never there as a whole. Each chunk of tokens has its own, which are computed once more for the
     gradient: four products instead of three, and about as fast, since the plain form waits for memory instead. Where all
     logits fit in one chunk, they are kept.
@@ -101,7 +101,7 @@ def _losses(hidden: jax.Array, classes: jax.Array, kernel: jax.Array, bias: jax.
 
 @jax.custom_jvp
 def _product(x: jax.Array, w: jax.Array) -> jax.Array:
-    """``x @ w``, with a kernel gradient that is fast on a CPU, where XLA multiplies xᵀ g slowly unless xᵀ is an array."""
+    """`x @ w`, with a kernel gradient that is fast on a CPU, where XLA multiplies xᵀ g slowly unless xᵀ is an array."""
     return x @ w
 
 

@@ -16,8 +16,6 @@ ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 def dropout(x: ArrayLike, rate: float | jax.Array, key: jax.Array) -> jax.Array:
     """Set elements of x to zero at random, and scale the others so that the mean stays.
 
-    ::
-
         y = x / p  with probability p,  else 0;        p = 1 − rate, rounded to a multiple of 2⁻²⁴
 
     The scale is that of the rounded p, so the expectation of y is x. The mask is a function of the key and of the place:
@@ -29,7 +27,7 @@ def dropout(x: ArrayLike, rate: float | jax.Array, key: jax.Array) -> jax.Array:
         x: Floating-point, any shape.
         rate: The probability of a zero, in [0, 1]; at 1 everything is dropped. It may be traced, and then y is NaN where
             it lies outside; it has no derivative.
-        key: A ``jax.random.key`` that nothing else draws from.
+        key: A `jax.random.key` that nothing else draws from.
 
     Returns:
         An array like x.

@@ -40,16 +40,16 @@ def choose_form(form: str | None, ours: str, *operands: jax.Array) -> str:
     """Pick the form of an operation: ours on a CPU, XLA's elsewhere, unless the caller forces one.
 
     On accelerators XLA hands convolutions and pooling to tuned libraries; on a CPU their gradients fall to naive loops.
-    Arrays with a sharding in their type (meshes with explicit axes, outside ``shard_map``) take XLA's form too: only
+    Arrays with a sharding in their type (meshes with explicit axes, outside `shard_map`) take XLA's form too: only
     its operations have rules for such types.
 
     Args:
-        form: None to let the rule decide, "xla" or ``ours`` to force.
+        form: None to let the rule decide, "xla" or `ours` to force.
         ours: The name of our own form of this operation.
         *operands: The arrays it works on.
 
     Returns:
-        "xla" or ``ours``.
+        "xla" or `ours`.
 
     Raises:
         ValueError: If the form is none of these.
@@ -96,7 +96,7 @@ def widen(x: jax.Array) -> jax.Array:
 
 
 def varying(x: jax.Array) -> frozenset:
-    """Mesh axes over which an array varies: inside ``shard_map`` the operands of some primitives must have the same.
+    """Mesh axes over which an array varies: inside `shard_map` the operands of some primitives must have the same.
 
     Example:
         >>> varying(jnp.zeros(1))

@@ -1,4 +1,4 @@
-"""How a member of the family of convolutions in :mod:`jaxnn.kernels.bilinear` is computed on a CPU."""
+"""How a member of the family of convolutions in `jaxnn.kernels.bilinear` is computed on a CPU."""
 
 import functools
 import math
@@ -268,7 +268,7 @@ def _sum_over_columns(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Ar
 def _in_blocks(x: jax.Array, kernel: jax.Array, dilation: int, overlap: int) -> tuple[jax.Array, jax.Array]:
     """Cut long rows, (..., columns, C), into blocks, (blocks, ..., columns, C).
 
-    Each block of x goes on for ``overlap`` columns into the next one; the kernel's last block is filled up with zeros.
+    Each block of x goes on for `overlap` columns into the next one; the kernel's last block is filled up with zeros.
     """
     columns = kernel.shape[-2]
     size = max(MOST_TAPS, -(-overlap // dilation))

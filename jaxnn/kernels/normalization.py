@@ -11,8 +11,6 @@ from jaxnn.kernels.rows import column_sum, spread
 def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalize each channel over all other axes (Ioffe & Szegedy 2015).
 
-    ::
-
         μ = mean x,   v = mean (x − μ)²,   y = γ (x − μ) / √(v + ε) + β
 
     Left to itself, differentiation sums over the batch once for each place where μ and v are used; written out, with

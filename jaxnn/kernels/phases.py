@@ -20,7 +20,7 @@ def by_phases(
     """Convolve a dilated input with stride 1 as one convolution of the undilated input for each phase of the output.
 
     With input dilation d and low padding p, along one axis, y[j] = Σ x[i] w[t] over all i·d + p = j + t. Write j = J·d + r
-    with phase r < d, and c = (p − r) mod d. Only the taps t = T·d + c meet input points, so that each phase is::
+    with phase r < d, and c = (p − r) mod d. Only the taps t = T·d + c meet input points, so that each phase is:
 
         y[J·d + r] = Σ_T x[J + T + f] w[T·d + c]        with f = (r + c − p) / d
 

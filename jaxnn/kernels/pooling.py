@@ -39,13 +39,13 @@ def max_pool(
 ) -> jax.Array:
     """The largest element of every window.
 
-    With stride s, dilation d and low padding p, along one axis::
+    With stride s, dilation d and low padding p, along one axis:
 
         y[b, j, c] = max_t x[b, j·s + t·d − p, c]        over the t that fall inside x
 
     The derivative goes to the element that is the maximum, on ties to the first one in row-major order (XLA's and
     PyTorch's rule; ReLU makes ties common). NaN is larger than any number. On a CPU the gradient is written without
-    XLA's ``select_and_scatter``, which is slow there.
+    XLA's `select_and_scatter`, which is slow there.
 
     Args:
         x: The input, (batch, *space, C), real numbers, with one to three spatial axes.
@@ -101,7 +101,7 @@ def avg_pool(
 ) -> jax.Array:
     """The mean of every window, over the positions that lie inside the input (padded ones do not count by default).
 
-    With stride s, dilation d and low padding p, along one axis::
+    With stride s, dilation d and low padding p, along one axis:
 
         y[b, j, c] = mean_t x[b, j·s + t·d − p, c]        over the t that fall inside x
 
@@ -152,9 +152,9 @@ def sum_pool(
         x: The input, (batch, *space, C), floating-point, with one to three spatial axes.
         window: Size of the window, one integer or one per spatial axis.
         strides: Step of the window; None steps by the window's own size.
-        padding: As for :func:`avg_pool`.
-        dilation: As for :func:`avg_pool`.
-        ceil_mode: As for :func:`avg_pool`.
+        padding: As for `avg_pool`.
+        dilation: As for `avg_pool`.
+        ceil_mode: As for `avg_pool`.
 
     Returns:
         (batch, *places, C), in x's dtype; half precision is summed in float32.

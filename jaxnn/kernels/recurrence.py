@@ -33,7 +33,7 @@ def recurrence(
 ) -> tuple[Any, jax.Array]:
     """Run a cell over the time axis of x, with an affine map of input and output in front of it.
 
-    For every step, with h the first array of the carry::
+    For every step, with h the first array of the carry:
 
         z[t] = [x[t] W, 0] + [0, h[t−1] U] + b;  carry[t] = cell(z[t], carry[t−1])
 

@@ -19,7 +19,7 @@ def per_axis(value: int | Sequence[int], axes: int, name: str) -> tuple[int, ...
         name: What the value is called in an error.
 
     Returns:
-        A tuple of ``axes`` positive integers.
+        A tuple of `axes` positive integers.
 
     Raises:
         ValueError: If there are too many or too few values, or one is below 1.
@@ -41,7 +41,7 @@ def per_axis(value: int | Sequence[int], axes: int, name: str) -> tuple[int, ...
 
 
 def dilated(size: int, dilation: int) -> int:
-    """Length of ``size`` points that lie ``dilation`` apart; nothing stays nothing.
+    """Length of `size` points that lie `dilation` apart; nothing stays nothing.
 
     Example:
         >>> dilated(3, 2), dilated(0, 2)
@@ -59,7 +59,7 @@ def resolve_padding(
     """Turn "SAME", "VALID" or explicit pairs into explicit pairs.
 
     "SAME" gives ⌈size / stride⌉ outputs, and where the total padding is odd its larger half comes last (XLA's and
-    TensorFlow's rule; PyTorch's ``padding=k // 2`` differs from it for strides above 1).
+    TensorFlow's rule; PyTorch's `padding=k // 2` differs from it for strides above 1).
 
     Args:
         padding: "SAME", "VALID", or one (low, high) pair per spatial axis.

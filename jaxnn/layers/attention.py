@@ -87,9 +87,10 @@ def attention(
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> x, layer = jnp.ones((2, 5, 8)), nn.attention(8, 2, is_causal=True, cache=16)
         >>> params, state = layer.init(jax.random.key(0), x)
-        >>> whole, _ = layer.apply(params, state, x)
-        >>> first, state = layer.apply(params, state, x[:, :3])
-        >>> rest, state = layer.apply(params, state, x[:, 3:])
+        >>> apply = jax.jit(layer.apply)
+        >>> whole, _ = apply(params, state, x)
+        >>> first, state = apply(params, state, x[:, :3])
+        >>> rest, state = apply(params, state, x[:, 3:])
         >>> jnp.allclose(whole, jnp.concatenate([first, rest], axis=1), atol=1e-5).item()
         True
     """

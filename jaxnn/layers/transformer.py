@@ -168,7 +168,8 @@ def moe(expert: Any, experts: int, *, k: int = 2, capacity_factor: float | None 
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> layer = nn.moe(nn.feed_forward(4, 16), 8, k=2, capacity_factor=1.25)
         >>> params, state = layer.init(jax.random.key(0), jnp.ones((2, 5, 4)))
-        >>> y, state = layer.apply(params, state, jnp.ones((2, 5, 4)), training=True)
+        >>> apply = jax.jit(layer.apply, static_argnames="training")
+        >>> y, state = apply(params, state, jnp.ones((2, 5, 4)), training=True)
         >>> y.shape, params["expert"]["up"]["kernel"].shape, state["balance_loss"].shape
         ((2, 5, 4), (8, 4, 16), ())
     """

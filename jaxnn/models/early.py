@@ -25,8 +25,8 @@ def lenet5(outputs: int) -> nn.Layer:
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> model = nn.models.lenet5(10)
-        >>> params, state = model.init(jax.random.key(0), jnp.ones((1, 32, 32, 1)))
-        >>> nn.trees.count(params), model(params, jnp.ones((2, 32, 32, 1))).shape
+        >>> params, state = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 32, 32, 1)))
+        >>> nn.trees.count(params), jax.eval_shape(model, params, jnp.ones((2, 32, 32, 1))).shape
         (61706, (2, 10))
     """
     init = nn.initializers.fan_in_uniform()

@@ -112,7 +112,22 @@ class Sweep:
         strategy: str,
         pooled: tuple[str, ...] = (),
     ) -> Sweep:
-        """The result of what was trained."""
+        """The result of what was trained.
+
+        Args:
+            settings: the hyperparameters that were tried.
+            seeds: the seeds that each was tried with.
+            works: the groups of one structure, trained.
+            seconds: how long it took in all.
+            strategy: how it was searched, for the note.
+            pooled: names of hyperparameters over which `by_setting` takes means, as over seeds.
+
+        Returns:
+            The `Sweep`.
+
+        Raises:
+            TypeError: the model is a function of hyperparameters and returns no layer.
+        """
         place = {number: (i, j) for i, work in enumerate(works) for j, number in enumerate(work.group.numbers)}
         rows = []
         for number, setting in enumerate(settings):
@@ -152,6 +167,12 @@ class Sweep:
     def members(self, **values: Any) -> list[int]:
         """The numbers of the members with these values in the table, as `result.members(units=32, seed=0)`.
 
+        Args:
+            **values: by column.
+
+        Returns:
+            The numbers, ascending.
+
         Raises:
             ValueError: the table has no such column.
         """
@@ -161,6 +182,12 @@ class Sweep:
 
     def member(self, index: int) -> Member:
         """A member by its number.
+
+        Args:
+            index: its number; from the end if it is negative.
+
+        Returns:
+            The `Member`.
 
         Raises:
             IndexError: there is none of that number.
@@ -194,6 +221,9 @@ class Sweep:
         Args:
             monitor: the value's name; `"val_loss"` by default, or `"loss"` without validation data.
             mode: `"min"` or `"max"`; by default `"min"` for what is called loss, `"max"` for everything else.
+
+        Returns:
+            The `Member`.
 
         Raises:
             ValueError: there is no such value, or no member has one.
@@ -234,6 +264,9 @@ class Sweep:
     def to_pandas(self) -> Any:
         """The table as a pandas `DataFrame`, one row a member.
 
+        Returns:
+            The data frame.
+
         Raises:
             ImportError: pandas is not installed.
         """
@@ -251,7 +284,18 @@ class Sweep:
         return [name for name in self.rows[0] if name not in own]
 
     def monitored(self, monitor: str | None, mode: str | None) -> tuple[str, float]:
-        """The name of the value that counts, and the sign that makes small ones good."""
+        """The name of the value that counts, and the sign that makes small ones good.
+
+        Args:
+            monitor: as in `best`.
+            mode: as in `best`.
+
+        Returns:
+            The name, and 1.0 or −1.0.
+
+        Raises:
+            ValueError: there is no such value, or the mode is another.
+        """
         names = self._values()
         monitor = monitor or ("val_loss" if "val_loss" in names else "loss")
         if monitor not in names:
@@ -268,6 +312,9 @@ class Sweep:
             monitor: as in `best`.
             mode: as in `best`.
             most: how many lines at the most.
+
+        Returns:
+            The lines as one text.
         """
         return "\n".join("  ".join(line).rstrip() for line in _aligned(self._cells(monitor, mode, most)))
 

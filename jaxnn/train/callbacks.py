@@ -407,7 +407,14 @@ def csv_log(path: str | os.PathLike, *, name: str = "csv_log") -> Callback:
         OSError: at once, if the file cannot be written.
 
     Example:
-        >>> csv_log("run/log.csv")  # doctest: +SKIP
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = csv_log(f"{folder}/log.csv")
+        ...     log.on_row({"epoch": 1, "loss": 0.5})  # as a run does
+        ...     log.on_end()
+        ...     print(Path(folder, "log.csv").read_text(), end="")
+        epoch,loss
+        1,0.5
     """
     return _log(logs.csv_log(path), name)
 
@@ -426,7 +433,13 @@ def jsonl_log(path: str | os.PathLike, *, name: str = "jsonl_log") -> Callback:
         OSError: at once, if the file cannot be written.
 
     Example:
-        >>> jsonl_log("run/log.jsonl")  # doctest: +SKIP
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = jsonl_log(f"{folder}/log.jsonl")
+        ...     log.on_row({"epoch": 1, "loss": 0.5})  # as a run does
+        ...     log.on_end()
+        ...     print(Path(folder, "log.jsonl").read_text(), end="")
+        {"epoch": 1, "loss": 0.5}
     """
     return _log(logs.jsonl_log(path), name)
 
@@ -446,7 +459,13 @@ def tensorboard_log(folder: str | os.PathLike, *, name: str = "tensorboard_log")
         OSError: at once, if the folder cannot be written.
 
     Example:
-        >>> tensorboard_log("run")  # doctest: +SKIP
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = tensorboard_log(folder)
+        ...     log.on_row({"epoch": 1, "loss": 0.5})  # as a run does
+        ...     log.on_end()
+        ...     len(os.listdir(folder))
+        1
     """
     return _log(logs.tensorboard_log(folder), name)
 

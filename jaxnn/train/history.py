@@ -93,6 +93,12 @@ class History(Mapping[str, list]):
         Left out are `seconds`, `samples_per_second` and `compile_seconds`. 0.0 and −0.0 differ, as do 1 and 1.0; NaN is the
         same as NaN.
 
+        Args:
+            other: another run's.
+
+        Returns:
+            Whether they are the same.
+
         Example:
             >>> a, b = History([{"loss": 0.5, "seconds": 2.0}]), History([{"loss": 0.5, "seconds": 3.0}])
             >>> a.same_as(b), a.same_as(History([{"loss": 0.5000000000000001}]))
@@ -102,6 +108,9 @@ class History(Mapping[str, list]):
 
     def to_pandas(self) -> DataFrame:
         """The table as a pandas data frame; missing cells are NaN.
+
+        Returns:
+            The data frame, one row an epoch.
 
         Raises:
             ImportError: pandas is not installed.
@@ -113,19 +122,38 @@ class History(Mapping[str, list]):
         return pandas.DataFrame(dict(self))
 
     def to_csv(self, path: str | os.PathLike) -> None:
-        """Write the table as comma-separated values with a header, floats with every digit, missing cells empty."""
+        """Write the table as comma-separated values with a header, floats with every digit, missing cells empty.
+
+        Args:
+            path: of the file; one that exists is replaced, as a whole or not at all.
+
+        Raises:
+            OSError: the file could not be written.
+        """
         replace_file(path, csv_text(self._columns, self._rows))
 
     def to_jsonl(self, path: str | os.PathLike) -> None:
         """Write the table as JSON lines: one object a row, floats with every digit, without the cells that are missing.
 
         JSON has no numbers that are not finite: they are the texts `"NaN"`, `"Infinity"` and `"-Infinity"`.
+
+        Args:
+            path: of the file; one that exists is replaced, as a whole or not at all.
+
+        Raises:
+            OSError: the file could not be written.
         """
         replace_file(path, "".join(map(json_line, self.rows)))
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike) -> History:
         """Read what `to_jsonl` or `jsonl_log` wrote: the same numbers, bit for bit. A last line cut short is left out.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            The history.
 
         Raises:
             ValueError: if another line is no JSON object.
@@ -162,6 +190,11 @@ class History(Mapping[str, list]):
         table = ["  ".join(line).rstrip() for line in zip(*columns[:fitting], strict=True)]
         rest = [f"and the columns {', '.join(self._columns[fitting:])}"] if fitting < len(columns) else []
         return "\n".join([self._caption("* best"), *table, *rest])
+
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        from treescope.repr_lib import render_object_constructor
+
+        return render_object_constructor(History, {"rows": self.rows}, path, subtree_renderer)
 
     def _repr_html_(self) -> str:
         if not self._rows:

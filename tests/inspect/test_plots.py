@@ -161,6 +161,40 @@ def test_directions():
         nn.inspect.path_directions(PATH[:2])
 
 
+LABELS, SCORES = np.array([0, 1, 1, 0]), np.array([0.1, 0.8, 0.4, 0.6])
+PICTURES = {
+    "plot_activations": lambda **o: nn.inspect.plot_activations({"relu": np.eye(3)}, **o),
+    "plot_attention": lambda **o: nn.inspect.plot_attention(np.eye(3), ["a", "b", "c"], **o),
+    "plot_calibration": lambda **o: nn.inspect.plot_calibration(LABELS, SCORES, **o),
+    "plot_confusion_matrix": lambda **o: nn.inspect.plot_confusion_matrix(LABELS, LABELS, 2, **o),
+    "plot_decision_boundary": lambda **o: nn.inspect.plot_decision_boundary(lambda x: x, np.eye(2), [0, 1], points=5, **o),
+    "plot_embeddings": lambda **o: nn.inspect.plot_embeddings(np.arange(8.0).reshape(4, 2), LABELS, **o),
+    "plot_feature_maps": lambda **o: nn.inspect.plot_feature_maps(np.ones((4, 4, 3)), **o),
+    "plot_filters": lambda **o: nn.inspect.plot_filters(np.arange(72.0).reshape(3, 3, 2, 4), **o),
+    "plot_histograms": lambda **o: nn.inspect.plot_histograms([{"a": np.arange(9.0)}] * 2, **o),
+    "plot_landscape": lambda **o: nn.inspect.plot_landscape(
+        nn.inspect.Landscape(np.arange(3.0), np.arange(3.0), np.arange(9.0).reshape(3, 3), PATH[0], (PATH[0], PATH[1])), **o
+    ),
+    "plot_learning_curves": lambda **o: nn.inspect.plot_learning_curves({"loss": [2.0, 1.0], "val_loss": [2.0, 1.5]}, **o),
+    "plot_learning_rates": lambda **o: nn.inspect.plot_learning_rates(
+        nn.LearningRates(np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 0.1), **o
+    ),
+    "plot_parallel_coordinates": lambda **o: nn.inspect.plot_parallel_coordinates(RUNS, "loss", **o),
+    "plot_precision_recall": lambda **o: nn.inspect.plot_precision_recall(LABELS, SCORES, **o),
+    "plot_roc": lambda **o: nn.inspect.plot_roc(LABELS, SCORES, **o),
+    "plot_spectrum": lambda **o: nn.inspect.plot_spectrum([0.0, 1.0, 4.0], **o),
+    "plot_sweep": lambda **o: nn.inspect.plot_sweep(RUNS, "learning_rate", "init", "loss", **o),
+}
+
+
+def test_every_picture_takes_axes_and_returns_them():
+    assert set(PICTURES) == {name for name in nn.inspect.__all__ if name.startswith("plot_")}
+    for name, ax in zip(PICTURES, pyplot.figure().subplots(4, 5).flat, strict=False):
+        assert PICTURES[name](ax=ax) is ax, name
+        assert ax.has_data(), name
+    assert len(pyplot.get_fignums()) == 1  # nobody opened another
+
+
 def test_pictures_follow_a_dark_style():
     with pyplot.style.context("dark_background"):
         axes = [

@@ -1,10 +1,13 @@
 """The table of a model."""
 
+import resource
 import time
 from html.parser import HTMLParser
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import jaxnn as nn
@@ -88,6 +91,34 @@ def test_a_large_model_costs_nothing():
     assert "13.4 GFLOP forward, 26.8 GFLOP backward" in str(table)
 
 
+def llama_2_7b(stack):
+    def block():
+        attention = nn.attention(4096, 32, is_causal=True, rotary_base=10_000.0, use_bias=False)
+        mlp = nn.feed_forward(4096, 11008, activation=nn.silu, gated=True, use_bias=False)
+        return nn.transformer_block(attention, mlp, norm=nn.rms_norm)
+
+    embedding, logits = nn.embedding(32_000, 4096), nn.dense(32_000, use_bias=False)
+    return nn.serial(embedding, blocks=stack(block, 32), norm=nn.rms_norm(), logits=logits)
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        pytest.param(lambda block, n: nn.repeat(block(), n), id="repeated"),
+        pytest.param(lambda block, n: nn.serial(*(block() for _ in range(n))), id="unrolled", marks=pytest.mark.slow),
+    ],
+)
+def test_seven_billion_parameters_in_three_seconds_and_no_memory(stack):
+    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()  # a busy machine's clock runs on
+    table = nn.summary(llama_2_7b(stack), jax.ShapeDtypeStruct((1, 2048), jnp.int32))
+    assert time.process_time() - start < 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # kB
+    assert table.parameters == 6_738_415_616  # as published
+    # two for each weight of a product and token, two products of attention over all pairs
+    products = 2 * 2048 * (table.parameters - 32_000 * 4096) + 32 * 4 * 2048**2 * 4096
+    np.testing.assert_allclose(table.forward, products, rtol=0.01)
+
+
 class Tags(HTMLParser):
     """The tags that are open, and the text in summaries."""
 
@@ -136,6 +167,21 @@ def test_treescope_shows_models_with_their_layers_params_and_results():
     assert "'body': Layer(\n      name='repeat'" in treescope.render_to_text(model)
     assert "float32(2, 4, 4)" in treescope.render_to_text(params)
     assert "2·4·4" in treescope.render_to_text(nn.summary(model, jnp.ones((2, 3))))
+    state = nn.init_train_state(model, optax.sgd(0.1), jax.random.key(0), jnp.ones((2, 3)))
+    history = nn.History([{"epoch": 1, "loss": 0.5}])
+    result = nn.FitResult(params, {}, history, "finished", 1, 0.0, model, nn.losses.mse, {}, state)
+    assert treescope.render_to_text(history).startswith("History(rows=[{'epoch': 1, 'loss': 0.5}])\n")
+    assert "  step=<jax.Array(0, dtype=int32)>" in treescope.render_to_text(state)
+    assert "history=History(rows=[" in treescope.render_to_text(result)
+
+
+@pytest.mark.slow
+def test_treescope_shows_a_sweep():
+    treescope = pytest.importorskip("treescope")
+    space, options = {"learning_rate": [0.1, 0.01]}, {"loss": nn.losses.mse, "optimizer": optax.sgd, "epochs": 1}
+    result = nn.sweep(nn.dense(1), (jnp.ones((4, 2)), jnp.ones((4, 1))), space, key=jax.random.key(0), **options)
+    assert "{'learning_rate': 0.1, 'seed': 0, 'loss': " in treescope.render_to_text(result)
+    assert "setting={'learning_rate': 0.01}" in treescope.render_to_text(result.member(1))
 
 
 def test_a_block_called_like_the_model_is_not_taken_for_it():

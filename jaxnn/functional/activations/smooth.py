@@ -74,9 +74,9 @@ def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
 
 @jax.jit
 def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
-    """Bend what is negative, smoothly for every α: f(x) = max(0, x) + min(0, α(e^{x/α} − 1)).
+    """Bend what is negative, smoothly for every α: f(x) = max(0, x) + min(0, α(e^(x/α) − 1)).
 
-    Derivative 1 if x > 0 else e^{x/α}, so 1 at 0; range (−α, ∞). Barron (2017); `elu` for α = 1.
+    Derivative 1 if x > 0 else e^(x/α), so 1 at 0; range (−α, ∞). Barron (2017); `elu` for α = 1.
 
     Args:
         x: any array.

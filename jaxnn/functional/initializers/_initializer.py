@@ -42,7 +42,14 @@ class Initializer:
     offset: ArrayLike = 0.0
 
     def describe(self, shape: Shape) -> tuple[str, ArrayLike, ArrayLike]:
-        """Return `(distribution, scale, offset)`: what is drawn for `shape` is offset + scale · z."""
+        """Return `(distribution, scale, offset)`: what is drawn for `shape` is offset + scale · z.
+
+        Args:
+            shape: of what is drawn.
+
+        Returns:
+            The three; the distribution as text.
+        """
         return self.distribution, self.scale(shape), self.offset
 
     def __call__(self, key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:

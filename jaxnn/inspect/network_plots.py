@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnn.core.trees import paths
-from jaxnn.inspect._axes import BLUE, COLORS, GREY, ORANGE, axes, grid, mosaic, titled
+from jaxnn.inspect._axes import BLUE, COLORS, GREY, ORANGE, axes, grid, mosaic, ramp, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +124,7 @@ def plot_histograms(
         ax: where; new axes by default.
 
     Returns:
-        The axes: a ridge for each leaf, all in one scale, later steps in front and brighter. Values that are not finite
+        The axes: a ridge for each leaf, all in one scale, later steps in front, from blue to orange. Values that are not finite
         are left out.
 
     Raises:
@@ -324,6 +324,4 @@ def _distribution(leaf: Any, log: bool) -> np.ndarray:
 
 def _ramp(n: int) -> list:
     """Colours from the first step to the last."""
-    from matplotlib import colormaps
-
-    return [BLUE] if n == 1 else [colormaps["plasma"](0.1 + 0.75 * i / (n - 1)) for i in range(n)]
+    return [BLUE] if n == 1 else [ramp()(i / (n - 1)) for i in range(n)]

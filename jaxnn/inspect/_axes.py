@@ -54,6 +54,11 @@ def titled(ax: Axes, title: str, xlabel: str = "", ylabel: str = "") -> Axes:
     return ax
 
 
+def bar(ax: Axes, picture: Any) -> None:
+    """What the colours of an image mean, beside it and as high as it, whatever room its shape leaves in the axes."""
+    ax.figure.colorbar(picture, cax=ax.inset_axes((1.03, 0, 0.04, 1)))
+
+
 def mosaic(ax: Axes, images: np.ndarray, *, cmap: str, symmetric: bool, columns: int | None = None) -> Any:
     """Draw (n, height, width) images, or (n, height, width, 3) colours in [0, 1], as the tiles of one picture.
 

@@ -15,6 +15,13 @@ BLUE, ORANGE, RED, GREEN, PURPLE, GREY = "#2f7fd1", "#e07b00", "#d9403a", "#2e9e
 COLORS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#b07d48", "#d662a5", GREY, "#a3a32a", "#22a7b5")
 
 
+def ramp() -> Any:
+    """A colormap whose every colour can be read on white and on black, as viridis's ends cannot; for lines."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("ramp", (BLUE, PURPLE, RED, ORANGE))
+
+
 @contextmanager
 def extra() -> Iterator[None]:
     """Around an import of matplotlib: says what to install if it is missing."""
@@ -45,6 +52,11 @@ def titled(ax: Axes, title: str, xlabel: str = "", ylabel: str = "") -> Axes:
     ax.set_title(title, loc="left", fontsize=11)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return ax
+
+
+def bar(ax: Axes, picture: Any) -> None:
+    """What the colours of an image mean, beside it and as high as it, whatever room its shape leaves in the axes."""
+    ax.figure.colorbar(picture, cax=ax.inset_axes((1.03, 0, 0.04, 1)))
 
 
 def mosaic(ax: Axes, images: np.ndarray, *, cmap: str, symmetric: bool, columns: int | None = None) -> Any:

@@ -224,6 +224,7 @@ def draw_contours(ax: Axes, landscape: Landscape) -> None:
     ax.contour(landscape.x, landscape.y, losses, levels[::2], colors="white", linewidths=0.4, alpha=0.5)
     bar = ax.figure.colorbar(drawn, ax=ax, label="loss", ticks=levels[:: max(len(levels) // 6, 1)])
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.locator_params(nbins=6)  # numbers such as −0.75 are wide
     titled(ax, "loss landscape", "along the first direction", "along the second")
 
 

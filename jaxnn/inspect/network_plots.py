@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnn.core.trees import paths
-from jaxnn.inspect._axes import BLUE, COLORS, GREY, ORANGE, axes, grid, mosaic, titled
+from jaxnn.inspect._axes import BLUE, COLORS, GREY, ORANGE, axes, bar, grid, mosaic, ramp, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def plot_filters(kernel: Any, *, ax: Axes | None = None) -> Axes:
     shown = kernel[:, :, :16, :32]
     images = shown.transpose(2, 3, 0, 1).reshape(-1, *kernel.shape[:2])
     columns = None if kernel.shape[2] == 1 else shown.shape[3]
-    ax.figure.colorbar(mosaic(ax, images, cmap="RdBu_r", symmetric=True, columns=columns), ax=ax)
+    bar(ax, mosaic(ax, images, cmap="RdBu_r", symmetric=True, columns=columns))
     rows = "" if kernel.shape[2] == 1 else f" (columns) of {kernel.shape[2]} input channels (rows)"
     return titled(ax, f"{kernel.shape[3]} filters{rows}")
 
@@ -69,7 +69,7 @@ def plot_feature_maps(maps: Any, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax)
     signed = maps.min() < 0
     cmap = "RdBu_r" if signed else "viridis"
-    ax.figure.colorbar(mosaic(ax, maps.transpose(2, 0, 1), cmap=cmap, symmetric=bool(signed)), ax=ax)
+    bar(ax, mosaic(ax, maps.transpose(2, 0, 1), cmap=cmap, symmetric=bool(signed)))
     return titled(ax, f"{maps.shape[2]} channels")
 
 
@@ -77,7 +77,7 @@ def plot_attention(weights: Any, tokens: Sequence[str] | None = None, *, ax: Axe
     """Attention maps: how much each query (row) takes of each key (column).
 
     Args:
-        weights: (queries, keys), or (heads, queries, keys), drawn side by side.
+        weights: (queries, keys), or (heads, queries, keys), drawn as tiles.
         tokens: the text at each position, for one map of as many queries as keys.
         ax: where; new axes by default.
 
@@ -107,7 +107,7 @@ def plot_attention(weights: Any, tokens: Sequence[str] | None = None, *, ax: Axe
             ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
             ax.set_yticks(range(len(tokens)), tokens, fontsize=8)
         titled(ax, "attention", "key", "query")
-    ax.figure.colorbar(picture, ax=ax)
+    bar(ax, picture)
     return ax
 
 
@@ -124,7 +124,7 @@ def plot_histograms(
         ax: where; new axes by default.
 
     Returns:
-        The axes: a ridge for each leaf, all in one scale, later steps in front and brighter. Values that are not finite
+        The axes: a ridge for each leaf, all in one scale, later steps in front, from blue to orange. Values that are not finite
         are left out.
 
     Raises:
@@ -327,6 +327,4 @@ def _distribution(leaf: Any, log: bool) -> np.ndarray:
 
 def _ramp(n: int) -> list:
     """Colours from the first step to the last."""
-    from matplotlib import colormaps
-
-    return [BLUE] if n == 1 else [colormaps["plasma"](0.1 + 0.75 * i / (n - 1)) for i in range(n)]
+    return [BLUE] if n == 1 else [ramp()(i / (n - 1)) for i in range(n)]

@@ -187,8 +187,10 @@ def plot_confusion(axes: Axes, labels: np.ndarray, predicted: np.ndarray, classe
     axes.set_title("confusion of the test part", loc="left", fontsize=11)
     axes.set(xlabel="predicted", ylabel="true")
     if len(classes) <= 20:
-        turned = max(map(len, classes)) > 12 or len(classes) > 8
-        axes.set_xticks(range(len(classes)), classes, fontsize=8, rotation=45 if turned else 0)
+        longest = max(map(len, classes))
+        slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        turned = longest > 12 or (longest > 2 and len(classes) > 8)
+        axes.set_xticks(range(len(classes)), classes, fontsize=8, **(slanted if turned else {}))
         axes.set_yticks(range(len(classes)), classes, fontsize=8)
         for row, column in np.ndindex(counts.shape):
             color = "white" if shares[row, column] > 0.5 else "black"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnn.inspect._axes import BLUE, GREY, ORANGE, axes, grid, titled
+from jaxnn.inspect._axes import BLUE, GREY, ORANGE, axes, grid, ramp, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,7 +147,7 @@ def plot_parallel_coordinates(table: Table, value: str, *, names: Sequence[str] 
     order = np.argsort(-heights[:, -1])  # the smallest on top
     lines = np.stack([np.broadcast_to(np.arange(len(names)), heights.shape), heights], axis=-1)[order]
     ax = axes(ax, 1.5 + 1.3 * len(names))
-    drawn = LineCollection(list(lines), array=ends[shown][order], cmap="viridis", alpha=0.75, linewidths=1.4)
+    drawn = LineCollection(list(lines), array=ends[shown][order], cmap=ramp(), alpha=0.75, linewidths=1.4)
     ax.add_collection(drawn)
     for i, (_, ticks) in enumerate(placed):
         ax.axvline(i, color=GREY, linewidth=1, zorder=0)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib import pyplot
+from matplotlib.colors import to_rgb
 
 import jaxnn as nn
-from jaxnn.inspect._axes import mosaic
+from jaxnn.inspect._axes import COLORS, mosaic, ramp
 from jaxnn.inspect.network_plots import principal_components
 
 RUNS = {
@@ -50,6 +51,14 @@ def test_parallel_coordinates_are_logarithmic_where_a_decade_is_spanned():
     assert lines.get_array().tolist() == [4.0, 3.0, 3.0, 2.0, 1.0]  # the best on top
     with pytest.raises(ValueError, match="no run has a finite 'loss'"):
         nn.inspect.plot_parallel_coordinates({"a": [1], "loss": [np.inf]}, "loss")
+
+
+def test_colours_of_lines_can_be_read_on_white_and_on_black():
+    colors = np.concatenate([[to_rgb(color) for color in COLORS], ramp()(np.linspace(0, 1, 50))[:, :3]])
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]  # of the contrast ratio (WCAG 2.1), which is 21 for black on white
+    assert (1.05 / (luminance + 0.05)).min() > 2.4
+    assert ((luminance + 0.05) / 0.05).min() > 4.2
 
 
 def test_images_stand_in_their_tiles():

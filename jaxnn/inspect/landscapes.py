@@ -44,10 +44,7 @@ class Landscape:
         Returns:
             Coordinates (len(path), 2).
         """
-        center = ravel_pytree(self.center)[0]
-        basis = np.stack([np.asarray(ravel_pytree(d)[0], float) for d in self.directions], axis=1)
-        apart = np.stack([np.asarray(ravel_pytree(tree)[0] - center, float) for tree in path])
-        return np.linalg.lstsq(basis, apart.T, rcond=None)[0].T
+        return _projected(path, self.center, self.directions)
 
 
 def loss_landscape(
@@ -56,6 +53,7 @@ def loss_landscape(
     directions: tuple[Any, Any],
     *,
     extent: tuple[float, float, float, float] = (-1.0, 1.0, -1.0, 1.0),
+    path: Sequence[Any] | None = None,
     points: int = 31,
 ) -> Landscape:
     """The loss L(θ + a u + b v) over a grid of a and b, in one compiled program (Li et al. 2018).
@@ -65,6 +63,7 @@ def loss_landscape(
         params: θ, the middle.
         directions: (u, v), trees like the parameters: `random_directions` or `path_directions` of a run.
         extent: the ends (left, right) of a and (bottom, top) of b.
+        path: parameters along a run: the extent is then what holds them all, with a margin.
         points: how many points a side.
 
     Returns:
@@ -82,6 +81,8 @@ def loss_landscape(
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, *directions)]
     if len(directions) != 2 or shapes[1] != shapes[0] or shapes[2] != shapes[0]:
         raise ValueError(f"two directions like the parameters {shapes[0]} are needed, got {shapes[1:]}")
+    if path is not None:
+        extent = around(_projected(path, params, directions))
     x, y = np.linspace(*extent[:2], points, dtype=np.float32), np.linspace(*extent[2:], points, dtype=np.float32)
 
     @jax.jit
@@ -211,7 +212,16 @@ def draw_contours(ax: Axes, landscape: Landscape) -> None:
     ax.contour(landscape.x, landscape.y, losses, levels[::2], colors="white", linewidths=0.4, alpha=0.5)
     bar = ax.figure.colorbar(drawn, ax=ax, label="loss", ticks=levels[:: max(len(levels) // 6, 1)])
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.locator_params(nbins=6)
     titled(ax, "loss landscape", "along the first direction", "along the second")
+
+
+def _projected(path: Sequence[Any], center: Any, directions: tuple[Any, Any]) -> np.ndarray:
+    """Least squares: the coordinates (len(path), 2) of a path in the plane through the center."""
+    middle = ravel_pytree(center)[0]
+    basis = np.stack([np.asarray(ravel_pytree(d)[0], float) for d in directions], axis=1)
+    apart = np.stack([np.asarray(ravel_pytree(tree)[0] - middle, float) for tree in path])
+    return np.linalg.lstsq(basis, apart.T, rcond=None)[0].T
 
 
 def _normalized(key: jax.Array, leaf: jax.Array) -> jax.Array:

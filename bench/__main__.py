@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "common"))
+OTHERS = ("__main__", "common", "picture")  # which measure nothing
+SCRIPTS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in OTHERS)
 
 
 def measure(names: list[str], rounds: int) -> tuple[list[dict], list[str]]:

@@ -15,18 +15,26 @@ from jaxnn.core.block import block
 from jaxnn.core.combinators import branch, dtype_policy, parallel, positionwise, remat, repeat, residual, serial
 from jaxnn.core.draw import param
 from jaxnn.core.layer import Layer, as_layer, stateless
-from jaxnn.functional import initializers, losses
+from jaxnn.functional import initializers
 from jaxnn.functional.activations import *  # noqa: F403
 from jaxnn.functional.activations import __all__ as _activations
 from jaxnn.layers.activation import prelu, rrelu
 from jaxnn.layers.attention import attention
 from jaxnn.layers.convolution import conv, conv_transpose, depthwise_conv, separable_conv
 from jaxnn.layers.dropout import alpha_dropout, drop_path, dropout, gaussian_dropout, gaussian_noise, spatial_dropout
-from jaxnn.layers.embedding import alibi, attend, embedding, learned_positions, rotary, sinusoidal_positions
+from jaxnn.layers.embedding import alibi, apply_rotary, attend, embedding, learned_positions, rotary, sinusoidal_positions
 from jaxnn.layers.linear import bilinear, dense, einsum
 from jaxnn.layers.lora import lora, merge_lora
 from jaxnn.layers.merging import add, concatenate, multiply
-from jaxnn.layers.normalization import batch_norm, group_norm, instance_norm, layer_norm, local_response_norm, rms_norm
+from jaxnn.layers.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    local_response_norm,
+    rms_norm,
+    unit_norm,
+)
 from jaxnn.layers.pooling import (
     adaptive_avg_pool,
     adaptive_max_pool,
@@ -41,12 +49,12 @@ from jaxnn.layers.recurrence import bidirectional, carried
 from jaxnn.layers.recurrent import gru, lstm, rnn
 from jaxnn.layers.recurrent_variants import conv_lstm, ind_rnn, minimal_gru
 from jaxnn.layers.reparametrization import spectral_norm, weight_norm, weight_standardization
-from jaxnn.layers.shapes import crop, flatten, pad, permute, pixel_shuffle, pixel_unshuffle, reshape, upsample
+from jaxnn.layers.shapes import crop, flatten, pad, permute, pixel_shuffle, pixel_unshuffle, reshape, resize, upsample
 from jaxnn.layers.transformer import feed_forward, moe, transformer_block
 
 if TYPE_CHECKING:
     from jaxnn import data, inspect, io, models, population
-    from jaxnn.functional import metrics, schedules
+    from jaxnn.functional import losses, metrics, schedules
     from jaxnn.inspect import summary
     from jaxnn.population.sweep import sweep
     from jaxnn.train import callbacks
@@ -77,6 +85,7 @@ __all__ = [
     "add",
     "alibi",
     "alpha_dropout",
+    "apply_rotary",
     "as_layer",
     "attend",
     "attention",
@@ -151,6 +160,7 @@ __all__ = [
     "repeat",
     "reshape",
     "residual",
+    "resize",
     "rms_norm",
     "rnn",
     "rotary",
@@ -169,6 +179,7 @@ __all__ = [
     "train_step",
     "transformer_block",
     "trees",
+    "unit_norm",
     "upsample",
     "weight_norm",
     "weight_standardization",
@@ -177,7 +188,7 @@ __all__ = [
 
 _LATER = {  # what is imported when it is first used: not every program trains, and models are built from the names above
     **dict.fromkeys(("data", "inspect", "io", "models", "population"), ""),
-    **dict.fromkeys(("metrics", "schedules"), "functional"),
+    **dict.fromkeys(("losses", "metrics", "schedules"), "functional"),
     "callbacks": "train",
     **dict.fromkeys(("FitResult", "NonFiniteError", "fit"), "train.fit"),
     **dict.fromkeys(("LearningRates", "find_learning_rate"), "train.learning_rate_finder"),

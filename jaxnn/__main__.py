@@ -125,7 +125,21 @@ def _prepared(arguments: argparse.Namespace) -> _Job:
         table = nn.summary(model, parts[0].x[: arguments.batch_size])
     except ValueError as error:
         raise ValueError(f"--model {arguments.model} cannot take samples of shape {data.x.shape[1:]}: {error}") from error
+    _check_frozen(arguments, model, parts[0].x[:1])
     return _Job(arguments, data, parts, model, table, _callbacks(arguments))
+
+
+def _check_frozen(arguments: argparse.Namespace, model: Any, x: np.ndarray) -> None:
+    import jax
+
+    from jaxnn.core import trees
+
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), x)
+    for pattern in arguments.freeze:
+        try:
+            trees.mask(params, pattern)
+        except ValueError as error:
+            raise ValueError(f"--freeze {pattern}: {error}") from error
 
 
 def _check_checkpoints(arguments: argparse.Namespace) -> None:
@@ -157,12 +171,13 @@ def _optimizer(arguments: argparse.Namespace) -> Any:
     """The optimizer as a function of the learning rate, which `fit` schedules: not all of optax's take a schedule."""
     import jax
 
-    from jaxnn.train.optimizers import named_optimizer
+    from jaxnn.train.optimizers import by_path, named_optimizer
 
     options = {"key": jax.random.key(arguments.seed)} if arguments.optimizer == "noisy_sgd" else {}
 
     def optimizer(learning_rate):
-        return named_optimizer(arguments.optimizer, learning_rate, weight_decay=arguments.weight_decay, **options)
+        named = named_optimizer(arguments.optimizer, learning_rate, weight_decay=arguments.weight_decay, **options)
+        return by_path(dict.fromkeys(arguments.freeze), otherwise=named) if arguments.freeze else named
 
     return optimizer
 

@@ -79,6 +79,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="RATE",
         help="of kernels, not of biases and norms (default: the optimizer's own, mostly none)",
     )
+    training.add_argument(
+        "--freeze",
+        action="append",
+        metavar="PATTERN",
+        default=[],
+        help="leave the parameters as drawn whose paths match, such as 'dense/*' or '*/bias'; may come again",
+    )
     training.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate (default cosine)")
     training.add_argument(
         "--dropout", type=_number(0, 1, or_low=True), metavar="RATE", help="share of units dropped in training"

@@ -58,6 +58,10 @@ def mistake(capsys, *argv):
         ("--weight-decay -1", "--weight-decay: '-1' is not allowed; expected a number at least 0"),
         ("--optimizer adan2", "unknown optimizer 'adan2'; did you mean adan.*There are adabelief, .*sgd.*yogi"),
         ("--optimizer lbfgs --weight-decay 0.1", "lbfgs takes no weight decay"),
+        (
+            "--data iris --freeze body/*",
+            "--freeze body/.: the pattern 'body/.' matches no path; there are dense/bias, .*output",
+        ),
         ("--resume", "--resume needs to know where the run is: give --checkpoint DIR"),
         ("--csv .", "csv_log .*"),
         ("--patience 0", "--patience: '0' is not allowed"),
@@ -108,8 +112,8 @@ def test_help_names_every_option(capsys):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     options = (
-        "data model epochs batch-size optimizer learning-rate weight-decay schedule activation init dropout patience seed out "
-        "csv checkpoint resume"
+        "data model epochs batch-size optimizer learning-rate weight-decay freeze schedule activation init dropout patience "
+        "seed out csv checkpoint resume"
     )
     for option in options.split():
         assert f"--{option} " in text
@@ -232,8 +236,20 @@ def test_optimizers_and_weight_decay(capsys):
     assert log["learning_rate"].argmax() == 0 and log["learning_rate"][-1] < 2e-3
     params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
     for name in ("noisy_sgd", "adamw"):
-        made = _optimizer(argparse.Namespace(optimizer=name, weight_decay=0.5, seed=1))(learning_rate=0.1)
+        made = _optimizer(argparse.Namespace(optimizer=name, weight_decay=0.5, seed=1, freeze=[]))(learning_rate=0.1)
         assert jax.tree.leaves(made.init(params))
+
+
+def test_frozen_parameters_stay_as_drawn(capsys):
+    code, _ = run(capsys, "--data", "iris", "--epochs", "3", "--csv", "log.csv", "--freeze", "dense/*", "--freeze", "output/*")
+    assert code == 0
+    losses = np.genfromtxt("log.csv", delimiter=",", names=True)["loss"]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)  # all of them: the epochs differ in the order of their sums
+    made = _optimizer(argparse.Namespace(optimizer="sgd", weight_decay=0.5, seed=1, freeze=["dense/*"]))(learning_rate=0.1)
+    params = {name: {"kernel": np.ones((2, 2), np.float32)} for name in ("dense", "output")}
+    updates, _ = made.update(params, made.init(params), params)
+    assert (updates["dense"]["kernel"] == 0).all()
+    np.testing.assert_allclose(updates["output"]["kernel"], -0.1 * 1.5, rtol=1e-6)
 
 
 def test_a_run_is_resumed_to_the_same_end(capsys, tmp_path):

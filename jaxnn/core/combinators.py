@@ -86,6 +86,9 @@ def branch(*layers: Any, **named: Any) -> Layer:
     Returns:
         A `Layer` whose output is the tuple of theirs.
 
+    Raises:
+        ValueError: if there is no layer, or two come under one name.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> both = nn.branch(nn.dense(2), nn.dense(3))

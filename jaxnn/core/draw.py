@@ -90,6 +90,15 @@ def param(initializer: Callable, shape: tuple[int, ...], dtype: Any = jnp.float3
 
     Raises:
         TypeError: if `initializer` cannot be called.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> def scaled():  # a layer of one's own
+        ...     def init(key, x):
+        ...         return {"scale": nn.param(nn.initializers.ones, x.shape[-1:])}
+        ...     return nn.stateless(init, lambda params, x: params["scale"] * x, "scaled")
+        >>> scaled().init(jax.random.key(0), jnp.ones((2, 3)))[0]["scale"].tolist()
+        [1.0, 1.0, 1.0]
     """
     if not callable(initializer):
         raise TypeError(f"an initializer is a function (key, shape, dtype) -> array, got {initializer!r}")

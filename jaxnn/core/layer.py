@@ -160,8 +160,19 @@ def from_setup(
 def as_layer(value: Any) -> Layer:
     """`value` itself if it is a `Layer`; a layer without parameters if it is any other function of `x`.
 
+    Args:
+        value: a `Layer`, or a function of x, such as `nn.relu` or a `functools.partial`.
+
+    Returns:
+        The `Layer`.
+
     Raises:
         TypeError: if `value` cannot be called, or makes layers and was not.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.as_layer(nn.relu).name
+        'relu'
     """
     if isinstance(value, Layer):
         return value

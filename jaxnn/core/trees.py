@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+__all__ = ["count", "map_with_path", "mask", "paths"]
+
 
 def path_of(steps: tuple) -> str:
     """The path of a leaf as `jax.tree_util` gives it, as text."""

@@ -126,6 +126,8 @@ def cyclic(
 def epoch_exponential_decay(init_value: ArrayLike, decay_rate: ArrayLike, steps_per_epoch: int) -> Schedule:
     """Multiply the learning rate by a factor after each epoch: η₀ · γ^epoch, with epoch = ⌊step/steps_per_epoch⌋.
 
+    One of the teaching notes' two decays per epoch; Keras's `ExponentialDecay(staircase=True)`.
+
     Args:
         init_value: η₀, of the whole first epoch.
         decay_rate: γ > 0.
@@ -149,6 +151,8 @@ def epoch_exponential_decay(init_value: ArrayLike, decay_rate: ArrayLike, steps_
 
 def epoch_inverse_decay(init_value: ArrayLike, decay_rate: ArrayLike, steps_per_epoch: int) -> Schedule:
     """Divide the learning rate by what grows with the epoch: η₀/(1 + k · epoch), epoch = ⌊step/steps_per_epoch⌋.
+
+    The other of the teaching notes' two decays per epoch; Keras's `InverseTimeDecay(staircase=True)`.
 
     Args:
         init_value: η₀, of the whole first epoch.

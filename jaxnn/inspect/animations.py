@@ -43,6 +43,11 @@ class Movie:
         draw: `draw(i)` changes it to frame i.
         frames: how many frames there are.
         fps: how many a second.
+
+    Example:
+        >>> figure = new_figure(3, 2)
+        >>> Movie(figure, lambda i: figure.suptitle(f"frame {i}"), frames=10, fps=5)
+        Movie(frames=10, fps=5)
     """
 
     figure: Figure = field(repr=False)
@@ -263,6 +268,9 @@ def animate_landscape(landscape: Landscape, path: Sequence[Any], *, losses: Sequ
 
     Returns:
         A `Movie`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
 
     Example:
         >>> from jaxnn.inspect import loss_landscape

@@ -34,6 +34,11 @@ class Diagram:
 
     Attributes:
         svg: the drawing, as the text of an SVG file.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.inspect.diagram(nn.relu, jnp.ones((1, 4))).svg[:4]
+        '<svg'
     """
 
     svg: str = field(repr=False)

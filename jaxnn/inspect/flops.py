@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxnn.inspect._evaluation import bodies
+from jaxnn.kernels.members import choose_way
 
 Scope = tuple[str, ...]
 
@@ -67,6 +68,37 @@ def operations(jaxpr: Any, scope: Scope = (), times: int = 1) -> Iterator[Operat
                 yield from operations(body, inner, times * repeats)
         elif flops := flops_of(eqn):
             yield Operation(inner, times * flops, eqn.invars[0].aval.dtype if eqn.invars else None)
+
+
+def forms(jaxpr: Any, scope: Scope = ()) -> Iterator[tuple[Scope, str]]:
+    """The forms that `nn.kernels` chose in a program, and the scopes they stand in, in order.
+
+    Args:
+        jaxpr: a jaxpr, as `jax.make_jaxpr(f)(x).jaxpr`.
+        scope: the names around it.
+
+    Yields:
+        A scope and a form, such as `"max_pool taps"`; that of a convolution is told by its shapes, for each of its
+        derivatives apart.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> program = jax.make_jaxpr(lambda x: nn.kernels.max_pool(x, 2, form="taps"))(jnp.ones((1, 4, 4, 1)))
+        >>> {form for _, form in forms(program.jaxpr)}
+        {'max_pool taps'}
+    """
+    for eqn in jaxpr.eqns:
+        inner = scope + names_of(eqn)
+        for name in inner[len(scope) :]:
+            if name.endswith("]"):
+                yield inner, name[:-1].replace("[", " ")
+        if eqn.primitive.name == "canonical_convolution":
+            x, kernel = (v.aval for v in eqn.invars)
+            yield inner, f"conv {choose_way(x, kernel, eqn.params['member'])}"
+        elif eqn.primitive.name == "conv_general_dilated":
+            yield inner, "conv xla"
+        for body, _ in bodies(eqn):
+            yield from forms(body, inner)
 
 
 def kept(jaxpr: Any, first: int) -> Iterator[tuple[Scope, int]]:

@@ -15,7 +15,10 @@ _STYLE = """<style>
 .jaxnn{font-size:13px;line-height:1.5;overflow-x:auto}
 .jaxnn .row{display:grid;grid-template-columns:minmax(10em,1.6fr) minmax(7em,1fr) minmax(6em,.9fr) minmax(13em,1.8fr) 4.5em
  5em 5em 4.5em 5em;column-gap:.7em;padding:1px 4px;min-width:66em;white-space:nowrap;text-align:right}
-.jaxnn .row>:nth-child(-n+3){text-align:left}
+.jaxnn.kernels .row{grid-template-columns:minmax(10em,1.6fr) minmax(7em,1fr) minmax(6em,.9fr) minmax(13em,1.8fr) 4.5em
+ 5em 5em 4.5em 5em minmax(16em,2fr);min-width:82em}
+.jaxnn .row>:nth-child(10),.jaxnn .row>:nth-child(-n+3){text-align:left}
+.jaxnn .row>:nth-child(4){white-space:normal}
 .jaxnn .head{font-weight:600;border-bottom:1px solid currentColor}
 .jaxnn .total{border-top:1px solid currentColor;padding:4px}
 .jaxnn summary{cursor:pointer;list-style:none}
@@ -29,13 +32,11 @@ _STYLE = """<style>
 
 def summary_html(table: Summary) -> str:
     """The table of `nn.summary`; each block is one line until it is opened."""
-    from jaxnn.inspect.summary import COLUMNS
-
-    head = _line(COLUMNS, "head")
+    head = _line(table.columns(), "head")
     body = _group(table, table.rows, 0)
     total = "".join(f'<div class="total">{escape(line)}</div>' if i == 0 else f"<div>&nbsp;{escape(line)}</div>"
                     for i, line in enumerate(table.totals()))  # fmt: skip
-    return f'{_STYLE}<div class="jaxnn">{head}{body}{total}</div>'
+    return f'{_STYLE}<div class="jaxnn{" kernels" * table.kernels}">{head}{body}{total}</div>'
 
 
 def _group(table: Summary, rows: Sequence[Row], depth: int) -> str:

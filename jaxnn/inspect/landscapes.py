@@ -27,6 +27,12 @@ class Landscape:
         losses: the loss at each, (points along y, points along x).
         center: the parameters at (0, 0).
         directions: the two directions, each a tree like them.
+
+    Example:
+        >>> x, (u, v) = np.array([-1.0, 1.0]), (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
+        >>> landscape = Landscape(x, x, np.ones((2, 2)), jnp.zeros(2), (u, v))
+        >>> landscape.project([jnp.array([0.5, 0.25])]).tolist()
+        [[0.5, 0.25]]
     """
 
     x: np.ndarray
@@ -151,6 +157,13 @@ def path_directions(path: Sequence[Any]) -> tuple[Any, Any]:
 
 def around(points: np.ndarray, margin: float = 0.3) -> tuple[float, float, float, float]:
     """The extent of a landscape that holds points (n, 2) and the origin, with a margin around.
+
+    Args:
+        points: coordinates, (n, 2).
+        margin: the room on each side, in shares of the points' own extent.
+
+    Returns:
+        (left, right, bottom, top), as `loss_landscape` takes it.
 
     Example:
         >>> around(np.array([[0.0, 0.0], [10.0, 2.0]]), 0.5)

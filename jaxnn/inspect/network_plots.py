@@ -200,6 +200,9 @@ def plot_activations(activations: Mapping[str, Any], *, ax: Axes | None = None) 
     Returns:
         The axes; beside a layer stands how many of its units are dead, 0 for the whole batch, if any are.
 
+    Raises:
+        ImportError: matplotlib is not installed.
+
     Example:
         >>> ax = plot_activations({"dense": np.array([[-1.0, 1.0]]), "relu": np.array([[0.0, 1.0]])})
         >>> [text.get_text() for text in ax.texts]

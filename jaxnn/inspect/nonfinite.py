@@ -71,6 +71,10 @@ class NonFinite:
             `"values up to 3e+37"`; empty if it was there from the start.
         source: the line in the user's own code, `"file:line: text"`; empty if there is none.
         hint: how to mend it.
+
+    Example:
+        >>> print(NonFinite("logarithm", "forward", "log", "inf", 2, 4, "float32[2, 2]", samples=(1,), example="log(0) = -inf"))
+        layer 'logarithm' (forward): log gives inf in 2 of 4 values, float32[2, 2], in sample 1 of the batch, as log(0) = -inf.
     """
 
     path: str

@@ -15,7 +15,7 @@ import numpy as np
 from jaxnn.core.draw import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer
 from jaxnn.core.scope import abstract
-from jaxnn.inspect.flops import Scope, kept, operations
+from jaxnn.inspect.flops import Scope, forms, kept, operations
 from jaxnn.kernels.forms import definitions
 
 COLUMNS = ("layer", "output", "dtype", "parameters", "share", "forward", "backward", "share", "kept")
@@ -35,6 +35,14 @@ class Row:
         forward: floating-point operations of inference, for the whole batch.
         backward: those that a training step adds for the gradient of the parameters.
         kept: bytes that the forward pass keeps for the backward pass, without input and parameters.
+        forms: those that `nn.kernels` chose, if they were asked for: `"conv taps | conv columns"`, the gradients' after
+            the bar.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> [row] = nn.summary(nn.dense(2), jnp.ones((1, 3))).rows
+        >>> row.formula, row.parameters, row.output
+        ('3·2 + 2', 8, '(B, 2)')
     """
 
     path: str
@@ -46,6 +54,7 @@ class Row:
     forward: int = 0
     backward: int = 0
     kept: int = 0
+    forms: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,13 @@ class Summary:
         backward: those that a training step adds; also gradients added up between the layers, which stand in no row.
         kept: bytes of activations kept for the backward pass.
         blocks: the output's shape of each layer with layers inside, by path.
+        kernels: whether the forms that `nn.kernels` chose are shown.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> table = nn.summary(nn.dense(2), jnp.ones((5, 3)))
+        >>> table.parameters, table.batch, table.forward  # 2 · 5 · 3 · 2 of the product, 5 · 2 of the bias
+        (8, 5, 70)
     """
 
     rows: tuple[Row, ...]
@@ -71,11 +87,12 @@ class Summary:
     backward: int
     kept: int
     blocks: dict[str, str]
+    kernels: bool = False
 
     def __str__(self) -> str:
         width = max(len(f"{row.parameters:,}") for row in self.rows)
-        columns = list(zip(COLUMNS, *(self.cells(row, width) for row in self.rows), strict=True))
-        justified = [_justified(column, right=i >= 3) for i, column in enumerate(columns)]
+        columns = list(zip(self.columns(), *(self.cells(row, width) for row in self.rows), strict=True))
+        justified = [_justified(column, right=3 <= i < len(COLUMNS)) for i, column in enumerate(columns)]
         head, *body = ("  ".join(line) for line in zip(*justified, strict=True))
         rule = "─" * len(head)
         return "\n".join([head.rstrip(), rule, *(line.rstrip() for line in body), rule, *self.totals()])
@@ -86,6 +103,10 @@ class Summary:
         from jaxnn.inspect.html import summary_html
 
         return summary_html(self)
+
+    def columns(self) -> tuple[str, ...]:
+        """The heads of the table's columns."""
+        return (*COLUMNS, "forms") if self.kernels else COLUMNS
 
     def totals(self) -> list[str]:
         """The lines below the table."""
@@ -105,10 +126,11 @@ class Summary:
         count = f"{row.formula} = {row.parameters:>{width},}" if row.formula else f"{row.parameters:,}"
         of_parameters, of_work = self.shares(row)
         numbers = (scaled(row.forward), scaled(row.backward), of_work, in_bytes(row.kept) if row.kept else "")
-        return (row.path, row.output, row.dtype, count, of_parameters, *numbers)
+        forms = (row.forms,) if self.kernels else ()
+        return (row.path, row.output, row.dtype, count, of_parameters, *numbers, *forms)
 
 
-def summary(model: Layer, x: Any) -> Summary:
+def summary(model: Layer, x: Any, *, kernels: bool = False) -> Summary:
     """The layers of a model with shapes, parameters, operations and memory, found without computing anything.
 
     A dense layer's parameters are n_in · n_out + n_out; other layers' formulas are the sizes of their leaves likewise.
@@ -119,6 +141,8 @@ def summary(model: Layer, x: Any) -> Summary:
     Args:
         model: the model.
         x: a batch, or its `jax.ShapeDtypeStruct`; the batch's size is shown as `B`.
+        kernels: whether to show the forms that `nn.kernels` chooses here, for the platform that a program traced now runs
+            on: those of inference and, after a bar, those of the gradients. "xla" is XLA's own form.
 
     Returns:
         A `Summary`, whose text is the table: the layers' output shapes; the dtype; the parameters and their share of all;
@@ -145,11 +169,14 @@ def summary(model: Layer, x: Any) -> Summary:
     spec = model.setup(x)
     leaves = jax.tree.leaves(spec.params, is_leaf=is_undrawn)
     costs = _costs(model, spec, x)
+    if kernels:
+        costs.forms = _forms(model, spec, x)
     batch = next((leaf.shape[0] for leaf in jax.tree.leaves(x) if leaf.shape), 1)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     rows, count = tuple(_rows(spec, spec.params, (), costs)), sum(leaf.size for leaf in leaves)
     forward, training = costs.forward.total(), costs.training.total()
-    return Summary(rows, count, size, batch, forward, max(training - forward, 0), costs.kept.total(), dict(_blocks(spec, ())))
+    work = forward, max(training - forward, 0), costs.kept.total()
+    return Summary(rows, count, size, batch, *work, dict(_blocks(spec, ())), kernels)
 
 
 def scaled(n: int, unit: str = "") -> str:
@@ -168,9 +195,11 @@ class _Costs:
     training: Counter
     kept: Counter
     dtypes: dict[Scope, Counter]
+    forms: dict[Scope, str]
 
 
-def _costs(model: Layer, spec: Spec, x: Any) -> _Costs:
+def _programs(model: Layer, spec: Spec, x: Any) -> tuple[Any, Any, Any, Any]:
+    """Inference, the forward and the backward pass of a training step; and the output's type."""
     params, state = abstract((spec.params, spec.state))
     key = jax.eval_shape(lambda: jax.random.key(0))
 
@@ -180,15 +209,30 @@ def _costs(model: Layer, spec: Spec, x: Any) -> _Costs:
 
         return jax.make_jaxpr(forward, return_shape=True)(params, state, x, key)
 
-    costs = _Costs(Counter(), Counter(), Counter(), {})
+    forward = jax.make_jaxpr(lambda p, s, x: model.apply(p, s, x))(params, state, x)
+    try:
+        there, (y, pull) = pulled(training=True)
+    except ValueError:  # statistics of a batch of one: what a layer refuses in training
+        there, (y, pull) = pulled(training=False)
+    slopes = jax.tree.map(_cotangent, y)
+    return forward, there, jax.make_jaxpr(lambda pull, slopes: pull(slopes))(pull, slopes), y
+
+
+def _forms(model: Layer, spec: Spec, x: Any) -> dict[Scope, str]:
+    """The forms chosen in each layer, each named once: of inference, then of the gradients if those are others."""
+    inference, _, back, _ = _programs(model, spec, x)
+    found: dict[Scope, tuple[dict[str, None], dict[str, None]]] = {}
+    for i, program in enumerate((inference, back)):
+        for scope, form in forms(program.jaxpr):
+            found.setdefault(layer_path(scope, spec), ({}, {}))[i][form] = None
+    return {path: " | ".join(", ".join(names) for names in dict.fromkeys(map(tuple, both)) if names)
+            for path, both in found.items()}  # fmt: skip
+
+
+def _costs(model: Layer, spec: Spec, x: Any) -> _Costs:
+    costs = _Costs(Counter(), Counter(), Counter(), {}, {})
     with definitions():
-        forward = jax.make_jaxpr(lambda p, s, x: model.apply(p, s, x))(params, state, x)
-        try:
-            there, (y, pull) = pulled(training=True)
-        except ValueError:  # statistics of a batch of one: what a layer refuses in training
-            there, (y, pull) = pulled(training=False)
-        slopes = jax.tree.map(_cotangent, y)
-        back = jax.make_jaxpr(lambda pull, slopes: pull(slopes))(pull, slopes)
+        forward, there, back, y = _programs(model, spec, x)
     for operation in operations(forward.jaxpr):
         path = layer_path(operation.scope, spec)
         costs.forward[path] += operation.flops
@@ -227,7 +271,7 @@ def _rows(spec: Spec, params: dict, path: Scope, costs: _Costs) -> Iterator[Row]
         # a child may be called like the model's own kind
         name = "/".join(path) or ("(itself)" if spec.children else spec.kind)
         dtype = _dtypes([leaf.dtype for leaf in leaves], costs.dtypes.get(path))
-        yield Row(name, spec.kind, shape_text(spec.output), formula, total, dtype, *work)
+        yield Row(name, spec.kind, shape_text(spec.output), formula, total, dtype, *work, costs.forms.get(path, ""))
     for name, child in spec.children.items():
         yield from _rows(child, params.get(name, {}), (*path, name), costs)
 

@@ -53,6 +53,9 @@ def plot_learning_rates(found: Any, *, ax: Axes | None = None) -> Axes:
     Returns:
         The axes.
 
+    Raises:
+        ImportError: matplotlib is not installed.
+
     Example:
         >>> import jaxnn as nn
         >>> found = nn.LearningRates(np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 0.1)

@@ -76,7 +76,12 @@ def load(path: str | PathLike, like: Any = None) -> Any:
         ValueError: the file is damaged or of another format, or does not fit `like`, and where.
 
     Example:
-        See `save`.
+        >>> import tempfile, jax, jax.numpy as jnp
+        >>> from jaxnn.io import load, save
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/model.safetensors", [jnp.ones(3), jnp.zeros(2)])
+        ...     load(f"{folder}/model.safetensors", like=[jax.ShapeDtypeStruct((n,), jnp.float32) for n in (3, 2)])
+        [Array([1., 1., 1.], dtype=float32), Array([0., 0.], dtype=float32)]
     """
     arrays = _read(Path(path).expanduser())
     if like is None:

@@ -10,7 +10,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.forms import choose_form, widen
+from jaxnn.kernels.forms import chosen, widen
 
 MOST_SCORES = 1024**2  # of one head: above, the backward pass computes a block's scores again instead of keeping them
 
@@ -75,10 +75,11 @@ def dot_product_attention(
     allowed = None if mask is None else _mask_by_head(mask, batch, heads)
     added = None if bias is None else _mask_by_head(bias.astype(q.dtype), batch, heads)
     attend = functools.partial(_attend, softcap)
-    if choose_form(form, "blocks", query, key, value) == "blocks":
-        y = _by_blocks(attend, (q, k, v, allowed, added), is_causal)
-    else:
-        y = attend(q, k, v, allowed, added, 0 if is_causal else None)
+    with chosen("attention", form, "blocks", query, key, value) as form:
+        if form == "blocks":
+            y = _by_blocks(attend, (q, k, v, allowed, added), is_causal)
+        else:
+            y = attend(q, k, v, allowed, added, 0 if is_causal else None)
     return y.reshape(batch, heads, *y.shape[1:]).swapaxes(1, 2).astype(query.dtype)
 
 

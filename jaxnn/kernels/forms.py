@@ -68,6 +68,22 @@ def choose_form(form: str | None, ours: str, *operands: jax.Array) -> str:
     return form
 
 
+@contextmanager
+def chosen(operation: str, form: str | None, ours: str, *operands: jax.Array) -> Iterator[str]:
+    """:func:`choose_form`, with the choice as a name around what is traced inside, such as ``max_pool[taps]``.
+
+    `nn.summary(model, x, kernels=True)` and profilers show it.
+
+    Example:
+        >>> with chosen("max_pool", "xla", "taps") as form:
+        ...     form
+        'xla'
+    """
+    form = choose_form(form, ours, *operands)
+    with jax.named_scope(f"{operation}[{form}]"):  # no layer has brackets in its name
+        yield form
+
+
 def widen(x: jax.Array) -> jax.Array:
     """Cast half precision to float32, in which sums are taken, and leave every other dtype alone.
 

@@ -39,37 +39,48 @@ def output_shape(x: Any, kernel: Any, member: Member) -> tuple[int, ...]:
     return (x.shape[0], *output_sizes(sizes, window, member.strides, member.padding), kernel.shape[-1])
 
 
-def evaluate(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
-    """Compute a member of the family in the form that is fast on a CPU, in a loop or out of it.
+def choose_way(x: Any, kernel: Any, member: Member) -> str:
+    """The one rule that picks how a member of the family is computed on a CPU, from shapes alone.
 
-    - A dilated input (a transposed convolution, the input gradient of a strided one) is taken phase by phase.
-    - Up to four input channels a group and few taps are a sum over taps: depthwise, a first layer's grey or coloured
-      images, small networks of a population.
-    - Up to four output channels are a product for all taps, then a sum over taps: a first layer's input gradient.
-    - One example with few places, in groups, is a sum over columns: the kernel gradient of a depthwise convolution.
-    - Other groups are taken one by one.
-    - A kernel larger than the input changes places with it.
-    - All else is a convolution in canonical labels.
+    - "phases": a dilated input (a transposed convolution, the input gradient of a strided one), phase by phase.
+    - "taps": up to four input channels a group and few taps, as a sum over taps: depthwise, a first layer's grey or
+      coloured images, small networks of a population.
+    - "products": up to four output channels, as a product for all taps, then a sum over taps: a first layer's input
+      gradient.
+    - "columns": one example with few places, in groups, as a sum over columns: the kernel gradient of a depthwise one.
+    - "groups": other groups, one by one.
+    - "exchanged": a kernel larger than the input changes places with it.
+    - "canonical": all else, as a convolution in canonical labels.
+
+    Args:
+        x: The input, or anything with its shape.
+        kernel: The kernel, or anything with its shape.
+        member: Strides, padding, dilations and groups.
+
+    Returns:
+        The way's name.
+
+    Example:
+        >>> image, kernel = jax.ShapeDtypeStruct((1, 8, 8, 3), "float32"), jax.ShapeDtypeStruct((3, 3, 3, 16), "float32")
+        >>> choose_way(image, kernel, Member((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1))
+        'taps'
     """
-    dtype = x.dtype
-    x, kernel = widen(x), widen(kernel)
     places = output_shape(x, kernel, member)[1:-1]
-    taps = kernel.shape[:-2]
     if max(member.lhs_dilation) > 1 == max(*member.strides, *member.rhs_dilation):
-        y = _dilated_input(x, kernel, member, places)
-    elif _few_terms(kernel, member.groups):
-        y = _sum_over_taps(x, kernel, member, places)
-    elif _few_products(kernel, member.groups) and _mostly_used(x, member, places):
-        y = _shifted_sum(_products(x, kernel), member.rhs_dilation, member.padding)
-    elif member.groups > 1 and x.shape[0] == 1 and math.prod(places) <= MOST_TAPS:
-        y = _sum_over_columns(x, kernel, member, places)
-    elif member.groups > 1:
-        y = _one_group_at_a_time(x, kernel, member)
-    elif math.prod(taps) > math.prod(x.shape[1:-1]):
-        y = _exchanged(x, kernel, member)
-    else:
-        y = _canonical(x, kernel, member)
-    return y.astype(dtype)
+        return "phases"
+    if _few_terms(kernel, member.groups):
+        return "taps"
+    if _few_products(kernel, member.groups) and _mostly_used(x, member, places):
+        return "products"
+    if member.groups > 1:
+        return "columns" if x.shape[0] == 1 and math.prod(places) <= MOST_TAPS else "groups"
+    return "exchanged" if math.prod(kernel.shape[:-2]) > math.prod(x.shape[1:-1]) else "canonical"
+
+
+def evaluate(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
+    """Compute a member of the family in the way that is fast on a CPU, in a loop or out of it."""
+    way = _WAYS[choose_way(x, kernel, member)]
+    return way(widen(x), widen(kernel), member).astype(x.dtype)
 
 
 def _canonical(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
@@ -100,9 +111,9 @@ def _exchanged(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     return jnp.swapaxes(_canonical(kernel, x, flipped), 0, -1)
 
 
-def _sum_over_taps(x: jax.Array, kernel: jax.Array, member: Member, places: tuple[int, ...]) -> jax.Array:
+def _sum_over_taps(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """Few taps and channels: shifted copies of each channel, times its tap, fused by the compiler into one pass."""
-    taps = kernel.shape[:-2]
+    taps, places = kernel.shape[:-2], output_shape(x, kernel, member)[1:-1]
     x = split(_padded(x, member), member.groups)  # (batch, *space, groups, C_in)
     # Behind a barrier, lest a kernel that was flipped or transposed be so again for each output.
     kernel = split(lax.optimization_barrier(kernel), member.groups)  # (*taps, C_in, groups, C_out)
@@ -136,6 +147,10 @@ def _mostly_used(x: jax.Array, member: Member, places: tuple[int, ...]) -> bool:
     return max(member.strides) == 1 and 2 * math.prod(places) >= math.prod(x.shape[1:-1])
 
 
+def _sum_of_products(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    return _shifted_sum(_products(x, kernel), member.rhs_dilation, member.padding)
+
+
 def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Each point's products with all taps, (*taps, C_out, batch, *space): one product of matrices.
 
@@ -162,8 +177,9 @@ def _shifted_sum(products: jax.Array, dilation: tuple[int, ...], padding: Pairs)
     return jnp.moveaxis(functools.reduce(operator.add, map(term, np.ndindex(*taps))), 0, -1)
 
 
-def _dilated_input(x: jax.Array, kernel: jax.Array, member: Member, places: tuple[int, ...]) -> jax.Array:
+def _dilated_input(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """One tap is taken before the zeros come in; more go phase by phase, with few output channels from one product."""
+    places = output_shape(x, kernel, member)[1:-1]
     *taps, _, features = kernel.shape
     ones = (1,) * len(taps)
     if math.prod(taps) == 1:
@@ -181,12 +197,13 @@ def _padded(x: jax.Array, member: Member) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
 
 
-def _sum_over_columns(x: jax.Array, kernel: jax.Array, member: Member, places: tuple[int, ...]) -> jax.Array:
+def _sum_over_columns(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """One example, few places and many taps: the kernel's gradient where the convolution is a sum over taps.
 
     For each row of places, a sum over the columns of taps is fused into one pass, in which the same rows of x and of
     the kernel meet at all columns of places and so stay in the cache. A product with ones then sums over the rest.
     """
+    places = output_shape(x, kernel, member)[1:-1]
     *rows, width = places
     step, dilation = member.strides[-1], member.rhs_dilation[-1]
 
@@ -256,3 +273,14 @@ def split(v: jax.Array, groups: int) -> jax.Array:
 def merge(v: jax.Array) -> jax.Array:
     """(..., groups, C) to (..., groups · C)."""
     return lax.collapse(v, v.ndim - 2)
+
+
+_WAYS = {
+    "phases": _dilated_input,
+    "taps": _sum_over_taps,
+    "products": _sum_of_products,
+    "columns": _sum_over_columns,
+    "groups": _one_group_at_a_time,
+    "exchanged": _exchanged,
+    "canonical": _canonical,
+}

@@ -29,7 +29,8 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) 
         y like x, and μ and v, (channels,).
 
     Example:
-        >>> y, mean, var = batch_norm(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), 0.0)
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> y, mean, var = nn.kernels.batch_norm(jnp.array([[1.0], [3.0]]), jnp.ones(1), jnp.zeros(1), 0.0)
         >>> y.ravel().tolist(), mean.tolist(), var.tolist()
         ([-1.0, 1.0], [2.0], [1.0])
     """

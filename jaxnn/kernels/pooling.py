@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.forms import choose_form, widen
+from jaxnn.kernels.forms import chosen, widen
 from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes, per_axis, resolve_padding
 
 
@@ -83,9 +83,10 @@ def max_pool(
         raise ValueError('max_pool has no form="xla" for windows with dilation; leave form out')
     if form is None and (apart or math.prod(geometry.window) > MOST_TAPS):
         form = "taps" if apart else "xla"
-    if choose_form(form, "taps", x) == "xla":
-        return _reduce_window(x, _lowest(x.dtype), lax.max, geometry)
-    return _largest(x, geometry) if integral else _max_pool(x, geometry)
+    with chosen("max_pool", form, "taps", x) as form:
+        if form == "xla":
+            return _reduce_window(x, _lowest(x.dtype), lax.max, geometry)
+        return _largest(x, geometry) if integral else _max_pool(x, geometry)
 
 
 def avg_pool(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.forms import choose_form, varying, widen
+from jaxnn.kernels.forms import chosen, varying, widen
 
 Cell = Callable[[jax.Array, Any], Any]
 
@@ -71,10 +71,10 @@ def recurrence(
     mask = None if mask is None else jnp.asarray(mask, bool)
     _check(*arrays, mask=mask)
     joined = arrays[1].shape[-1] == arrays[2].shape[-1] == len(arrays[3])
-    form = choose_form("xla" if form is None and not joined else form, "joined", *jax.tree.leaves(arrays))
-    if form == "joined" and not joined:
-        raise ValueError('the form "joined" wants kernel and recurrent_kernel as wide as the bias; take form="xla"')
-    return _time_first(cell, form, *_varying_alike((*arrays, mask)))
+    with chosen("recurrence", "xla" if form is None and not joined else form, "joined", *jax.tree.leaves(arrays)) as form:
+        if form == "joined" and not joined:
+            raise ValueError('the form "joined" wants kernel and recurrent_kernel as wide as the bias; take form="xla"')
+        return _time_first(cell, form, *_varying_alike((*arrays, mask)))
 
 
 def _check(x, kernel, recurrent_kernel, bias, carry, *, mask) -> None:

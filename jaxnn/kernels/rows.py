@@ -27,6 +27,9 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, fo
     Returns:
         (..., n_out), in x's dtype.
 
+    Raises:
+        ValueError: if `form` is another, or shapes do not fit.
+
     Example:
         >>> import jax.numpy as jnp
         >>> linear(jnp.ones((2, 3, 4)), jnp.ones((4, 5)), jnp.ones(5)).shape
@@ -39,7 +42,7 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, fo
 
 
 def spread(vector: jax.Array, like: jax.Array, *, form: str | None = None) -> jax.Array:
-    """A vector over the last axis of ``like``, repeated over all the others; its gradient is a :func:`column_sum`.
+    """A vector over the last axis of `like`, repeated over all the others; its gradient is a `column_sum`.
 
     Args:
         vector: (n,).
@@ -50,7 +53,7 @@ def spread(vector: jax.Array, like: jax.Array, *, form: str | None = None) -> ja
         An array of like's shape and vector's dtype.
 
     Raises:
-        ValueError: If ``like`` ends in another size.
+        ValueError: if `like` ends in another size.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,6 +77,9 @@ def column_sum(x: jax.Array, *, form: str | None = None) -> jax.Array:
 
     Returns:
         (n,), in x's dtype.
+
+    Raises:
+        ValueError: if `form` is another.
 
     Example:
         >>> import jax.numpy as jnp

@@ -26,7 +26,8 @@ def attention(
     head_features: int | None = None,
     key_heads: int | None = None,
     is_causal: bool = False,
-    window: int | None = None,
+    window: int | tuple[int, int] | None = None,
+    scale: float | None = None,
     softcap: float | None = None,
     qk_norm: bool = False,
     rotary_base: float | None = None,
@@ -42,7 +43,8 @@ def attention(
     Parameters: `query`, `key` and `value` with kernels (n_in, heads, d), `output` with a kernel (heads, d, features), and
     for `qk_norm` the scales of `query_norm` and `key_norm`, (d,).
 
-    The input says what attends to what; a mask is boolean and true where there is something to attend to:
+    The input says what attends to what; a mask is boolean and true where there is something to attend to (those of PyTorch's
+    `MultiheadAttention` are true where there is not):
 
     - `x`, (batch, time, n_in): every position to all others;
     - `(x, mask)`: the mask (batch, time) of a padded sequence, or one of four axes that broadcast to (batch, heads,
@@ -58,7 +60,9 @@ def attention(
         key_heads: how many heads keys and values have, each serving heads / key_heads of the queries' (grouped-query
             attention, Ainslie et al. 2023); by default `heads`.
         is_causal: whether position i sees only the positions up to i.
-        window: position i sees only positions j with |i − j| < window (Beltagy et al. 2020).
+        window: position i sees only positions j with |i − j| < window (Beltagy et al. 2020); (before, after) for
+            i − before ≤ j ≤ i + after.
+        scale: s in softmax(s q kᵀ); 1 / √d by default, 1 / d in μP (Yang et al. 2021).
         softcap: scores are kept within ±softcap, by tanh.
         qk_norm: whether queries and keys are divided by their root mean square, and scaled, before the product (a form of
             Henry et al. 2020).
@@ -106,7 +110,7 @@ def attention(
         "query": product(heads, d),
         "key": product(key_heads, d),
         "value": product(key_heads, d),
-        "cache": _heads(is_causal, window, softcap, rotary_base, bias, cache),
+        "cache": _heads(is_causal, window, scale, softcap, rotary_base, bias, cache),
         "output": product(features, axis=(-2, -1), kernel_init=output_init or kernel_init),
     } | ({"query_norm": _rms_norm(), "key_norm": _rms_norm()} if qk_norm else {})
 
@@ -149,10 +153,13 @@ def _read(x: Any) -> tuple[tuple[Any, Any], Any, Any]:
     return (x, kept), memory, mask
 
 
-def _heads(is_causal, window, softcap, rotary_base, bias, cache) -> Layer:
+def _heads(is_causal, window, scale, softcap, rotary_base, bias, cache) -> Layer:
     """(q, k, v) or (q, k, v, mask) ↦ the outputs of all heads; the keys and values seen so far are its state."""
-    if window is not None:
-        whole("attention", "window", window)
+    if isinstance(window, tuple):
+        before, after = (whole("attention", "window", n, 0) for n in window)
+    elif window is not None:
+        before = after = whole("attention", "window", window) - 1
+    around = None if window is None else (before, after)
     size = None if cache is None else whole("attention", "cache", cache)
 
     def init(key, x):
@@ -175,12 +182,12 @@ def _heads(is_causal, window, softcap, rotary_base, bias, cache) -> Layer:
         if cached:
             full = at_q[-1] >= state["key"].shape[1]
             k, v, at_k, state = _extended(state, k, v, at_k)
-        causal = is_causal and not cached and window is None
-        near = None if causal else _near(at_q[:, None], at_k[None], is_causal, window)
+        causal = is_causal and not cached and around is None
+        near = None if causal else _near(at_q[:, None], at_k[None], is_causal, around)
         if near is not None:
             mask = near[None, None] if mask is None else mask & near[None, None]
         added = None if bias is None else bias(q.shape[2], at_q, at_k)[None]
-        y = kernels.dot_product_attention(q, k, v, mask=mask, is_causal=causal, bias=added, softcap=softcap)
+        y = kernels.dot_product_attention(q, k, v, mask=mask, is_causal=causal, scale=scale, bias=added, softcap=softcap)
         return (jnp.where(full, jnp.full_like(y, jnp.nan), y) if cached else y), state
 
     return Layer(init, apply, "cache")
@@ -201,9 +208,10 @@ def _extended(state: dict, k: jax.Array, v: jax.Array, at: jax.Array) -> tuple[j
     return after["key"].astype(k.dtype), after["value"].astype(v.dtype), positions, after | {"seen": at[-1] + 1}
 
 
-def _near(i: jax.Array, j: jax.Array, is_causal: bool, window: int | None) -> jax.Array | None:
+def _near(i: jax.Array, j: jax.Array, is_causal: bool, around: tuple[int, int] | None) -> jax.Array | None:
     """Which keys j the queries i see for their positions' sake."""
-    conditions = ([j <= i] if is_causal else []) + ([jnp.abs(i - j) < window] if window is not None else [])
+    conditions = [j <= i] if is_causal else []
+    conditions += [i - around[0] <= j, j <= i + around[1]] if around is not None else []
     return None if not conditions else jnp.stack(jnp.broadcast_arrays(*conditions)).all(0)
 
 

@@ -32,7 +32,9 @@ def conv(
 ) -> Layer:
     """A convolution: y[p, o] = b[o] + Σ_{k, c} x[s·p + d·k − pad, c] w[k, c, o], a cross-correlation as everywhere.
 
-    Parameters: `kernel` (*kernel_size, channels / groups, features) and `bias` (features,).
+    The layer of LeCun et al. (1989). Parameters: `kernel` (*kernel_size, channels / groups, features) and `bias`
+    (features,). PyTorch's weight has the last two axes first, in the other order; its `padding=p` is `((p, p), ...)`, and
+    its `"same"` takes no strides.
 
     Args:
         features: the number of output channels.
@@ -80,7 +82,9 @@ def conv_transpose(
 ) -> Layer:
     """A transposed convolution: y[p, o] = b[o] + Σ x[i, c] w[k, c, o] over all i, k with s·i + d·k − pad = p.
 
-    Parameters: `kernel` (*kernel_size, channels / groups, features) and `bias` (features,).
+    The transpose of `conv` in its input, with the two axes of features exchanged: PyTorch's and Keras's layer. Parameters:
+    `kernel` (*kernel_size, channels / groups, features) and `bias` (features,). PyTorch's weight is (channels,
+    features / groups, *kernel_size).
 
     Args:
         features: the number of output channels.
@@ -135,8 +139,8 @@ def depthwise_conv(
 ) -> Layer:
     """A convolution of each channel on its own: y[p, m·c + j] = b[m·c + j] + Σₖ x[s·p + d·k − pad, c] w[k, 0, m·c + j].
 
-    It is `conv` with as many groups as the input has channels. Parameters: `kernel` (*kernel_size, 1, m · channels) and
-    `bias` (m · channels,).
+    It is `conv` with as many groups as the input has channels (Sifre 2014). Parameters: `kernel` (*kernel_size, 1,
+    m · channels) and `bias` (m · channels,); PyTorch's weight is (m · channels, 1, *kernel_size).
 
     Args:
         kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
@@ -184,10 +188,12 @@ def separable_conv(
     kernel_init=he_normal(),
     bias_init=zeros,
 ) -> Layer:
-    """A depthwise convolution, without bias, and a 1×1 convolution after it (Sifre 2014; Chollet 2017).
+    """A depthwise convolution, without bias, and a 1×1 convolution after it: y = P ∗ (D ∗ x) + b.
+
+    Sifre (2014); Chollet (2017), Xception.
 
     Parameters: `depthwise/kernel` (*kernel_size, 1, m · channels), `pointwise/kernel` (1, ..., m · channels, features) and
-    `pointwise/bias` (features,).
+    `pointwise/bias` (features,). PyTorch has it as two layers, with other axes of the weights as for `conv`.
 
     Args:
         features: the number of output channels.

@@ -45,8 +45,9 @@ def dropout(rate: float, *, broadcast_axes: tuple[int, ...] = ()) -> Layer:
 
 
 def spatial_dropout(rate: float) -> Layer:
-    """Dropout of whole channels: (batch, *space, channels) with the same units at every place (Tompson et al. 2015).
+    """Dropout of whole channels: y[b, p, c] = m[b, c] x[b, p, c], the same at every place p (Tompson et al. 2015).
 
+    m is 0 with probability `rate` and 1/(1 − rate) otherwise; at inference y = x.
     Neighbouring pixels, or times, tell each other's values, so that dropping single ones regularizes little.
 
     Args:
@@ -69,6 +70,8 @@ def spatial_dropout(rate: float) -> Layer:
 
 def drop_path(rate: float) -> Layer:
     """Stochastic depth: a sample's whole branch is dropped, or divided by 1 − rate (Huang et al. 2016; Larsson et al. 2017).
+
+    y[b] = m[b] x[b], where m is 0 with probability `rate` and 1/(1 − rate) otherwise; at inference y = x.
 
     It stands last in a residual branch, `nn.residual(..., nn.drop_path(0.1))`; the rate usually grows linearly with depth.
 
@@ -156,7 +159,9 @@ def gaussian_dropout(rate: float) -> Layer:
 
 
 def gaussian_noise(stddev: float) -> Layer:
-    """In training y = x + σ z with z drawn from N(0, 1): a smooth augmentation of any input.
+    """In training y = x + σ z with z drawn from N(0, 1); at inference y = x. Keras's `GaussianNoise`.
+
+    A smooth augmentation of any input, for small σ a penalty on the slope of the network (Bishop 1995).
 
     Args:
         stddev: σ, not negative. It may be traced.

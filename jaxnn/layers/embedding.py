@@ -16,7 +16,7 @@ from jaxnn.functional.initializers import normal, zeros
 
 
 def embedding(vocabulary: int, features: int, *, padding_index: int | None = None, embedding_init=normal(1.0)) -> Layer:
-    """A learned vector for each of a finite number of tokens: y = E[x].
+    """A learned vector for each of a finite number of tokens: y = E[x], PyTorch's `Embedding`.
 
     Args:
         vocabulary: how many tokens there are; they are numbered from 0.
@@ -58,7 +58,7 @@ def embedding(vocabulary: int, features: int, *, padding_index: int | None = Non
 
 
 def attend(params: dict, x: jax.Array) -> jax.Array:
-    """The output tied to an embedding: logits x Eᵀ, one a token (Press & Wolf 2017).
+    """The output tied to an embedding: y = x Eᵀ, a logit for each token (Press & Wolf 2017).
 
     Args:
         params: the embedding's, in a `block` `run.params("name")`.
@@ -151,36 +151,84 @@ def sinusoidal_positions(*, base: float = 10000.0, stateful: bool = False) -> La
     return _positions("sinusoidal_positions", lambda x: {}, vectors, stateful)
 
 
-def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10000.0) -> jax.Array:
+def rotary(
+    x: jax.Array,
+    positions: jax.Array | None = None,
+    *,
+    base: float = 10000.0,
+    features: int | None = None,
+    interleaved: bool = False,
+) -> jax.Array:
     """Turn queries or keys by their position, so that products depend on distances alone (RoPE, Su et al. 2021).
 
-    With d features, the pair (x[i], x[i + d/2]) is turned by t / base^(2i/d) at position t. The paper pairs neighbours
-    (2i, 2i + 1), which is the same for another order of the features; halves are what most models are published in.
+    y[i] = x[i] cos θ − x[i + d/2] sin θ and y[i + d/2] = x[i + d/2] cos θ + x[i] sin θ, θ = t / base^(2i/d) at position t.
+    The paper pairs neighbours (2i, 2i + 1), which is the same for another order of the features; halves are what most
+    models are published in.
 
     Args:
-        x: (batch, time, heads, d), d even.
-        positions: (time,), the positions; 0, 1, … by default.
+        x: (batch, time, heads, features).
+        positions: (time,), or (batch, time) where every sample has its own, as in packed sequences; 0, 1, … by default.
         base: the slowest turn's wave length over 2π.
+        features: d, even, how many of the features are turned, the first ones; by default all.
+        interleaved: whether neighbours are paired, as in the paper.
 
     Returns:
         An array of x's shape and dtype; the angles are at least float32.
 
     Raises:
-        ValueError: if `x` has not four axes, or d is odd.
+        ValueError: if `x` has not four axes, or d is odd or more than there are.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> nn.rotary(jnp.ones((1, 2, 3, 4))).shape
         (1, 2, 3, 4)
     """
-    if x.ndim != 4 or x.shape[-1] % 2:
-        raise ValueError(f"rotary takes (batch, time, heads, an even number of features), got {list(x.shape)}")
+    d = x.shape[-1] if features is None else whole("rotary", "features", features)
+    if x.ndim != 4 or d % 2 or d > x.shape[-1]:
+        raise ValueError(f"rotary takes (batch, time, heads, features) and turns an even number, got {list(x.shape)} and {d}")
     at = jnp.arange(x.shape[1]) if positions is None else positions
-    angles = _angles(at, x.shape[-1] // 2, 2 / x.shape[-1], base)[None, :, None]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    left, right = jnp.split(at_least_float32(x), 2, axis=-1)
-    cos, sin = cos.astype(left.dtype), sin.astype(left.dtype)
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], -1).astype(x.dtype)
+    angles = _angles(at, d // 2, 2 / d, base)
+    return apply_rotary(x, jnp.cos(angles), jnp.sin(angles), interleaved=interleaved)
+
+
+def apply_rotary(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool = False) -> jax.Array:
+    """Turn pairs of features by angles of one's own: (a, b) ↦ (a cos − b sin, b cos + a sin).
+
+    It is what `rotary` ends with. With tables of one's own it is every other form of it, such as other frequencies for long
+    contexts, or YaRN's, which are scaled too (Peng et al. 2023).
+
+    Args:
+        x: (batch, time, heads, features).
+        cos: (time, n) or (batch, time, n): of the first 2n features, pair by pair; the others stay as they are.
+        sin: of the same shape.
+        interleaved: whether neighbours (2i, 2i + 1) are a pair, or (i, i + n).
+
+    Returns:
+        An array of x's shape and dtype.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> quarter = jnp.zeros((1, 1)), jnp.ones((1, 1))
+        >>> nn.apply_rotary(jnp.array([1.0, 2.0, 3.0]).reshape(1, 1, 1, 3), *quarter).ravel().tolist()
+        [-2.0, 1.0, 3.0]
+    """
+    n = cos.shape[-1]
+    if x.ndim != 4 or cos.shape != sin.shape or 2 * n > x.shape[-1] or cos.shape[-2] != x.shape[1]:
+        raise ValueError(
+            "apply_rotary takes (batch, time, heads, features) and tables (time, n) or (batch, time, n) for 2n features, "
+            f"got {list(x.shape)}, cos {list(cos.shape)} and sin {list(sin.shape)}"
+        )
+    wide = at_least_float32(x)
+    cos, sin = (jnp.expand_dims(v.astype(wide.dtype), -2) for v in (cos, sin))
+    cos, sin = (v if v.ndim == 4 else v[None] for v in (cos, sin))  # (batch or 1, time, 1, n)
+    turned, rest = wide[..., : 2 * n], wide[..., 2 * n :]
+    a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else jnp.split(turned, 2, axis=-1)
+    pair = a * cos - b * sin, b * cos + a * sin
+    turned = jnp.stack(pair, -1).reshape(turned.shape) if interleaved else jnp.concatenate(pair, -1)
+    return jnp.concatenate([turned, rest], -1).astype(x.dtype)
 
 
 def alibi(heads: int, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
@@ -210,8 +258,8 @@ def alibi(heads: int, query_positions: jax.Array, key_positions: jax.Array) -> j
 
 
 def _angles(at: jax.Array, n: int, step: float, base: float) -> jax.Array:
-    """t / base^(step · i), (time, n)."""
-    return at.astype(jnp.float32)[:, None] * base ** (-step * jnp.arange(n, dtype=jnp.float32))[None]
+    """t / base^(step · i), (..., time, n)."""
+    return at.astype(jnp.float32)[..., None] * base ** (-step * jnp.arange(n, dtype=jnp.float32))[(None,) * at.ndim]
 
 
 def _positions(name: str, parameters: Callable, vectors: Callable, stateful: bool) -> Layer:

@@ -28,8 +28,9 @@ def dense(
 ) -> Layer:
     """A fully connected layer: z = x W + b, that is zⱼ = Σᵢ xᵢ wᵢⱼ + bⱼ.
 
-    n_in · n_out + n_out parameters: `kernel` (n_in, n_out) and `bias` (n_out,). Where the input has several axes, or the
-    features are several numbers, the kernel has them all: (*n_in, *features), and is drawn as the matrix between them.
+    The teaching notes' layer of neurons. It has n_in · n_out + n_out parameters: `kernel` (n_in, n_out) and `bias`
+    (n_out,). Where the input has several axes, or the features are several numbers, the kernel has them all: (*n_in,
+    *features), and is drawn as the matrix between them. PyTorch's weight is (n_out, n_in).
 
     Args:
         features: n_out, the number of neurons; a tuple makes as many axes of them, such as (heads, features).
@@ -132,7 +133,9 @@ def bilinear(features: int, *, use_bias: bool = True, kernel_init=lecun_normal()
 
 
 def einsum(equation: str, *, use_bias: bool = True, kernel_init=lecun_normal(), bias_init=zeros, **sizes: int) -> Layer:
-    """A product of the input with a kernel, as Einstein's sum convention says it: `"bti,iho->btho"` with h and o given.
+    """A product of the input with a kernel in Einstein's sum convention, by `jax.numpy.einsum`.
+
+    `"bti,iho->btho"`, with h and o given, is y[b, t, h, o] = Σᵢ x[b, t, i] w[i, h, o] + bias[h, o].
 
     The kernel's axes that the input lacks are the features, and the bias has those; what is summed over is the fan-in.
 

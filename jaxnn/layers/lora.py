@@ -64,7 +64,9 @@ def lora(layer: Any, rank: int, *, alpha: float | None = None) -> Layer:
 
 
 def merge_lora(params: Any, *, alpha: float | None = None) -> Any:
-    """The parameters with every `lora` in them merged into its kernel: those of the model without `lora`.
+    """The parameters with every `lora` in them merged into its kernel, W + (α/r) A B: those of the model without `lora`.
+
+    The network computes the same, at the cost it had before (Hu et al. 2021).
 
     Args:
         params: of a model, or of a layer, made with `lora`.

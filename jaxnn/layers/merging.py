@@ -13,7 +13,9 @@ from jaxnn.core.dtypes import promote
 
 
 def concatenate(xs: Sequence[jax.Array], *, axis: int = -1) -> jax.Array:
-    """The arrays side by side, as a U-Net joins its skip connections: `serial(branch(identity, inner), concatenate)`.
+    """The arrays side by side: y = [x₁, x₂, …], by `jax.numpy.concatenate`.
+
+    So a U-Net joins its skip connections (Ronneberger et al. 2015): `serial(branch(identity, inner), concatenate)`.
 
     Args:
         xs: arrays that agree in all axes but `axis`.
@@ -37,7 +39,7 @@ def concatenate(xs: Sequence[jax.Array], *, axis: int = -1) -> jax.Array:
 
 
 def add(xs: Sequence[jax.Array]) -> jax.Array:
-    """The sum of arrays of one shape, element by element.
+    """The sum of arrays of one shape, element by element: y = x₁ + x₂ + …, as Keras's `Add`.
 
     Args:
         xs: the arrays.
@@ -57,7 +59,7 @@ def add(xs: Sequence[jax.Array]) -> jax.Array:
 
 
 def multiply(xs: Sequence[jax.Array]) -> jax.Array:
-    """The product of arrays of one shape, element by element.
+    """The product of arrays of one shape, element by element: y = x₁ · x₂ · …, as Keras's `Multiply`.
 
     Args:
         xs: the arrays.

@@ -262,6 +262,9 @@ def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.7
     Returns:
         A `Layer` that keeps the shape (batch, ..., channels).
 
+    Raises:
+        ValueError: if `size` is no whole number from 1.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> nn.local_response_norm(1, alpha=1.0, beta=0.5)({}, jnp.array([[0.75]])).round(3).item()
@@ -278,6 +281,41 @@ def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.7
         return (wide / (k + alpha / size * total) ** beta).astype(x.dtype)
 
     return stateless(lambda key, x: {}, apply)
+
+
+def unit_norm(*, axis: int | Sequence[int] = -1, p: float = 2.0, epsilon: float = 1e-12) -> Layer:
+    """y = x / max(‖x‖ₚ, ε): vectors of length 1, as for cosine similarities. Computed in at least float32.
+
+    Keras's `UnitNormalization`, PyTorch's `functional.normalize`. A vector of zeros stays one, and its gradient is finite.
+
+    Args:
+        axis: the axis, or the axes, along which the vectors lie.
+        p: the norm's order, at least 1.
+        epsilon: ε.
+
+    Returns:
+        A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
+
+    Raises:
+        ValueError: if the input has no such axis, or p < 1.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.unit_norm()({}, jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(3).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    if not p >= 1:
+        raise ValueError(f"unit_norm takes p of at least 1, got {p}")
+
+    def apply(params, x):
+        axes, wide = _axes("unit_norm", axis, x), at_least_float32(x)
+        zero = wide == 0  # where |x|ᵖ has a derivative of 0, whatever p
+        total = jnp.sum(jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, wide)) ** p), axes, keepdims=True)
+        nothing = total == 0
+        length = jnp.where(nothing, 0, jnp.where(nothing, 1, total) ** (1 / p))
+        return (wide / jnp.maximum(length, epsilon)).astype(x.dtype)
+
+    return positionwise(stateless(lambda key, x: {}, apply, "unit_norm"))
 
 
 def _grouped(name: str, groups_of, epsilon: float, use_scale: bool, use_bias: bool) -> Layer:

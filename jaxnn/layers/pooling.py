@@ -25,17 +25,23 @@ def max_pool(
     dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> Layer:
-    """The largest value in each window. Of equal values the first, in row-major order, takes the gradient.
+    """The largest value in each window: y[p, c] = maxₖ x[s·p + d·k − pad, c], as in PyTorch and Keras.
+
+    Of equal values the first, in row-major order, takes the gradient.
 
     Args:
         window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
         strides: the window's own size by default.
-        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`; what is padded never wins.
+        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`, `((p, p), ...)` for PyTorch's p; what is padded never wins.
         dilation: the distance between the window's positions.
         ceil_mode: whether a last window that overhangs the input is taken too, as in PyTorch.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
+
+    Raises:
+        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes, or an option has another
+            number of values than it has spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -53,12 +59,14 @@ def min_pool(
     dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> Layer:
-    """The smallest value in each window, −max(−x). Of equal values the first, in row-major order, takes the gradient.
+    """The smallest value in each window: y[p, c] = minₖ x[s·p + d·k − pad, c] = −maxₖ(−x[…]), with the windows of PyTorch.
+
+    Of equal values the first, in row-major order, takes the gradient.
 
     Args:
         window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
         strides: the window's own size by default.
-        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`; what is padded never wins.
+        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`, `((p, p), ...)` for PyTorch's p; what is padded never wins.
         dilation: the distance between the window's positions.
         ceil_mode: whether a last window that overhangs the input is taken too, as in PyTorch.
 
@@ -67,6 +75,8 @@ def min_pool(
 
     Raises:
         TypeError: if the input is not of floating-point numbers.
+        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes, or an option has another
+            number of values than it has spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -89,18 +99,24 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> Layer:
-    """The mean of each window; what is padded is not counted, unless asked for.
+    """The mean of each window: y[p, c] = (1/n) Σₖ x[s·p + d·k − pad, c], as in PyTorch and Keras.
+
+    n counts the places inside the input only: what is padded is left out, unless it is asked for.
 
     Args:
         window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
         strides: the window's own size by default.
-        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`.
+        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`, `((p, p), ...)` for PyTorch's p.
         dilation: the distance between the window's positions.
         ceil_mode: whether a last window that overhangs the input is taken too, as in PyTorch; the overhang never counts.
         count_include_pad: whether what is padded counts, as zeros: PyTorch's default, and not that of Keras or here.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
+
+    Raises:
+        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes, or an option has another
+            number of values than it has spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -122,7 +138,7 @@ def lp_pool(
 ) -> Layer:
     """The p-norm of each window: y = (Σ |x|ᵖ)^(1/p), computed in at least float32. Its gradient at 0 is 0.
 
-    Two differences from PyTorch: for odd p it sums xᵖ with its sign, and in `ceil_mode` it scales what overhangs up.
+    PyTorch sums xᵖ with its sign for odd p, scales what overhangs in `ceil_mode` up, and at 0 has no gradient (NaN).
 
     Args:
         window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
@@ -158,10 +174,15 @@ def lp_pool(
 
 
 def global_avg_pool() -> Layer:
-    """The mean over all spatial axes: (batch, *space, channels) to (batch, channels). Summed in at least float32.
+    """The mean over all spatial axes: (batch, *space, channels) → (batch, channels).
+
+    y[c] = (1/n) Σₚ x[p, c], summed in at least float32 (Lin et al. 2014, Network in Network).
 
     Returns:
         The `Layer`.
+
+    Raises:
+        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -177,12 +198,15 @@ def global_avg_pool() -> Layer:
 
 
 def global_max_pool() -> Layer:
-    """The largest value over all spatial axes: (batch, *space, channels) to (batch, channels).
+    """The largest value over all spatial axes: (batch, *space, channels) → (batch, channels).
 
-    Of equal values the first, in row-major order, takes the gradient.
+    y[c] = maxₚ x[p, c], as Keras's `GlobalMaxPooling2D`. Of equal values the first, in row-major order, takes the gradient.
 
     Returns:
         The `Layer`.
+
+    Raises:
+        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -198,9 +222,9 @@ def global_max_pool() -> Layer:
 
 
 def adaptive_avg_pool(size: Size) -> Layer:
-    """The means of as many windows as asked for: along an axis of n values, window i of m is [⌊i·n/m⌋, ⌈(i+1)·n/m⌉).
+    """The means of as many windows as asked for: y[i] = mean of x[⌊i·n/m⌋ : ⌈(i+1)·n/m⌉] along an axis of n values.
 
-    The windows, as in PyTorch, cover the input and may overlap by one; where m divides n they are `avg_pool(n / m)`'s.
+    The m windows, as in PyTorch, cover the input and may overlap by one; where m divides n they are `avg_pool(n / m)`'s.
     Computed in at least float32, as one product with a matrix an axis.
 
     Args:
@@ -208,6 +232,10 @@ def adaptive_avg_pool(size: Size) -> Layer:
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *size, channels).
+
+    Raises:
+        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes, or an option has another
+            number of values than it has spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -228,13 +256,18 @@ def adaptive_avg_pool(size: Size) -> Layer:
 def adaptive_max_pool(size: Size) -> Layer:
     """The largest values of as many windows as asked for, which are those of `adaptive_avg_pool`.
 
-    Of equal values the first, in row-major order, takes the gradient.
+    y[i] = max x[⌊i·n/m⌋ : ⌈(i+1)·n/m⌉] along each axis, as in PyTorch. Of equal values the first, in row-major order, takes
+    the gradient.
 
     Args:
         size: m, one number or one a spatial axis.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *size, channels).
+
+    Raises:
+        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes, or an option has another
+            number of values than it has spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

@@ -21,12 +21,18 @@ from jaxnn.functional.initializers import zeros
 def bidirectional(layer: Any) -> Layer:
     """A recurrent layer over a sequence and over its reverse, outputs side by side (Schuster & Paliwal 1997).
 
+    y = [f(x), reverse(g(reverse(x)))], f and g of one kind with parameters of their own.
+
     Args:
         layer: a recurrent layer, such as `nn.lstm(8)`, from (batch, time, ...), or `(x, mask)`.
 
     Returns:
         A `Layer` with the children `forward` and `backward`; its output has twice the features. Padding is padding in
         both directions, and with `return_sequences=False` each direction gives its own last output.
+
+    Raises:
+        TypeError: if `layer` is none.
+        ValueError: if the input is not what `layer` takes.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -51,7 +57,8 @@ def bidirectional(layer: Any) -> Layer:
 def carried(layer: Any) -> Layer:
     """A layer with state whose state comes with the input and goes with the output: `(carry, x)` to `(carry, y)`.
 
-    So a recurrent layer's final carry can be another's initial one, as from an encoder to a decoder.
+    (carry, x) → (carry', y) with (y, carry') = apply(params, carry, x): so a recurrent layer's final carry can be
+    another's initial one, as from an encoder to a decoder (Sutskever et al. 2014).
 
     Args:
         layer: a layer with state, such as `nn.lstm(8, stateful=True)` or a stack of them.

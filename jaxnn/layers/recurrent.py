@@ -35,7 +35,8 @@ def rnn(
 ) -> Layer:
     """The plain recurrent layer: hₜ = φ(xₜ W + hₜ₋₁ U + b), h₀ = 0 (Elman 1990).
 
-    Parameters: `kernel` W (n_in, features), `recurrent_kernel` U (features, features), `bias` b (features,).
+    Parameters: `kernel` W (n_in, features), `recurrent_kernel` U (features, features), `bias` b (features,); PyTorch's two
+    biases are one here, their sum.
 
     Args:
         features: the length of h.
@@ -73,6 +74,8 @@ def rnn(
 def lstm(
     features: int,
     *,
+    activation: Callable[[jax.Array], jax.Array] = tanh,
+    gate_activation: Callable[[jax.Array], jax.Array] = sigmoid,
     return_sequences: bool = True,
     stateful: bool = False,
     projection: int | None = None,
@@ -96,6 +99,8 @@ def lstm(
 
     Args:
         features: the length of h and of c.
+        activation: in place of tanh.
+        gate_activation: in place of σ.
         return_sequences: whether the output is every hₜ or the last alone.
         stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
         projection: the length of h, if it is not that of c.
@@ -142,9 +147,9 @@ def lstm(
             z = _normalized(from_x, params["kernel_scale"]) + _normalized(from_h, params["recurrent_scale"])
             z = z + params["bias"][None]
         i, f, g, o = jnp.split(z, 4, axis=-1)
-        c = sigmoid(f + to_f * c) * c + sigmoid(i + to_i * c) * tanh(g)
+        c = gate_activation(f + to_f * c) * c + gate_activation(i + to_i * c) * activation(g)
         seen = _normalized(c, params["cell_scale"]) + params["cell_bias"][None] if normalize else c
-        h = sigmoid(o + to_o * c) * tanh(seen)
+        h = gate_activation(o + to_o * c) * activation(seen)
         return (h if projection is None else h @ params["projection"]), c
 
     def apart(params):  # x W and h U are normalized each for itself, and the bias comes after
@@ -163,6 +168,8 @@ def _normalized(x: jax.Array, scale: jax.Array) -> jax.Array:
 def gru(
     features: int,
     *,
+    activation: Callable[[jax.Array], jax.Array] = tanh,
+    gate_activation: Callable[[jax.Array], jax.Array] = sigmoid,
     return_sequences: bool = True,
     stateful: bool = False,
     reset_after: bool = True,
@@ -178,10 +185,13 @@ def gru(
     `reset_after=False` is the paper's own n = tanh(xₜ Wₙ + bₙ + (r · hₜ₋₁) Uₙ), without aₙ.
 
     Parameters, in the order r, z, n along the last axis: `kernel` W (n_in, 3 · features), `recurrent_kernel` U
-    (features, 3 · features), `bias` b (3 · features,), and `recurrent_bias` aₙ (features,).
+    (features, 3 · features), `bias` b (3 · features,), and `recurrent_bias` aₙ (features,); PyTorch has a second bias of r
+    and z too, which is added to the first.
 
     Args:
         features: the length of h.
+        activation: in place of tanh.
+        gate_activation: in place of σ.
         return_sequences: whether the output is every hₜ or the last alone.
         stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
         reset_after: whether r acts on the product with Uₙ or on h.
@@ -213,9 +223,9 @@ def gru(
     def cell(params, z, carry):
         (h,) = carry
         n, r, z, *n_h = jnp.split(z, 4 if reset_after else 3, axis=-1)
-        r, z = sigmoid(r), sigmoid(z)
+        r, z = gate_activation(r), gate_activation(z)
         of_h = r * n_h[0] if reset_after else (r * h) @ params["recurrent_kernel"][:, 2 * features :]
-        return ((1 - z) * tanh(n + of_h) + z * h,)
+        return ((1 - z) * activation(n + of_h) + z * h,)
 
     def weights(params):  # the columns of n come from x and from h apart: first and last
         kernel, bias = (jnp.roll(params[k], features, axis=-1) for k in ("kernel", "bias"))

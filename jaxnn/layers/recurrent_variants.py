@@ -44,6 +44,9 @@ def minimal_gru(
     Returns:
         A `Layer` as `gru` is.
 
+    Raises:
+        ValueError: if the input has not three axes, or other features than the kernel was made for.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> params, state = nn.minimal_gru(16).init(jax.random.key(0), jnp.ones((4, 7, 3)))
@@ -92,6 +95,9 @@ def ind_rnn(
     Returns:
         A `Layer` as `rnn` is.
 
+    Raises:
+        ValueError: if the input has not three axes, or other features than the kernel was made for.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> params, state = nn.ind_rnn(16).init(jax.random.key(0), jnp.ones((4, 7, 3)))
@@ -126,8 +132,10 @@ def conv_lstm(
 ) -> Layer:
     """An LSTM whose products are convolutions that keep the size (Shi et al. 2015, without peepholes).
 
-    Parameters, the gates i, f, g, o along the last axis: `kernel` (*kernel_size, channels, 4 · features),
-    `recurrent_kernel` (*kernel_size, features, 4 · features), `bias` (4 · features,).
+    i, f, g, o = W ∗ xₜ + U ∗ hₜ₋₁ + b;  cₜ = σ(f) cₜ₋₁ + σ(i) tanh(g);  hₜ = σ(o) tanh(cₜ);  h₀ = c₀ = 0.
+
+    Parameters, the gates i, f, g, o along the last axis: `kernel` W (*kernel_size, channels, 4 · features),
+    `recurrent_kernel` U (*kernel_size, features, 4 · features), `bias` b (4 · features,).
 
     Args:
         features: the channels of h and of c.
@@ -141,6 +149,9 @@ def conv_lstm(
     Returns:
         A `Layer` from (batch, time, *space, channels), or `(x, mask)`, to (batch, time, *space, features), with the mask
         if there was one, or to (batch, *space, features).
+
+    Raises:
+        ValueError: if the input is not (batch, time, *space, channels), or has other channels than the kernel was made for.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,15 @@ Margins = int | Sequence[tuple[int, int]]
 
 
 def flatten() -> Layer:
-    """All axes but the first as one: (batch, ...) to (batch, features), in row-major order.
+    """All axes but the first as one: (batch, n₁, n₂, …) → (batch, n₁ · n₂ · …), in row-major order.
+
+    As Keras's `Flatten`, and PyTorch's, whose channels come first: (channels, height, width).
 
     Returns:
         The `Layer`.
+
+    Raises:
+        ValueError: if the input has no axis.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -37,7 +42,7 @@ def flatten() -> Layer:
 
 
 def reshape(*shape: int) -> Layer:
-    """Every sample in another shape, in row-major order: (batch, ...) to (batch, *shape).
+    """Every sample in another shape: (batch, ...) → (batch, *shape), in row-major order, as Keras's `Reshape`.
 
     Args:
         *shape: the sample's new shape, without the batch axis; one of the numbers may be −1, for what is left.
@@ -68,7 +73,9 @@ def reshape(*shape: int) -> Layer:
 
 
 def permute(*axes: int) -> Layer:
-    """The axes of every sample in another order: axis `axes[i]` becomes axis i + 1; the batch axis, 0, stays first.
+    """The axes of every sample in another order: (batch, n₁, …, nₖ) → (batch, n_{a₁}, …, n_{aₖ}), as Keras's `Permute`.
+
+    Axis `axes[i]` becomes axis i + 1; the batch axis, 0, stays first.
 
     Args:
         *axes: the numbers 1, 2, … in their new order, as in Keras.
@@ -95,13 +102,14 @@ def permute(*axes: int) -> Layer:
     return stateless(_no_params, apply)
 
 
-def pad(padding: Margins, *, mode: str = "constant") -> Layer:
-    """More values around the spatial axes.
+def pad(padding: Margins, *, mode: str = "constant", value: float = 0.0) -> Layer:
+    """More values around the spatial axes, each n → low + n + high, by `jax.numpy.pad`.
 
     Args:
         padding: how many on every side, or `((low, high), ...)`, one pair a spatial axis.
-        mode: what they are, as `jnp.pad` calls it: `"constant"` (zeros), `"reflect"`, `"symmetric"`, `"edge"` (PyTorch's
+        mode: what they are, as `jnp.pad` calls it: `"constant"`, `"reflect"`, `"symmetric"`, `"edge"` (PyTorch's
             'replicate') or `"wrap"` (PyTorch's 'circular').
+        value: the constant.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
@@ -119,13 +127,14 @@ def pad(padding: Margins, *, mode: str = "constant") -> Layer:
         raise ValueError(f"pad takes one of the modes {', '.join(modes)}, got {mode!r}")
 
     def apply(params, x):
-        return jnp.pad(x, [(0, 0), *_margins("pad", "padding", padding, x), (0, 0)], mode=mode)
+        constant = {"constant_values": jnp.asarray(value, x.dtype)} if mode == "constant" else {}
+        return jnp.pad(x, [(0, 0), *_margins("pad", "padding", padding, x), (0, 0)], mode=mode, **constant)
 
     return stateless(_no_params, apply)
 
 
 def crop(cropping: Margins) -> Layer:
-    """Fewer values around the spatial axes: the inverse of `pad`.
+    """Fewer values around the spatial axes: y = x[low : n − high] along each, the inverse of `pad`; Keras's `Cropping2D`.
 
     Args:
         cropping: how many on every side, or `((low, high), ...)`, one pair a spatial axis.
@@ -151,21 +160,19 @@ def crop(cropping: Margins) -> Layer:
     return stateless(_no_params, apply)
 
 
-def upsample(scale: Size, *, method: str = "nearest") -> Layer:
-    """Every spatial axis `scale` times as long, by `jax.image.resize`.
-
-    The centres of the old and of the new pixels cover the same area (PyTorch's `align_corners=False`).
+def upsample(scale: Size, *, method: str = "nearest", align_corners: bool = False) -> Layer:
+    """Every spatial axis longer, n → scale · n, by `jax.image` as `resize` does it.
 
     Args:
         scale: a whole number, or one a spatial axis.
-        method: `"nearest"`, `"linear"` (also `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, a = −1/2, where PyTorch has
-            −3/4), `"lanczos3"` or `"lanczos5"`.
+        method: as for `resize`.
+        align_corners: as for `resize`.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: if `method` is another.
+        ValueError: if `method` is another, or "nearest" with `align_corners`.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -173,14 +180,60 @@ def upsample(scale: Size, *, method: str = "nearest") -> Layer:
         >>> nn.upsample(2)({}, x)[0, :, 0].tolist(), nn.upsample(2, method="linear")({}, x)[0, :, 0].tolist()
         ([0.0, 0.0, 4.0, 4.0], [0.0, 1.0, 3.0, 4.0])
     """
-    jax.image.ResizeMethod.from_string(method)  # an unknown method is an error here, not at the first batch
+
+    def longer(x):
+        return tuple(n * s for n, s in zip(x.shape[1:-1], spatial("upsample", "scale", scale, x), strict=True))
+
+    return _resized("upsample", longer, method, align_corners, antialias=False)
+
+
+def resize(size: Size, *, method: str = "linear", align_corners: bool = False, antialias: bool = True) -> Layer:
+    """The spatial axes in another size, n → m, by `jax.image`.
+
+    The centres of the old and of the new pixels cover the same area (PyTorch's `align_corners=False`), or the first and the
+    last ones lie on each other (`align_corners=True`).
+
+    Args:
+        size: the new one, one number or one a spatial axis.
+        method: `"nearest"`, `"linear"` (also `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, a = −1/2, where PyTorch has
+            −3/4), `"lanczos3"` or `"lanczos5"`.
+        align_corners: whether the corners, or the areas, are the same.
+        antialias: whether an axis that becomes shorter is smoothed, so that no pixel is left out; PyTorch does not by
+            default. Not for "nearest".
+
+    Returns:
+        A `Layer` from (batch, *space, channels) to (batch, *size, channels).
+
+    Raises:
+        ValueError: if `method` is another, or "nearest" with `align_corners`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> x = jnp.array([0.0, 4.0]).reshape(1, 2, 1)
+        >>> nn.resize(3)({}, x)[0, :, 0].tolist(), nn.resize(5, align_corners=True)({}, x)[0, :, 0].tolist()
+        ([0.0, 2.0, 4.0], [0.0, 1.0, 2.0, 3.0, 4.0])
+    """
+    return _resized("resize", lambda x: spatial("resize", "size", size, x), method, align_corners, antialias)
+
+
+def _resized(name: str, size_of: Callable, method: str, align_corners: bool, antialias: bool) -> Layer:
+    """Every spatial axis in the length `size_of(x)` says."""
+    known = jax.image.ResizeMethod.from_string(method)  # an unknown method is an error here, not at the first batch
+    if align_corners and known is jax.image.ResizeMethod.NEAREST:
+        raise ValueError(f'{name} with method="nearest" has no pixels between which corners could be aligned')
 
     def apply(params, x):
-        scales = spatial("upsample", "scale", scale, x)
-        shape = (x.shape[0], *(n * s for n, s in zip(x.shape[1:-1], scales, strict=True)), x.shape[-1])
-        return jax.image.resize(at_least_float32(x), shape, method).astype(x.dtype)
+        size, wide = size_of(x), at_least_float32(x)
+        shape = (x.shape[0], *size, x.shape[-1])
+        if not align_corners:
+            return jax.image.resize(wide, shape, known, antialias).astype(x.dtype)
+        # new pixel i is old pixel i / s, and jax.image finds it at (i + ½ − shift) / s − ½
+        pairs = [((m - 1) / (n - 1), True) if min(m, n) > 1 else (m, False) for m, n in zip(size, x.shape[1:-1], strict=True)]
+        scale, shift = (jnp.asarray(v, wide.dtype) for v in zip(*((s, (1 - s) / 2 * two) for s, two in pairs), strict=True))
+        axes = tuple(range(1, x.ndim - 1))
+        return jax.image.scale_and_translate(wide, shape, axes, scale, shift, known, antialias).astype(x.dtype)
 
-    return stateless(_no_params, apply)
+    return stateless(_no_params, apply, name)
 
 
 def pixel_shuffle(scale: int) -> Layer:
@@ -219,6 +272,8 @@ def pixel_shuffle(scale: int) -> Layer:
 
 def pixel_unshuffle(scale: int) -> Layer:
     """Pixels become channels: the inverse of `pixel_shuffle`, without loss where a strided convolution would drop some.
+
+    y[b, h, w, (c·r + i)·r + j] = x[b, r·h + i, r·w + j, c], and alike in one and three dimensions: PyTorch's order.
 
     Args:
         scale: r, which divides every spatial size.

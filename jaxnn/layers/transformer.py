@@ -51,6 +51,9 @@ def feed_forward(
     Returns:
         A `Layer` from (..., n_in) to (..., features); a padded sequence `(x, mask)` keeps its mask.
 
+    Raises:
+        ValueError: if a size is no whole number from 1, or a mask is not that of the input's leading axes.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> layer = nn.feed_forward(4, 16, activation=nn.silu, gated=True)

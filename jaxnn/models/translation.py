@@ -32,6 +32,9 @@ def seq2seq(
         time), the source, if padded, with its mask, `((tokens, mask), target)`. The target is what is written so far: a
         start token and all but the last; its padding, at the end, changes nothing before it.
 
+    Raises:
+        ValueError: if the input is neither (source, target) nor ((source, mask), target), or a size is no whole number from 1.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> model = nn.models.seq2seq(20, 30, features=8, layers=2)
@@ -96,6 +99,9 @@ def transformer(
         A `Layer` from (source, target) to logits (batch, target time, vocabulary). Both are integer tokens (batch, time),
         the source, if padded, with its mask, `((tokens, mask), target)`. The target is what is written so far: a start
         token and all but the last; its padding, at the end, changes nothing before it.
+
+    Raises:
+        ValueError: if the input is neither (source, target) nor ((source, mask), target), or a size is no whole number from 1.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn

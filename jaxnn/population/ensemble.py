@@ -94,6 +94,9 @@ def mean_probabilities(logits: jax.Array, weights: Any = None) -> jax.Array:
     Returns:
         Probabilities, (…, classes), in at least float32.
 
+    Raises:
+        ValueError: if the logits are not (members, …, classes) of two classes or more, or the weights not one a member.
+
     Example:
         >>> mean_probabilities(jnp.array([[[0.0, 0.0]], [[100.0, 0.0]]])).tolist()
         [[0.75, 0.25]]
@@ -109,6 +112,9 @@ def vote(logits: jax.Array) -> jax.Array:
 
     Returns:
         Labels, (…), int32.
+
+    Raises:
+        ValueError: if the logits are not (members, …, classes) of two classes or more.
 
     Example:
         >>> vote(jnp.array([[[0.0, 1.0]], [[0.0, 1.0]], [[9.0, 0.0]]])).tolist()
@@ -129,6 +135,9 @@ def uncertainty(logits: jax.Array) -> dict[str, jax.Array]:
     Returns:
         `"total"`, `"aleatoric"` and `"epistemic"`, each (…).
 
+    Raises:
+        ValueError: if the logits are not (members, …, classes) of two classes or more.
+
     Example:
         >>> sure_of_different_things = jnp.array([[[50.0, 0.0]], [[0.0, 50.0]]])
         >>> {name: round(float(value[0]), 3) for name, value in uncertainty(sure_of_different_things).items()}
@@ -148,6 +157,9 @@ def spread(predictions: jax.Array) -> tuple[jax.Array, jax.Array]:
     Returns:
         The two, each (…).
 
+    Raises:
+        ValueError: if there are fewer than two members.
+
     Example:
         >>> [float(v[0]) for v in spread(jnp.array([[1.0], [2.0], [3.0]]))]
         [2.0, 1.0]
@@ -165,6 +177,9 @@ def disagreement(logits: jax.Array) -> jax.Array:
 
     Returns:
         Shares of the samples, (members, members).
+
+    Raises:
+        ValueError: if the logits are not (members, …, classes) of two classes or more.
 
     Example:
         >>> disagreement(jnp.array([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]]))[0, 1].item()
@@ -224,6 +239,9 @@ def soup(params: Any, weights: Any = None) -> Any:
 
     Returns:
         The tree without that axis.
+
+    Raises:
+        ValueError: if the weights are not one a member.
 
     Example:
         >>> soup({"kernel": jnp.array([[1.0], [3.0]])})["kernel"].tolist()

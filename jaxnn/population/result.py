@@ -34,6 +34,9 @@ class Member:
         model: the model, made of its hyperparameters.
         loss: the loss, for `evaluate`.
         metrics: the metrics, for `evaluate`.
+
+    Example:
+        See `sweep`, whose result has them.
     """
 
     index: int
@@ -58,6 +61,9 @@ class Stacked:
         params: every leaf with a leading axis of members.
         state: likewise.
         model: of the first of them. Where traced hyperparameters matter at inference, ask for members one by one.
+
+    Example:
+        See `sweep`, whose result has them.
     """
 
     structural: dict[str, Any]
@@ -81,6 +87,9 @@ class Sweep:
         seconds: in all.
         compile_seconds: of them spent on tracing and compiling, all threads together.
         parts: of each group what its program was made of, and what came of it, with axes settings × seeds.
+
+    Example:
+        See `sweep`, which returns one.
     """
 
     rows: list[dict[str, Any]]
@@ -275,7 +284,7 @@ class Sweep:
             cells.append(["…"] + [""] * (len(cells[0]) - 1))
         return cells
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.table()}\n{self.note}"
 
     def _repr_html_(self) -> str:

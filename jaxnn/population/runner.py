@@ -58,8 +58,13 @@ def strategy_for(mesh: Any = None, memory: int | None = None) -> Strategy:
             raise ValueError(f"mesh is a jax.sharding.Mesh with one axis, over which members are spread; got {mesh!r}")
         return Strategy(1, None, memory or _free_memory(device), Mesh(mesh.devices, mesh.axis_names))
     if device.platform == "cpu":
-        return Strategy(len(os.sched_getaffinity(0)), CPU_MEMBERS, memory or _free_memory(device))
+        return Strategy(_cores(), CPU_MEMBERS, memory or _free_memory(device))
     return Strategy(1, None, memory or _free_memory(device))
+
+
+def _cores() -> int:
+    """Those that this process may use; only Linux says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_memory(device: Any) -> int:
@@ -67,7 +72,9 @@ def _free_memory(device: Any) -> int:
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(0.8 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    names = getattr(os, "sysconf_names", ())  # macOS knows what there is but not what is free, Windows neither
+    pages = next((name for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES") if name in names), None)
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") // 2 if pages else 2**31
 
 
 class Runner:

@@ -60,10 +60,10 @@ def successive_halving(
         >>> import jax, jaxnn as nn, optax
         >>> x = jax.random.normal(jax.random.key(0), (64, 3))
         >>> result = nn.population.successive_halving(
-        ...     nn.dense(1), (x, x[:, :1]), {"learning_rate": [1e-4, 1e-3, 1e-2, 0.1]}, epochs=9, factor=2,
+        ...     nn.dense(1), (x, x[:, :1]), {"learning_rate": [1e-4, 1e-3, 1e-2, 0.1]}, epochs=4, factor=2,
         ...     loss=nn.losses.mse, optimizer=optax.sgd, key=jax.random.key(1), progress=False)
         >>> [row["epochs"] for row in result.rows], result.best().setting
-        ([1, 1, 2, 9], {'learning_rate': 0.1})
+        ([1, 1, 2, 4], {'learning_rate': 0.1})
     """
     task = prepared(model, data, space, epochs=epochs, hold=True, **options)
     rungs = _rungs(len(task.settings), epochs, first_epochs, factor)
@@ -154,14 +154,12 @@ def hyperband(
 
     Example:
         >>> import jax, jaxnn as nn, optax
-        >>> from jaxnn import population
         >>> x = jax.random.normal(jax.random.key(0), (64, 3))
-        >>> space = population.random({"learning_rate": population.log_uniform(1e-4, 0.1)}, 10, jax.random.key(2))
-        >>> brackets = population.hyperband(
-        ...     nn.dense(1), (x, x[:, :1]), space, epochs=4, factor=2, loss=nn.losses.mse, optimizer=optax.sgd,
-        ...     key=jax.random.key(1), progress=False)
+        >>> brackets = nn.population.hyperband(
+        ...     nn.dense(1), (x, x[:, :1]), {"learning_rate": [1e-4, 1e-3, 1e-2, 0.1]}, epochs=2, factor=2,
+        ...     loss=nn.losses.mse, optimizer=optax.sgd, key=jax.random.key(1), progress=False)
         >>> [len(bracket) for bracket in brackets]
-        [4, 3, 3]
+        [2, 2]
     """
     settings = settings_of(space)
     most = int(math.log(epochs, whole("hyperband", "factor", factor, 2)) + 1e-9)
@@ -305,6 +303,16 @@ def optuna_search(
 
     Raises:
         ValueError: as `sweep`, or if the study's direction is the other one.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn, optax, optuna
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> study, x = optuna.create_study(direction="minimize"), jnp.ones((8, 1))
+        >>> rounds = optuna_search(
+        ...     study, lambda trial: {"learning_rate": trial.suggest_float("rate", 1e-3, 0.1)}, nn.dense(1), (x, x), rounds=1,
+        ...     members=2, loss=nn.losses.mse, optimizer=optax.sgd, epochs=1, key=jax.random.key(0), progress=False)
+        >>> len(rounds), len(study.trials), 1e-3 <= study.best_params["rate"] <= 0.1
+        (1, 2, True)
     """
     results = []
     for _ in range(whole("optuna_search", "rounds", rounds)):

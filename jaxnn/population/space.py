@@ -19,7 +19,16 @@ Setting = dict[str, Any]
 
 @dataclass(frozen=True)
 class Distribution:
-    """Where a hyperparameter's values lie: `at(u)` is the value at the quantile `u` in [0, 1)."""
+    """Where a hyperparameter's values lie.
+
+    Attributes:
+        at: `at(u)` is the value at the quantile `u` in [0, 1).
+        text: how it was made, its `repr`.
+
+    Example:
+        >>> Distribution(lambda u: u**2, "squares").at(0.5)
+        0.25
+    """
 
     at: Any
     text: str
@@ -30,6 +39,13 @@ class Distribution:
 
 def uniform(low: float, high: float) -> Distribution:
     """Evenly from `low` to `high`, a float.
+
+    Args:
+        low: the lower bound.
+        high: the upper bound.
+
+    Returns:
+        The `Distribution`.
 
     Raises:
         ValueError: if they are not finite numbers in that order.
@@ -44,6 +60,13 @@ def uniform(low: float, high: float) -> Distribution:
 
 def log_uniform(low: float, high: float) -> Distribution:
     """Evenly in the logarithm from `low` to `high`, a float: for learning rates and the like.
+
+    Args:
+        low: the lower bound.
+        high: the upper bound.
+
+    Returns:
+        The `Distribution`.
 
     Raises:
         ValueError: if they are not positive numbers in that order.
@@ -61,6 +84,13 @@ def log_uniform(low: float, high: float) -> Distribution:
 def integers(low: int, high: int) -> Distribution:
     """Each whole number from `low` to `high`, both included, as often: structural, so each value is a program.
 
+    Args:
+        low: the smallest.
+        high: the largest.
+
+    Returns:
+        The `Distribution`.
+
     Raises:
         ValueError: if they are not whole numbers in that order.
 
@@ -75,6 +105,12 @@ def integers(low: int, high: int) -> Distribution:
 
 def choice(*values: Any) -> Distribution:
     """Each of the values as often.
+
+    Args:
+        *values: what there is to choose from; floats are traced, all else is structural.
+
+    Returns:
+        The `Distribution`.
 
     Raises:
         ValueError: if there are none.
@@ -130,6 +166,10 @@ def random(space: Mapping[str, Any], n: int, key: jax.Array) -> list[Setting]:
     Returns:
         A dict for each setting.
 
+    Raises:
+        TypeError: if `key` is no key, or a value is of a kind that is no hyperparameter.
+        ValueError: if `n` is no whole number from 1, or a sequence of values is empty.
+
     Example:
         >>> import jax
         >>> [setting] = random({"learning_rate": log_uniform(1e-4, 1e-1), "units": [32, 64]}, 1, jax.random.key(0))
@@ -150,6 +190,10 @@ def sobol(space: Mapping[str, Any], n: int, seed: int = 0) -> list[Setting]:
 
     Returns:
         A dict for each setting.
+
+    Raises:
+        TypeError: if a value is of a kind that is no hyperparameter.
+        ValueError: if `n` is no whole number from 1, or a sequence of values is empty.
 
     Example:
         >>> rates = [s["rate"] for s in sobol({"rate": uniform(0.0, 1.0)}, 4)]

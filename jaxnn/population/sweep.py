@@ -115,6 +115,11 @@ def sweep(
         ...     optimizer=optax.sgd, epochs=10, key=jax.random.key(1), progress=False)
         >>> len(result.rows), result.best().setting
         (4, {'learning_rate': 0.1})
+        >>> result.member(3).setting, result.member(3).seed, result.member(3).params["kernel"].shape
+        ({'learning_rate': 0.001}, 1, (3, 1))
+        >>> [stacked] = result.groups  # all of one structure
+        >>> stacked.params["kernel"].shape
+        (4, 3, 1)
     """
     task = prepared(
         model,

@@ -21,6 +21,20 @@ import jax.numpy as jnp
 from jaxnn.core.options import whole
 from jaxnn.train import logs
 
+__all__ = [
+    "Callback",
+    "csv_log",
+    "early_stopping",
+    "ema",
+    "jsonl_log",
+    "plot",
+    "reduce_on_plateau",
+    "swa",
+    "target",
+    "tensorboard_log",
+    "time_budget",
+]
+
 
 @dataclass(frozen=True, eq=False)
 class Callback:

@@ -117,6 +117,10 @@ def train_epoch(
         `epoch(train_state, data, validation=None) -> (train_state, logs)`, pure; `logs` has the mean loss over the samples
         and the metrics, and with validation data `"val_loss"` and so on.
 
+    Raises:
+        TypeError: if hyperparameters or metrics do not come by name, or one is of a kind that is not taken.
+        ValueError: if a hyperparameter is not finite, or, when traced, the loss is no scalar.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
         >>> model, optimizer = nn.dense(3), optax.sgd(0.1)

@@ -50,6 +50,9 @@ class FitResult:
         loss: the loss, for `evaluate`.
         metrics: the metrics, for `evaluate`.
         train_state: everything, to go on from.
+
+    Example:
+        See `fit`, which returns one.
     """
 
     params: Any
@@ -72,6 +75,13 @@ class NonFiniteError(FloatingPointError):
         samples: the indices of its batch in the data, None if they have none.
         found: what `nn.inspect.find_nonfinite` found.
         result: a `FitResult` with what was trained before.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> before = SimpleNamespace(epoch=0)  # stands for a FitResult
+        >>> raise NonFiniteError(3, np.array([7, 2]), "log(0) = -inf", before)
+        Traceback (most recent call last):
+        jaxnn.train.fit.NonFiniteError: the loss of step 3 (epoch 1), on the samples 7, 2 is not finite: log(0) = -inf
     """
 
     def __init__(self, step: int, samples: np.ndarray | None, found: Any, result: FitResult):
@@ -165,8 +175,8 @@ def fit(
         >>> result = nn.fit(
         ...     nn.dense(2), (x, y), loss=nn.losses.cross_entropy, optimizer=optax.adam(0.1), epochs=20,
         ...     key=jax.random.key(0), metrics={"accuracy": nn.metrics.accuracy}, progress=False)
-        >>> result.history["accuracy"][-1] > 0.95
-        True
+        >>> result.history["accuracy"][-1] > 0.95, result.stopped, result.params["kernel"].shape
+        (True, 'finished', (2, 2))
     """
     epochs, batch_size = whole("fit", "epochs", epochs), whole("fit", "batch_size", batch_size)
     whole("fit", "accumulate", accumulate)

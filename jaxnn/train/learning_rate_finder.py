@@ -32,6 +32,11 @@ class LearningRates:
         losses: the loss at each.
         smoothed: the losses' moving average.
         suggestion: where the smoothed loss falls fastest.
+
+    Example:
+        >>> rates, losses = np.array([0.01, 0.1, 1.0]), np.array([2.0, 1.0, 3.0])
+        >>> LearningRates(rates, losses, losses, suggestion=0.1).suggestion
+        0.1
     """
 
     learning_rates: np.ndarray

@@ -1,7 +1,5 @@
 """`TrainState`: everything that the rest of a run depends on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,6 +41,12 @@ class TrainState(NamedTuple):
         loss_scale: a `LossScale`, or `()` without one.
         totals: of the loss and the metrics in the present epoch.
         memory: the callbacks', by name.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
+        >>> state = nn.init_train_state(nn.dense(3), optax.sgd(0.1), jax.random.key(0), jnp.ones((2, 4)))
+        >>> state.step.item(), state.epoch.item(), state.stopped.item(), list(state.params)
+        (0, 0, False, ['bias', 'kernel'])
     """
 
     params: Any
@@ -87,6 +91,10 @@ def init_train_state(
 
     Returns:
         The `TrainState` at step 0.
+
+    Raises:
+        TypeError: if `key` is no key, or hyperparameters or metrics do not come by name.
+        ValueError: if a hyperparameter is not finite, or the model does not take `x`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax

@@ -32,6 +32,11 @@ class DataError(RuntimeError):
         epoch: the epoch, counted from 1.
         batch: the batch's number in the epoch, counted from 0.
         result: the `FitResult` of what was trained before, or None if it was nothing.
+
+    Example:
+        >>> error = DataError(2, 3, "no such file")
+        >>> str(error), error.epoch, error.result
+        ('batch 3 of epoch 2: no such file', 2, None)
     """
 
     def __init__(self, epoch: int, batch: int, what: str):

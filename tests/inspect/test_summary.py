@@ -57,6 +57,26 @@ def test_integers_out_batches_of_one_and_wrong_inputs():
         nn.summary(nn.embedding(3, 2), jnp.ones((2, 3)))
 
 
+def test_the_forms_that_kernels_choose(monkeypatch):
+    deep = nn.serial(nn.conv(8, 3), nn.depthwise_conv(3), nn.conv(8, 3, strides=2), nn.max_pool(2))
+    model = nn.serial(deep, nn.flatten(), nn.reshape(4, -1), nn.lstm(4), nn.attention(4, 2))
+    x = jnp.ones((2, 8, 8, 1))
+    table = nn.summary(model, x, kernels=True)
+    assert {row.path: row.forms for row in table.rows if row.forms} == {
+        "serial/conv": "conv taps | conv canonical",
+        "serial/depthwise_conv": "conv taps | conv columns, conv taps",
+        "serial/conv_2": "conv canonical | conv taps, conv phases",
+        "serial/max_pool": "max_pool taps",
+        "lstm": "recurrence joined",
+        "attention/cache": "attention blocks",
+    }
+    assert str(table).splitlines()[0].endswith("forms")
+    assert "<span>conv taps | conv canonical</span>" in table._repr_html_()
+    monkeypatch.setattr("jaxnn.kernels.forms.platform", lambda: "tpu")
+    elsewhere = {row.forms for row in nn.summary(model, x, kernels=True).rows if row.forms}
+    assert elsewhere == {"conv xla", "max_pool xla", "recurrence xla", "attention xla"}
+
+
 def test_a_large_model_costs_nothing():
     x = jax.ShapeDtypeStruct((1, 4096), jnp.float32)
     start = time.perf_counter()

@@ -1,5 +1,6 @@
 """Sweeps: a member is the run that `fit` makes, alone or in a crowd, whatever the strategy."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import population
+from jaxnn.population import runner
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(90, 5)).astype(np.float32)
@@ -88,7 +90,7 @@ def test_the_table_has_a_row_for_each_setting_and_seed(mixed):
     close(first["val_loss"], np.mean(rows))
     close(first["val_loss_std"], np.std(rows, ddof=1))
     assert "2 groups, as units decides on the program" in mixed.note
-    assert "*" in str(mixed).splitlines()[1]
+    assert "*" in str(mixed).splitlines()[1] and repr(mixed) == str(mixed)
     assert "<table>" in mixed._repr_html_()
 
 
@@ -388,3 +390,13 @@ def test_jax_arrays_and_numpy_numbers_are_values():
     result = sweep({"learning_rate": jnp.array([0.1, 0.01]), "units": np.array([3])}, epochs=1)
     assert [row["learning_rate"] for row in result.rows] == pytest.approx([0.1, 0.01])
     assert len(result.groups) == 1
+
+
+def test_other_systems_say_less_of_their_cores_and_memory(monkeypatch):
+    known = runner.strategy_for()
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.sysconf_names", {"SC_PHYS_PAGES": os.sysconf_names["SC_PHYS_PAGES"]})
+    assert runner.strategy_for().threads == os.cpu_count()
+    assert runner.strategy_for().memory >= known.memory
+    monkeypatch.setattr("os.sysconf_names", {})
+    assert runner.strategy_for().memory == 2**31

@@ -76,7 +76,7 @@ def batches(epoch=1):
     return [(X[rows], Y[rows]) for rows in np.split(order, range(25, 103, 25))]
 
 
-def loop(epochs):
+def loop(epochs, batches=batches):
     """The same by hand, a jitted step at a time."""
     step = jax.jit(nn.train_step(MODEL, loss=nn.losses.cross_entropy, optimizer=optax.adam(1e-2)))
     state = nn.init_train_state(MODEL, optax.adam(1e-2), KEY, X)
@@ -112,6 +112,15 @@ def test_a_torch_data_loader():
     loader = torch.utils.data.DataLoader(data, batch_size=103)
     whole = fit(data=loader, epochs=1)
     close(whole.params, fit(data=lambda epoch: [(X, Y)], epochs=1).params)
+
+
+def test_a_grain_data_set():
+    grain = pytest.importorskip("grain")
+    samples = grain.MapDataset.source(list(zip(X, Y, strict=True)))
+    shuffled = lambda epoch: samples.seed(epoch).shuffle().batch(25)  # noqa: E731
+    by_index = fit(data=shuffled, epochs=2)
+    close(by_index.params, loop(2, batches=shuffled).params)
+    close(fit(data=lambda epoch: shuffled(epoch).to_iter_dataset(), epochs=2).params, by_index.params)
 
 
 def test_a_stream_that_fails_names_the_batch_and_keeps_what_was_trained():

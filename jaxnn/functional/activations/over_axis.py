@@ -37,7 +37,7 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
 def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> jax.Array:
     """The logarithm of the softmax, which does not underflow: f(x)ᵢ = xᵢ − log Σⱼ exp(xⱼ).
 
-    Summed in at least float32.
+    `jax.nn.log_softmax`, summed in at least float32.
 
     Args:
         x: scores.
@@ -175,7 +175,7 @@ def logmeanexp(x: ArrayLike, axis: Axis | None = None, where: ArrayLike | None =
 
 @jax.jit
 def log1mexp(x: ArrayLike) -> jax.Array:
-    """The logarithm of a complement: log(1 − e⁻ˣ) for x > 0, accurate near 0 and far out. Mächler (2012).
+    """The logarithm of a complement: f(x) = log(1 − e⁻ˣ) for x > 0, accurate near 0 and far out. Mächler (2012).
 
     Args:
         x: any array of numbers above 0, such as −log p.

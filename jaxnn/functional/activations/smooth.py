@@ -196,7 +196,7 @@ def softplus(x: ArrayLike) -> jax.Array:
 def log_sigmoid(x: ArrayLike) -> jax.Array:
     """The logarithm of the sigmoid, which does not underflow: f(x) = log σ(x) = −log(1 + e⁻ˣ).
 
-    Derivative σ(−x); range (−∞, 0).
+    `jax.nn.log_sigmoid`. Derivative σ(−x); range (−∞, 0).
 
     Args:
         x: any array.
@@ -291,7 +291,7 @@ def squareplus(x: ArrayLike, b: ArrayLike = 4.0) -> jax.Array:
 
 @jax.jit
 def sparse_plus(x: ArrayLike) -> jax.Array:
-    """Round off the corner of the ReLU by a parabola: 0 if x ≤ −1, x if x ≥ 1, else ¼(x + 1)².
+    """Round off the corner of the ReLU by a parabola: f(x) = 0 if x ≤ −1, x if x ≥ 1, else ¼(x + 1)².
 
     Derivative `sparse_sigmoid`; range [0, ∞). The twin of `softplus` with sparsemax: Martins and Astudillo (2016).
 
@@ -310,7 +310,7 @@ def sparse_plus(x: ArrayLike) -> jax.Array:
 
 @jax.jit
 def sparse_sigmoid(x: ArrayLike) -> jax.Array:
-    """The two-class sparsemax: 0 if x ≤ −1, 1 if x ≥ 1, else ½(x + 1).
+    """The two-class sparsemax: f(x) = 0 if x ≤ −1, 1 if x ≥ 1, else ½(x + 1).
 
     Range [0, 1], the bounds included. Martins and Astudillo (2016).
 

@@ -14,7 +14,7 @@ from jaxnn.functional.initializers.scaled import fans
 
 
 def orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
-    """Draw a kernel whose flattening (…·in, out) has orthonormal columns, or rows if it is wide, times `scale`.
+    """Draw a kernel whose flattening Q, (…·in, out), has orthonormal columns, QᵀQ = I, or rows if it is wide, times `scale`.
 
     Uniform over such matrices: Saxe et al. (2014). It has no `describe`: its entries are not independent.
 
@@ -22,8 +22,10 @@ def orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
         scale: factor; may be traced.
 
     Returns:
-        An initializer `(key, shape, dtype=float32) -> array`; it raises a ValueError for a shape with fewer than two
-        axes.
+        An initializer `(key, shape, dtype=float32) -> array`.
+
+    Raises:
+        ValueError: when called, the shape has fewer than two axes.
 
     Example:
         >>> q = orthogonal()(jax.random.key(0), (5, 3))
@@ -41,7 +43,7 @@ def orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
 
 
 def delta_orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
-    """Draw a convolution's kernel that is 0 but at its centre, where it is an orthogonal matrix (in, out), times `scale`.
+    """Draw a convolution's kernel that is 0 but at its centre, where it is scale · Q, Q of (in, out) with QQᵀ = I.
 
     At first the convolution keeps the norm of every pixel, so that very deep stacks can be trained: Xiao et al. (2018).
     The centre is the tap of the pixel itself under "SAME" padding.
@@ -50,8 +52,11 @@ def delta_orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
         scale: factor; may be traced.
 
     Returns:
-        An initializer `(key, shape, dtype=float32) -> array`; it raises a ValueError for a shape that is not a kernel
-        (…receptive field, in, out) with one to three spatial axes, and for one with more inputs than outputs.
+        An initializer `(key, shape, dtype=float32) -> array`.
+
+    Raises:
+        ValueError: when called, the shape is not a kernel's, (…receptive field, in, out) with one to three spatial axes, or
+            has more inputs than outputs.
 
     Example:
         >>> kernel = delta_orthogonal()(jax.random.key(0), (3, 2, 4))
@@ -73,7 +78,7 @@ def delta_orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
 
 
 def identity(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
-    """Fill a kernel so that the layer returns its input, times `scale`: 1 from the i-th input to the i-th output, else 0.
+    """Fill a kernel so that the layer returns its input, times `scale`: w[i, o] = 1 if i = o else 0.
 
     A matrix (in, out) is the identity; a convolution's kernel (…, in, out) has it at its centre, the tap of the pixel
     itself under "SAME" padding (PyTorch's `dirac_`). Inputs beyond the outputs are lost, outputs beyond the inputs 0. For
@@ -83,8 +88,10 @@ def identity(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
         scale: factor; may be traced.
 
     Returns:
-        An initializer `(key, shape, dtype=float32) -> array`, which draws nothing; it raises a ValueError for a shape with
-        fewer than two axes.
+        An initializer `(key, shape, dtype=float32) -> array`, which draws nothing.
+
+    Raises:
+        ValueError: the scale is not one number; or, when called, the shape has fewer than two axes.
 
     Example:
         >>> identity()(jax.random.key(0), (2, 3)).tolist()
@@ -117,10 +124,12 @@ def sparse(sparsity: float, *, stddev: ArrayLike = 0.01) -> Callable[..., jax.Ar
         stddev: standard deviation of the others, ≥ 0; may be traced.
 
     Returns:
-        An initializer `(key, shape, dtype=float32) -> array`; it raises a ValueError for a shape with fewer than two axes.
+        An initializer `(key, shape, dtype=float32) -> array`.
 
     Raises:
-        ValueError: the share is not in [0, 1), or the standard deviation is negative.
+        ValueError: the share is not in [0, 1), or the standard deviation is negative; or, when called, the shape has fewer
+        than
+            two axes.
 
     Example:
         >>> kernel = sparse(0.75)(jax.random.key(0), (8, 3))

@@ -3,11 +3,12 @@
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import check_number, known
+from jaxnn.functional._documented import documented
 from jaxnn.functional.initializers._initializer import Initializer
 
 
 def constant(value: ArrayLike) -> Initializer:
-    """Fill with one number.
+    """Fill with one number: w = value, as `jax.nn.initializers.constant` does.
 
     Args:
         value: the number; may be traced.
@@ -27,8 +28,26 @@ def constant(value: ArrayLike) -> Initializer:
     return Initializer(f"constant({value})", "constant", lambda shape: 0.0, value)
 
 
-zeros = Initializer("zeros", "constant", lambda shape: 0.0, 0.0)
-ones = Initializer("ones", "constant", lambda shape: 0.0, 1.0)
+zeros = documented(
+    Initializer("zeros", "constant", lambda shape: 0.0, 0.0),
+    """Fill with zeros: w = 0, as `jax.nn.initializers.zeros` does. It is an initializer as it stands, `zeros`.
+
+    Example:
+        >>> import jax, jaxnn as nn
+        >>> nn.initializers.zeros(jax.random.key(0), (2,)).tolist()
+        [0.0, 0.0]
+    """,
+)
+ones = documented(
+    Initializer("ones", "constant", lambda shape: 0.0, 1.0),
+    """Fill with ones: w = 1, as `jax.nn.initializers.ones` does. It is an initializer as it stands, `ones`.
+
+    Example:
+        >>> import jax, jaxnn as nn
+        >>> nn.initializers.ones(jax.random.key(0), (2,)).tolist()
+        [1.0, 1.0]
+    """,
+)
 
 
 def normal(stddev: ArrayLike = 0.01, *, mean: ArrayLike = 0.0) -> Initializer:

@@ -46,6 +46,9 @@ def fan_in_uniform() -> Initializer:
     Returns:
         The initializer.
 
+    Raises:
+        ValueError: when called, the shape has fewer than two axes, and so no fans.
+
     Example:
         >>> fan_in_uniform().describe((16, 10))
         ('uniform', 0.25, 0.0)
@@ -61,6 +64,9 @@ def glorot_uniform() -> Initializer:
     Returns:
         The initializer.
 
+    Raises:
+        ValueError: when called, the shape has fewer than two axes, and so no fans.
+
     Example:
         >>> glorot_uniform().describe((16, 8))
         ('uniform', 0.5, 0.0)
@@ -71,8 +77,13 @@ def glorot_uniform() -> Initializer:
 def glorot_normal() -> Initializer:
     """Draw from N(0, 2/(n_in + n_out)), variance second and not truncated. Also `xavier_normal`.
 
+    The normal with the variance of Glorot and Bengio (2010), eq. 16.
+
     Returns:
         The initializer.
+
+    Raises:
+        ValueError: when called, the shape has fewer than two axes, and so no fans.
 
     Example:
         >>> glorot_normal().describe((24, 8))
@@ -95,6 +106,9 @@ def he_normal() -> Initializer:
     Returns:
         The initializer.
 
+    Raises:
+        ValueError: when called, the shape has fewer than two axes, and so no fans.
+
     Example:
         >>> he_normal().describe((3, 3, 2, 32))  # n = 3 · 3 · 2
         ('normal', 0.3333333333333333, 0.0)
@@ -105,8 +119,13 @@ def he_normal() -> Initializer:
 def he_uniform() -> Initializer:
     """Draw from U[−√(6/n), √(6/n)), n = fan-in: the variance 2/n of `he_normal`. Also `kaiming_uniform`.
 
+    He et al. (2015), for ReLU.
+
     Returns:
         The initializer.
+
+    Raises:
+        ValueError: when called, the shape has fewer than two axes, and so no fans.
 
     Example:
         >>> he_uniform().describe((24, 10))
@@ -124,6 +143,9 @@ def lecun_normal() -> Initializer:
     Returns:
         The initializer.
 
+    Raises:
+        ValueError: when called, the shape has fewer than two axes, and so no fans.
+
     Example:
         >>> lecun_normal().describe((16, 10))
         ('normal', 0.25, 0.0)
@@ -134,8 +156,13 @@ def lecun_normal() -> Initializer:
 def lecun_uniform() -> Initializer:
     """Draw from U[−√(3/n), √(3/n)), n = fan-in: the variance 1/n of `lecun_normal`.
 
+    LeCun et al. (1998), Efficient BackProp.
+
     Returns:
         The initializer.
+
+    Raises:
+        ValueError: when called, the shape has fewer than two axes, and so no fans.
 
     Example:
         >>> lecun_uniform().describe((12, 10))

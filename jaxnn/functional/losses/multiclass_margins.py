@@ -148,7 +148,7 @@ def _multi_margin(predictions: jax.Array, targets: jax.Array, margin: jax.Array)
 def multiclass_perceptron(
     predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
 ) -> jax.Array:
-    """Perceptron loss of many classes: maxⱼ ŝⱼ − ŝ_y, 0 where the right class has the highest score.
+    """Perceptron loss of many classes: maxⱼ ŝⱼ − ŝ_y, which is 0 where the right class has the highest score.
 
     optax's `multiclass_perceptron_loss`: `multiclass_hinge` without a margin.
 

@@ -21,7 +21,7 @@ def mse(
 ) -> jax.Array:
     """Mean squared error: (1/n) Σᵢ (yᵢ − ŷᵢ)², over all n elements.
 
-    The gradient 2(ŷ − y)/n grows with the error, so the loss is sensitive to outliers.
+    As in the teaching notes. The gradient 2(ŷ − y)/n grows with the error, so the loss is sensitive to outliers.
 
     Args:
         predictions: ŷ, floating-point, any shape.
@@ -53,8 +53,8 @@ def mae(
 ) -> jax.Array:
     """Mean absolute error: (1/n) Σᵢ ∣yᵢ − ŷᵢ∣, over all n elements.
 
-    Not differentiable where ŷ = y. The subgradient there is 0, so a perfect prediction is left alone; `jnp.abs` would
-    give +1.
+    As in the teaching notes. Not differentiable where ŷ = y. The subgradient there is 0, so a perfect prediction is left
+    alone; `jnp.abs` would give +1.
 
     Args:
         predictions: ŷ, floating-point, any shape.
@@ -172,7 +172,8 @@ def log_cosh(
 ) -> jax.Array:
     """Logarithm of the hyperbolic cosine of the error: with a = ŷ − y, log cosh a, averaged over all elements.
 
-    ½a² near 0 and ∣a∣ − log 2 far out, with gradient tanh a; small errors keep their digits, large ones do not overflow.
+    Keras's and optax's. ½a² near 0 and ∣a∣ − log 2 far out, with gradient tanh a; small errors keep their digits, large
+    ones do not overflow.
 
     Args:
         predictions: ŷ, floating-point, any shape.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import spell
+from jaxnn.functional._documented import documented
 from jaxnn.functional.metrics.stream import (
     Metric,
     Totals,
@@ -24,7 +25,8 @@ from jaxnn.functional.metrics.stream import (
 def top_k_accuracy(k: int) -> Metric:
     """Make a metric: the fraction of samples whose label is among the k highest scores.
 
-    Of equal scores the lower class ranks first, so k = 1 is `accuracy`. A sample with a NaN score counts as wrong.
+    Keras's `TopKCategoricalAccuracy`. Of equal scores the lower class ranks first, so k = 1 is `accuracy`. A sample with a
+    NaN score counts as wrong.
 
     Args:
         k: from 1 to the number of classes.
@@ -77,7 +79,8 @@ def _binary_hits(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Total
 def confusion_matrix(num_classes: int) -> Metric:
     """Make a metric: how many samples of each class (row) were predicted as each class (column), scikit-learn's layout.
 
-    What is predicted is the class of the highest score. A NaN score has none, and makes the matrix NaN.
+    M[y, p] = Σᵢ [yᵢ = y] [argmaxⱼ ŝᵢⱼ = p]: what is predicted is the class of the highest score. A NaN score has none, and
+    makes the matrix NaN.
 
     Args:
         num_classes: C, the last axis of the predictions.
@@ -118,15 +121,39 @@ def _confusion(scores: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Arr
     return true.T @ (weight.ravel()[:, None] * predicted)
 
 
-accuracy = _ranked("accuracy", 1)
-"""The fraction of samples whose label has the highest score: `top_k_accuracy(1)`.
+accuracy = documented(
+    _ranked("accuracy", 1),
+    """The fraction of samples whose label has the highest score: (1/n) Σᵢ [argmaxⱼ ŝᵢⱼ = yᵢ], `top_k_accuracy(1)`.
 
-Predictions are (…, classes), logits or probabilities; targets integer labels (…,) or floating-point one-hot rows
-(…, classes). For one logit a sample there is `binary_accuracy`. A sample with a NaN score counts as wrong.
-"""
+    As scikit-learn's `accuracy_score`. Predictions are (…, classes), logits or probabilities; targets integer labels (…,)
+    or floating-point one-hot rows (…, classes). For one logit a sample there is `binary_accuracy`. A sample with a NaN
+    score counts as wrong.
 
-binary_accuracy = averaged("binary_accuracy", _binary_batch)
-"""The fraction of samples whose logit is above 0 exactly where the target is 1; of probabilities p, pass p − 0.5.
+    Raises:
+        TypeError: predictions are not floating-point, or targets not integer labels or one-hot rows.
+        ValueError: shapes do not fit, or a label is no class.
 
-Predictions have the shape of the targets, which are 0 or 1, or (…, 1) for targets (…,). A NaN logit counts as wrong.
-"""
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.metrics.accuracy(jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 1])).item()
+        0.5
+    """,
+)
+
+binary_accuracy = documented(
+    averaged("binary_accuracy", _binary_batch),
+    """The fraction of samples whose logit is above 0 exactly where the target is 1: (1/n) Σᵢ [(zᵢ > 0) = yᵢ].
+
+    Keras's `BinaryAccuracy`, of logits; of probabilities p, pass p − 0.5. Predictions have the shape of the targets, which
+    are 0 or 1, or (…, 1) for targets (…,). A NaN logit counts as wrong.
+
+    Raises:
+        TypeError: predictions are not floating-point.
+        ValueError: shapes do not fit, or a target is neither 0 nor 1.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.metrics.binary_accuracy(jnp.array([2.0, -1.0]), jnp.array([1, 1])).item()
+        0.5
+    """,
+)

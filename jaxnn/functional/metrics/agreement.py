@@ -98,7 +98,7 @@ def f_beta(beta: float, num_classes: int | None = None, *, average: str = "macro
 
 
 def f1(num_classes: int | None = None, *, average: str = "macro") -> Metric:
-    """Make a metric: 2 · precision · recall / (precision + recall), `f_beta` with β = 1.
+    """Make a metric: 2 · precision · recall / (precision + recall), `f_beta` with β = 1; scikit-learn's `f1_score`.
 
     Args:
         num_classes: as in `precision`.

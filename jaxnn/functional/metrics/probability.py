@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxnn.functional import losses
 from jaxnn.functional._checks import check_predictions
+from jaxnn.functional._documented import documented
 from jaxnn.functional.metrics.stream import Metric, Totals, add, average, averaged, classes_of, mask_of, valid_or_nan, whole
 
 
@@ -19,19 +20,42 @@ def _log_loss_batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike
     return average(values.astype(float), mask)
 
 
-log_loss = averaged("log_loss", _log_loss_batch)
-"""The mean cross-entropy −log softmax(logits)_y over what counts, in nats; scikit-learn's `log_loss` of the softmax.
+log_loss = documented(
+    averaged("log_loss", _log_loss_batch),
+    """The mean cross-entropy, −(1/n) Σᵢ log softmax(zᵢ)_yᵢ, in nats; scikit-learn's `log_loss` of the softmax.
 
-Predictions are logits (…, classes), targets as `losses.cross_entropy` takes them. The mask may be that of tokens, (batch,
-time), where `mean(losses.cross_entropy)` counts samples, each as the mean of its tokens.
-"""
+    Predictions are logits z (…, classes), targets as `losses.cross_entropy` takes them. The mask may be that of tokens,
+    (batch, time), where `mean(losses.cross_entropy)` counts samples, each as the mean of its tokens.
 
-perplexity = replace(log_loss, name="perplexity", compute=lambda totals: jnp.exp(log_loss.compute(totals)))
-"""exp of the mean cross-entropy a token, a language model's measure: among how many tokens it chooses, as it were.
+    Raises:
+        TypeError: predictions are not floating-point.
+        ValueError: shapes do not fit, or a label is no class.
 
-Predictions are logits (batch, time, vocabulary), targets tokens (batch, time); padding is left out by `where`. The mean is
-over all tokens of all batches, and not a mean of the batches' perplexities.
-"""
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> round(nn.metrics.log_loss(jnp.zeros((3, 2)), jnp.array([0, 1, 1])).item(), 4)  # log 2
+        0.6931
+    """,
+)
+
+perplexity = documented(
+    replace(log_loss, name="perplexity", compute=lambda totals: jnp.exp(log_loss.compute(totals))),
+    """The exponential of the mean cross-entropy a token, exp(−(1/n) Σᵢ log pᵢ): among how many tokens a model chooses.
+
+    A language model's measure (Jelinek et al. 1977). Predictions are logits (batch, time, vocabulary), targets tokens
+    (batch, time); padding is left out by `where`. The mean is over all tokens of all batches, and not a mean of the
+    batches' perplexities.
+
+    Raises:
+        TypeError: predictions are not floating-point.
+        ValueError: shapes do not fit, or a token is not in the vocabulary.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> round(nn.metrics.perplexity(jnp.zeros((1, 3, 5)), jnp.array([[0, 1, 4]])).item(), 4)
+        5.0
+    """,
+)
 
 
 def calibration_error(bins: int = 15) -> Metric:

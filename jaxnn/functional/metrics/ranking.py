@@ -80,6 +80,8 @@ def average_precision(*, capacity: int | None = None) -> Metric:
 def spearman(capacity: int) -> Metric:
     """Make a metric: Spearman's correlation (1904), Pearson's of the ranks, equal values having their mean rank.
 
+    ρ = Σ(r − r̄)(s − s̄)/√(Σ(r − r̄)² Σ(s − s̄)²) of the ranks r of the predictions and s of the targets.
+
     Args:
         capacity: how many samples there are at the most; of more, the value is NaN.
 

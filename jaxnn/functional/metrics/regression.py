@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxnn.functional import losses
 from jaxnn.functional._checks import check_predictions, check_same_shape, spell
+from jaxnn.functional._documented import documented
 from jaxnn.functional.metrics.stream import Metric, Totals, mask_of, mean
 
 _SMALLEST = 2.0**-52  # the least size of a target that errors are divided by, as in scikit-learn
@@ -19,20 +20,68 @@ def _mean_absolute_percentage_error(predictions: ArrayLike, targets: ArrayLike) 
     return jnp.mean(errors / jnp.maximum(size, jnp.asarray(_SMALLEST, errors.dtype)))
 
 
-mse = mean(losses.mse)
-mae = mean(losses.mae)
+mse = documented(
+    mean(losses.mse),
+    """The mean squared error over all samples, (1/n) Σᵢ (yᵢ − ŷᵢ)²: the loss `losses.mse` of the teaching notes as a metric.
 
-rmse = replace(mse, name="rmse", compute=lambda totals: jnp.sqrt(mse.compute(totals)))
-"""The root of the mean squared error over all samples, in the targets' unit: not a mean of the batches' roots.
+    Raises:
+        TypeError: predictions are not floating-point.
+        ValueError: shapes differ.
 
-Of several outputs a sample it is the root of the mean over them all; scikit-learn takes a root for each and their mean.
-"""
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.metrics.mse(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).item()
+        2.0
+    """,
+)
+mae = documented(
+    mean(losses.mae),
+    """The mean absolute error over all samples, (1/n) Σᵢ ∣yᵢ − ŷᵢ∣: the loss `losses.mae` of the teaching notes as a metric.
 
-mape = replace(mean(_mean_absolute_percentage_error), name="mape")
-"""The mean absolute percentage error, (1/n) Σ ∣y − ŷ∣/∣y∣, a fraction and no percentage, as scikit-learn has it.
+    Raises:
+        TypeError: predictions are not floating-point.
+        ValueError: shapes differ.
 
-A target of 0 is divided by as 2⁻⁵², as there: its error, unless it is 0, makes the value huge.
-"""
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.metrics.mae(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).item()
+        1.0
+    """,
+)
+
+rmse = documented(
+    replace(mse, name="rmse", compute=lambda totals: jnp.sqrt(mse.compute(totals))),
+    """The root of the mean squared error, √((1/n) Σᵢ (yᵢ − ŷᵢ)²), in the targets' unit: no mean of the batches' roots.
+
+    Of several outputs a sample it is the root of the mean over them all; scikit-learn takes a root for each and their mean.
+
+    Raises:
+        TypeError: predictions are not floating-point.
+        ValueError: shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.metrics.rmse(jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.array([1.0, 2.0, 3.0, 6.0])).item()
+        1.0
+    """,
+)
+
+mape = documented(
+    replace(mean(_mean_absolute_percentage_error), name="mape"),
+    """The mean absolute percentage error, (1/n) Σᵢ ∣yᵢ − ŷᵢ∣/∣yᵢ∣, a fraction and no percentage, as scikit-learn has it.
+
+    A target of 0 is divided by as 2⁻⁵², as there: its error, unless it is 0, makes the value huge.
+
+    Raises:
+        TypeError: predictions are not floating-point.
+        ValueError: shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.metrics.mape(jnp.array([1.0, 3.0]), jnp.array([2.0, 4.0])).item()
+        0.375
+    """,
+)
 
 
 def pair_of(name: str, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> tuple[jax.Array, ...]:
@@ -100,13 +149,25 @@ def _r2_compute(totals: Totals) -> jax.Array:
     return jnp.where(totals["count"] < 2, jnp.nan, value)
 
 
-r2 = Metric("r2", _r2_init, _r2_update, _r2_compute, _r2_merge)
-"""The coefficient of determination of one output: R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)², scikit-learn's `r2_score`.
+r2 = documented(
+    Metric("r2", _r2_init, _r2_update, _r2_compute, _r2_merge),
+    """The coefficient of determination of one output: R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)², scikit-learn's `r2_score`.
 
-1 is perfect, 0 as good as the mean. Targets that are all equal give 1 for perfect predictions and 0 for others; fewer
-than two samples give NaN. The spread Σ(y − ȳ)² is merged from each part's own mean (Chan, Golub and LeVeque, 1983), and
-the mean is kept relative to a pivot, the first target, so neither cancels in float32, however far the targets are from 0.
-"""
+    1 is perfect, 0 as good as the mean. Targets that are all equal give 1 for perfect predictions and 0 for others; fewer
+    than two samples give NaN. The spread Σ(y − ȳ)² is merged from each part's own mean (Chan, Golub and LeVeque, 1983),
+    and the mean is kept relative to a pivot, the first target, so neither cancels in float32, however far the targets are
+    from 0.
+
+    Raises:
+        TypeError: predictions are not floating-point.
+        ValueError: shapes differ, or there is more than one output a sample.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> round(nn.metrics.r2(jnp.array([0.0, 2.0, 4.0, 5.0]), jnp.array([0.0, 2.0, 4.0, 6.0])).item(), 4)
+        0.95
+    """,
+)
 
 
 def _pearson_update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
@@ -129,9 +190,20 @@ def correlation(spread: jax.Array, count: jax.Array) -> jax.Array:
     return jnp.where((count < 2) | (deviations == 0).any(), jnp.nan, jnp.clip(value, -1, 1))
 
 
-pearson = Metric("pearson", lambda: _no_moments(2), _pearson_update, _pearson_compute, _pearson_merge)
-"""Pearson's correlation of predictions and targets, Σ(x − x̄)(y − ȳ)/√(Σ(x − x̄)² Σ(y − ȳ)²), of one output a sample.
+pearson = documented(
+    Metric("pearson", lambda: _no_moments(2), _pearson_update, _pearson_compute, _pearson_merge),
+    """Pearson's correlation of predictions and targets, Σ(x − x̄)(y − ȳ)/√(Σ(x − x̄)² Σ(y − ȳ)²), of one output a sample.
 
-From −1 to 1; NaN of fewer than two samples, or if predictions or targets are all equal. Its totals are merged as those of
-`r2` are, so that nothing cancels in float32. SciPy's `pearsonr`.
-"""
+    From −1 to 1; NaN of fewer than two samples, or if predictions or targets are all equal. Its totals are merged as those
+    of `r2` are, so that nothing cancels in float32. SciPy's `pearsonr`.
+
+    Raises:
+        TypeError: predictions are not floating-point.
+        ValueError: shapes differ, or there is more than one output a sample.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> round(nn.metrics.pearson(jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 4.0, 6.0])).item(), 4)
+        1.0
+    """,
+)

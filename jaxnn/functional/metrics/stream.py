@@ -89,7 +89,7 @@ class Metric:
 
 
 def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
-    """Make a metric of a loss: the mean over samples, each counting once whatever its batch.
+    """Make a metric of a loss: the mean over samples, each counting once whatever its batch, (1/n) Σᵢ f(ŷᵢ, yᵢ).
 
     Args:
         function: `function(predictions, targets)` returns the mean over a batch, a scalar, as every loss here does.
@@ -132,6 +132,12 @@ def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
 
 def as_metric(metric: Metric | Callable[[Any, Any], jax.Array]) -> Metric:
     """Return a metric as it is, and of any function (predictions, targets), such as a loss, its `mean`.
+
+    Args:
+        metric: a `Metric`, or `function(predictions, targets)` that returns the mean over a batch.
+
+    Returns:
+        The metric.
 
     Raises:
         TypeError: it is neither.

@@ -1,0 +1,108 @@
+"""What a row of the table is, and how a case of it is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import jaxnn as nn
+
+torch = pytest.importorskip("torch")
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A layer, its input, and what computes the same with PyTorch from tensors in our layout.
+
+    `peer(params, state, x) -> (y, state)`, or `peer(params, x) -> y` for a layer without state. Since it takes our layout,
+    the gradients that PyTorch gives have it too.
+    """
+
+    layer: nn.Layer
+    x: Any
+    peer: Callable
+    training: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    cases: st.SearchStrategy[Case]
+    peer: str  # what PyTorch calls it
+    differs: str = ""  # where its convention is another; the layer's docstring says so too
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng((seed, *shape)).normal(size=shape).astype(np.float32)
+
+
+def positive(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.abs(normal(*shape, seed=seed)) + np.float32(0.5)
+
+
+def first(x):
+    """Channels first, as PyTorch has them."""
+    return x.movedim(-1, 1).contiguous()
+
+
+def last(x):
+    """Channels last. PyTorch's `instance_norm` has a wrong gradient where what comes back to it is not contiguous."""
+    if x.requires_grad:
+        x.register_hook(torch.Tensor.contiguous)
+    return x.movedim(1, -1)
+
+
+def compare(case: Case) -> None:
+    """Outputs, the next state, and the gradients of a random weighting of these by the input and by every parameter.
+
+    Ours are computed in float32 and PyTorch's in float64 from the same numbers, so that the difference is our rounding
+    alone. Sums have at most some hundred terms; what multiplies their roundings of 6e-8 most is a normalization that
+    divides by a hundredth, or a softmax of scores of some tens. A thousand and more roundings, relative to the largest
+    number of an array where that is above one, are allowed; most layers stay below ten.
+    """
+    shapes = jax.eval_shape(case.layer.init, jax.random.key(0), case.x)
+    given = *(_filled(tree, draw) for tree, draw in zip(shapes, (normal, positive), strict=True)), case.x
+    params, state, x = theirs = jax.tree.map(_tensor, given)
+    expected = case.peer(params, state, x) if state else (case.peer(params, x), {})
+    outputs, structure = jax.tree.flatten(expected)
+    moves = [t.requires_grad for t in outputs]
+    weights = [normal(*t.shape, seed=i) for i, t in enumerate(outputs)]
+    sum((t * torch.tensor(w)).sum() for t, w, m in zip(outputs, weights, moves, strict=True) if m).backward()
+
+    @jax.jit
+    def ours(given, weights):
+        def weighted(given):
+            result = case.layer.apply(*given, training=case.training)
+            leaves = zip(jax.tree.leaves(result), weights, moves, strict=True)
+            return sum(jnp.sum(a * w) for a, w, m in leaves if m), result
+
+        return jax.grad(weighted, has_aux=True, allow_int=True)(given)
+
+    gradients, result = ours(given, weights)
+    assert jax.tree.structure(result) == structure
+    pairs = list(zip(jax.tree.leaves(result), outputs, strict=True))
+    for name, g, t in zip(("params", "state", "x"), gradients, theirs, strict=True):
+        some = list(zip(jax.tree.leaves(g), jax.tree.leaves(t), strict=True))
+        pairs += [(a, b.grad) for a, b in some if b.grad is not None]
+        assert name == "state" or all(b.grad is not None for _, b in some if b.requires_grad)
+    for a, b in pairs:
+        b = b.detach().numpy()
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * np.abs(b).max(initial=1))
+
+
+def _filled(tree, draw):
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, [draw(*leaf.shape, seed=i + 1) for i, leaf in enumerate(leaves)])
+
+
+def _tensor(a):
+    return torch.tensor(a, dtype=torch.float64, requires_grad=True) if a.dtype == np.float32 else torch.tensor(a)

@@ -1,5 +1,6 @@
 """The package as such: what importing it costs and brings, and what it says it offers."""
 
+import operator
 import re
 import subprocess
 import sys
@@ -43,6 +44,14 @@ def test_every_public_name_is_there_and_documented():
         value = getattr(nn, name)
         assert getattr(value, "__doc__", None), name
     assert len(set(nn.__all__)) == len(nn.__all__)
+
+
+def test_every_name_in_the_readme_is_there():
+    """Those of the examples and of the table of other libraries' names."""
+    names = set(re.findall(r"\bnn((?:\.[A-Za-z_]\w*)+)", (ROOT.parent / "README.md").read_text(encoding="utf-8")))
+    assert len(names) > 30
+    for name in names:
+        operator.attrgetter(name[1:])(nn)
 
 
 FORBIDDEN = {

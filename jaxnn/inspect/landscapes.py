@@ -50,10 +50,7 @@ class Landscape:
         Returns:
             Coordinates (len(path), 2).
         """
-        center = ravel_pytree(self.center)[0]
-        basis = np.stack([np.asarray(ravel_pytree(d)[0], float) for d in self.directions], axis=1)
-        apart = np.stack([np.asarray(ravel_pytree(tree)[0] - center, float) for tree in path])
-        return np.linalg.lstsq(basis, apart.T, rcond=None)[0].T
+        return _projected(path, self.center, self.directions)
 
 
 def loss_landscape(
@@ -62,6 +59,7 @@ def loss_landscape(
     directions: tuple[Any, Any],
     *,
     extent: tuple[float, float, float, float] = (-1.0, 1.0, -1.0, 1.0),
+    path: Sequence[Any] | None = None,
     points: int = 31,
 ) -> Landscape:
     """The loss L(θ + a u + b v) over a grid of a and b, in one compiled program (Li et al. 2018).
@@ -71,6 +69,7 @@ def loss_landscape(
         params: θ, the middle.
         directions: (u, v), trees like the parameters: `random_directions` or `path_directions` of a run.
         extent: the ends (left, right) of a and (bottom, top) of b.
+        path: parameters along a run: the extent is then what holds them all, with a margin.
         points: how many points a side.
 
     Returns:
@@ -88,6 +87,8 @@ def loss_landscape(
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, *directions)]
     if len(directions) != 2 or shapes[1] != shapes[0] or shapes[2] != shapes[0]:
         raise ValueError(f"two directions like the parameters {shapes[0]} are needed, got {shapes[1:]}")
+    if path is not None:
+        extent = around(_projected(path, params, directions))
     x, y = np.linspace(*extent[:2], points, dtype=np.float32), np.linspace(*extent[2:], points, dtype=np.float32)
 
     @jax.jit
@@ -226,6 +227,14 @@ def draw_contours(ax: Axes, landscape: Landscape) -> None:
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     ax.locator_params(nbins=6)  # numbers such as −0.75 are wide
     titled(ax, "loss landscape", "along the first direction", "along the second")
+
+
+def _projected(path: Sequence[Any], center: Any, directions: tuple[Any, Any]) -> np.ndarray:
+    """Least squares: the coordinates (len(path), 2) of a path in the plane through the center."""
+    middle = ravel_pytree(center)[0]
+    basis = np.stack([np.asarray(ravel_pytree(d)[0], float) for d in directions], axis=1)
+    apart = np.stack([np.asarray(ravel_pytree(tree)[0] - middle, float) for tree in path])
+    return np.linalg.lstsq(basis, apart.T, rcond=None)[0].T
 
 
 def _normalized(key: jax.Array, leaf: jax.Array) -> jax.Array:

@@ -146,6 +146,8 @@ def test_a_landscape_is_the_loss_on_the_plane():
     a, b = np.meshgrid(np.linspace(-1, 1, 5), np.linspace(0, 2, 5))
     np.testing.assert_allclose(landscape.losses, 3 * (1 + 2 * a) ** 2 + b**2 + 1, rtol=1e-6)
     np.testing.assert_allclose(landscape.project(PATH), [[0.5, 1.0], [0.0, 0.0], [-0.5, 0.0]], atol=1e-6)
+    held = nn.inspect.loss_landscape(quadratic, center, (u, v), path=PATH, points=3)  # from −0.5 to 0.5, and from 0 to 1
+    np.testing.assert_allclose([held.x, held.y], [[-0.8, 0.0, 0.8], [-0.3, 0.5, 1.3]], atol=1e-6)
     ax = nn.inspect.plot_landscape(landscape, PATH)
     np.testing.assert_allclose(ax.lines[1].get_data(), [[0.5, 0.0, -0.5], [1.0, 0.0, 0.0]], atol=1e-6)
     with pytest.raises(ValueError, match="two directions like the parameters"):

@@ -46,6 +46,7 @@ class Block(NamedTuple):
 
 
 _SHARED = ("step", "epoch", "position")  # the same for every member
+_OF_A_SEED = ("key", *_SHARED)  # the same for every setting
 _AXES = Block(TrainState(**{n: None if n in _SHARED else 0 for n in TrainState._fields}), 0, 0)  # type: ignore[arg-type]
 _AXES_OF_ONE_SEED = _AXES._replace(train_state=_AXES.train_state._replace(key=None))  # type: ignore[arg-type]
 
@@ -54,31 +55,37 @@ def over_members(function: Callable) -> Callable:
     """`function(block, *shared) -> (block, values)` of one member made one of a block."""
 
     def run(block: Block, *shared: Any):
-        none = (None,) * len(shared)
-        settings = jax.vmap(function, (_AXES_OF_ONE_SEED, *none), (_AXES_OF_ONE_SEED, 0))
-        if block.epochs.shape[0] > 1:
-            return jax.vmap(settings, (_AXES, *none), (_AXES, 0))(block, *shared)
-        # One seed is no axis: an axis of length 1 would make batched products of plain ones.
-        after, values = settings(of_each(lambda a: a[0], block), *shared)
-        return of_each(lambda a: a[None], after), jax.tree.map(lambda a: a[None], values)
+        seeds, settings = block.epochs.shape
+        one_seed = _over(function, _AXES_OF_ONE_SEED, _OF_A_SEED, settings)
+        return _over(one_seed, _AXES, _SHARED, seeds)(block, *shared)
 
     return run
 
 
-def of_each(function: Callable, block: Block) -> Block:
-    """The block with a function of every leaf that is not shared by all members."""
-    shared = {name: getattr(block.train_state, name) for name in _SHARED}
-    own = block._replace(train_state=block.train_state._replace(**dict.fromkeys(_SHARED)))  # type: ignore[arg-type]
+def _over(function: Callable, axes: Any, shared_names: tuple[str, ...], size: int) -> Callable:
+    """`vmap` over a block's leading axis; one alone is no axis, which would make batched products of plain ones."""
+
+    def alone(block: Block, *shared: Any):
+        after, values = function(of_each(lambda a: a[0], block, shared_names), *shared)
+        return of_each(lambda a: a[None], after, shared_names), jax.tree.map(lambda a: a[None], values)
+
+    def many(block: Block, *shared: Any):
+        return jax.vmap(function, (axes, *(None,) * len(shared)), (axes, 0))(block, *shared)
+
+    return many if size > 1 else alone
+
+
+def of_each(function: Callable, block: Block, shared_names: tuple[str, ...] = _SHARED) -> Block:
+    """The block with a function of every leaf that is not shared by all."""
+    shared = {name: getattr(block.train_state, name) for name in shared_names}
+    own = block._replace(train_state=block.train_state._replace(**dict.fromkeys(shared_names)))  # type: ignore[arg-type]
     own = jax.tree.map(function, own)
     return own._replace(train_state=own.train_state._replace(**shared))
 
 
 def columns_of(block: Block, columns: Any) -> Block:
     """The block with these of its settings alone."""
-    key = block.train_state.key
-    rest = block._replace(train_state=block.train_state._replace(key=None))  # type: ignore[arg-type]
-    taken = of_each(lambda a: a[:, columns], rest)
-    return taken._replace(train_state=taken.train_state._replace(key=key))
+    return of_each(lambda a: a[:, columns], block, _OF_A_SEED)
 
 
 def start_program(plan: Plan, loss_scaling: bool, x: Any) -> Callable:

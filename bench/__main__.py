@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "common"))
+SCRIPTS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__main__", "common", "coverage"))
 
 
 def measure(names: list[str], rounds: int) -> tuple[list[dict], list[str]]:

@@ -112,8 +112,8 @@ def test_help_names_every_option(capsys):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     options = (
-        "data model epochs batch-size optimizer learning-rate weight-decay freeze schedule activation init dropout patience seed "
-        "out csv checkpoint resume"
+        "data model epochs batch-size optimizer learning-rate weight-decay freeze schedule activation init dropout patience "
+        "seed out csv checkpoint resume"
     )
     for option in options.split():
         assert f"--{option} " in text

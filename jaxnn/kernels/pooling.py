@@ -270,7 +270,7 @@ def _by_axis(x: jax.Array, geometry: Geometry) -> jax.Array:
     for axis, (window, stride, (low, _), dilation, places) in reversed(list(enumerate(rows, 1))):
         taps = (np.arange(places) * stride - low)[:, None] + (np.arange(window) * dilation)[None]
         inside = (taps >= 0) & (taps < x.shape[axis])
-        there = inside.any(1)
+        there = np.any(inside, axis=1)
         taps = np.where(inside, taps, np.take_along_axis(taps, inside.argmax(1)[:, None], 1))  # an element more than once
         seen = jnp.take(x, jnp.asarray(np.where(there[:, None], taps, 0)), axis)
         x = jnp.take_along_axis(seen, jnp.argmax(seen, axis + 1, keepdims=True), axis + 1).squeeze(axis + 1)

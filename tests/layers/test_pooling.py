@@ -36,8 +36,8 @@ def permuted(torch, x):
     return x.permute(0, 3, 1, 2)
 
 
-def margins(pad, mode):
-    return functional("pad", pad, mode=mode)
+def margins(pad, mode, value=None):
+    return functional("pad", pad, mode=mode, value=value)
 
 
 ONE, TWO = ((1, 1),), ((1, 1), (1, 1))

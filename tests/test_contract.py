@@ -78,13 +78,14 @@ LAYERS = {
     "weight_standardization": Entry(
         lambda: nn.weight_standardization(nn.conv(4, 3)), floats(2, 5, 3), {"bias": (4,), "kernel": (3, 3, 4)}
     ),
-    "pixel_shuffle, pixel_unshuffle, pad, crop, upsample, permute, reshape": Entry(
+    "pixel_shuffle, pixel_unshuffle, pad, crop, upsample, resize, permute, reshape": Entry(
         lambda: nn.serial(
             nn.pixel_shuffle(2),
             nn.upsample(2),
             nn.pixel_unshuffle(4),
             nn.pad(2),
             nn.crop(1),
+            nn.resize((5, 4)),
             nn.permute(2, 3, 1),
             nn.reshape(-1, 4),
         ),
@@ -116,7 +117,7 @@ LAYERS = {
         floats(3, 3, 4),
         {"group_norm/bias": (4,), "group_norm/scale": (4,), "instance_norm/scale": (4,)},
     ),
-    "local_response_norm": Entry(lambda: nn.local_response_norm(3), floats(3, 6), {}),
+    "local_response_norm, unit_norm": Entry(lambda: nn.serial(nn.local_response_norm(3), nn.unit_norm()), floats(3, 6), {}),
     "spatial_dropout": Entry(lambda: nn.spatial_dropout(0.5), floats(3, 2, 20), {}, random=True),
     "alpha_dropout, gaussian_dropout, gaussian_noise": Entry(
         lambda: nn.serial(nn.alpha_dropout(0.5), nn.gaussian_dropout(0.5), nn.gaussian_noise(0.5)),

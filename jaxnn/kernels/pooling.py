@@ -81,8 +81,11 @@ def max_pool(
     apart = max(geometry.dilation) > 1  # XLA's maximum over such windows has no gradient
     if form == "xla" and apart:
         raise ValueError('max_pool has no form="xla" for windows with dilation; leave form out')
-    if form is None and (apart or math.prod(geometry.window) > MOST_TAPS):
-        form = "taps" if apart else "xla"
+    large = form is None and math.prod(geometry.window) > MOST_TAPS
+    if large and apart:
+        return _by_axis(x, geometry)
+    if large or (form is None and apart):
+        form = "xla" if large else "taps"
     with chosen("max_pool", form, "taps", x) as form:
         if form == "xla":
             return _reduce_window(x, _lowest(x.dtype), lax.max, geometry)
@@ -259,6 +262,22 @@ def _views(x: jax.Array, geometry: Geometry) -> Iterator[tuple[tuple, tuple, lis
 def _largest(x: jax.Array, geometry: Geometry) -> jax.Array:
     lowest = np.asarray(_lowest(x.dtype), x.dtype)[()]
     return functools.reduce(jnp.maximum, [lax.pad(x[seen], lowest, edges) for seen, _, edges in _views(x, geometry)])
+
+
+def _by_axis(x: jax.Array, geometry: Geometry) -> jax.Array:
+    """One axis after the other, the last first: of equal elements the first in row-major order is still the one."""
+    rows = zip(*geometry[:-1], strict=True)  # the padding includes the overhang
+    for axis, (window, stride, (low, _), dilation, places) in reversed(list(enumerate(rows, 1))):
+        taps = (np.arange(places) * stride - low)[:, None] + (np.arange(window) * dilation)[None]
+        inside = (taps >= 0) & (taps < x.shape[axis])
+        there = np.any(inside, axis=1)
+        taps = np.where(inside, taps, np.take_along_axis(taps, inside.argmax(1)[:, None], 1))  # an element more than once
+        seen = jnp.take(x, jnp.asarray(np.where(there[:, None], taps, 0)), axis)
+        x = jnp.take_along_axis(seen, jnp.argmax(seen, axis + 1, keepdims=True), axis + 1).squeeze(axis + 1)
+        if not there.all():
+            some = jnp.asarray(there).reshape(-1, *[1] * (x.ndim - axis - 1))
+            x = jnp.where(jnp.expand_dims(some, range(axis)), x, jnp.asarray(_lowest(x.dtype), x.dtype))
+    return x
 
 
 def _winner(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:

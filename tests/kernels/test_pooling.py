@@ -186,6 +186,31 @@ def test_a_window_too_large_to_unroll_is_left_to_xla():
     np.testing.assert_array_equal(max_pool(x, 40)[:, 0, 0], x.max((1, 2)))
 
 
+@pytest.mark.parametrize(
+    ("shape", "window", "strides", "padding", "dilation"),
+    [
+        ((2, 40, 2), (70,), (3,), ((69, 60),), (2,)),  # windows that see nothing but padding among them
+        ((1, 25, 23, 2), (9, 8), (4, 1), ((5, 3), (0, 7)), (2, 3)),
+        ((1, 3, 25, 6, 1), (3, 9, 3), (1, 4, 2), ((1, 1), (2, 6), (0, 1)), (1, 2, 1)),
+    ],
+)
+def test_large_dilated_windows_go_one_axis_after_another(shape, window, strides, padding, dilation):
+    x = jnp.asarray(np.random.default_rng(0).integers(-1, 2, size=shape), jnp.float32)  # many ties
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
+
+    @jax.jit
+    def everything(x):
+        results = []
+        for form in (None, "taps"):
+            y, pullback = jax.vjp(lambda x: max_pool(x, window, form=form, **options), x)
+            results.append((y, pullback(jnp.arange(y.size, dtype=x.dtype).reshape(y.shape))))
+        return results
+
+    ours, theirs = everything(x)
+    assert_close(ours, theirs)
+    assert str(jax.make_jaxpr(lambda x: max_pool(x, window, **options))(x)).count("max") < 10
+
+
 def test_an_empty_batch_shard_map_and_export():
     pool = lambda x: max_pool(x, 3, strides=2, padding="SAME", form="taps")  # noqa: E731
     gradient = jax.jit(jax.grad(lambda x: (pool(x) ** 2).sum() + avg_pool(x, 2).sum()))

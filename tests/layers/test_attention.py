@@ -111,6 +111,7 @@ def test_transformer_blocks_against_pytorch(cross, pre_norm):
 OPTIONS = {
     "grouped, windowed, capped": {"key_heads": 2, "window": 3, "softcap": 2.0, "is_causal": True},
     "alibi, window both ways": {"bias": nn.alibi, "window": 2},
+    "a longer window behind, scaled": {"window": (3, 1), "scale": 0.3},
     "norms and rotary": {"qk_norm": True, "rotary_base": 100.0, "is_causal": True, "head_features": 6},
 }
 
@@ -135,14 +136,16 @@ def test_attention_is_its_formula(options, mask_shape):
         q, k = ((a[..., : d // 2] + 1j * a[..., d // 2 :]) * turn for a in (q, k))
         q, k = (np.concatenate([a.real, a.imag], -1) for a in (q, k))
     k, v = (np.repeat(a, heads // a.shape[2], axis=2) for a in (k, v))
-    scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
+    scores = np.einsum("bqhd,bkhd->bhqk", q, k) * options.get("scale", 1 / np.sqrt(q.shape[-1]))
     if "softcap" in options:
         scores = 2 * np.tanh(scores / 2)
     i, j = np.arange(5)[:, None], np.arange(5)[None]
     if "bias" in options:
         scores = scores - np.array([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8])[:, None, None] * abs(i - j)
     seen = (j <= i) | (not options.get("is_causal"))
-    seen = seen & (abs(i - j) < options.get("window", 99))
+    window = options.get("window", 99)
+    before, after = window if isinstance(window, tuple) else (window - 1, window - 1)
+    seen = seen & (i - j <= before) & (j - i <= after)
     if mask is not None:
         seen = seen & (mask[:, None, None] if mask.ndim == 2 else mask)
     e = np.where(seen, np.exp(scores), 0)

@@ -80,6 +80,19 @@ def test_products_of_rotated_vectors_depend_on_distances_alone():
     np.testing.assert_allclose(nn.rotary(q), np.concatenate([turned.real, turned.imag], -1), rtol=1e-4, atol=1e-5)
 
 
+def test_some_features_of_packed_sequences_turn_in_neighbouring_pairs():
+    x, at = random(2, 5, 3, 8), np.array([[0, 1, 2, 0, 1], [3, 4, 5, 6, 7]])
+    z = np.float64(x[..., 0:6:2]) + 1j * np.float64(x[..., 1:6:2])
+    z = z * np.exp(1j * at[..., None] / 100.0 ** (np.arange(3) / 3))[:, :, None]
+    expected = np.concatenate([np.stack([z.real, z.imag], -1).reshape(2, 5, 3, 6), x[..., 6:]], -1)
+    y = nn.rotary(jnp.asarray(x), jnp.asarray(at), base=100.0, features=6, interleaved=True)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="turns an even number, got .* and 5"):
+        nn.rotary(jnp.asarray(x), features=5)
+    with pytest.raises(ValueError, match=r"2n features, got \[2, 5, 3, 8\], cos \[4, 3\]"):
+        nn.apply_rotary(jnp.asarray(x), jnp.ones((4, 3)), jnp.ones((4, 3)))
+
+
 def test_alibi_has_the_slopes_of_the_paper():
     at = jnp.arange(4)
     for heads in (2, 8, 12):

@@ -30,7 +30,16 @@ def rms_norm(torch, x, scale):
     return torch.nn.functional.rms_norm(x, scale.shape, scale, 1e-6)
 
 
+def normalize(p, axis):
+    def peer(torch, x):
+        return torch.nn.functional.normalize(x, p, axis)
+
+    return peer
+
+
 CASES = {
+    "unit": (nn.unit_norm(), (3, 2, 5), normalize(2.0, -1)),
+    "unit, sums of absolute values": (nn.unit_norm(axis=1, p=1), (3, 4, 2), normalize(1.0, 1)),
     "batch": (nn.batch_norm(), (4, 3, 2, 3), batch_norm),
     "layer": (nn.layer_norm(epsilon=1e-3), (3, 2, 5), layer_norm),
     "layer over three axes": (nn.layer_norm(axis=(-3, -2, -1), epsilon=1e-3), (3, 2, 4, 3), layer_norm),
@@ -150,3 +159,9 @@ def test_half_precision_is_summed_in_float32():
 def test_mistakes_are_named(layer, shape, match):
     with pytest.raises(ValueError, match=match):
         layer.init(jax.random.key(0), jnp.ones(shape))
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
+def test_a_vector_of_zeros_has_no_length_and_no_nan(p):
+    value, gradient = jax.value_and_grad(lambda x: nn.unit_norm(p=p)({}, x).sum())(jnp.zeros((1, 3)))
+    assert value == 0 and jnp.isfinite(gradient).all()

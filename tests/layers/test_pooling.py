@@ -36,8 +36,8 @@ def permuted(torch, x):
     return x.permute(0, 3, 1, 2)
 
 
-def margins(pad, mode):
-    return functional("pad", pad, mode=mode)
+def margins(pad, mode, value=None):
+    return functional("pad", pad, mode=mode, value=value)
 
 
 ONE, TWO = ((1, 1),), ((1, 1), (1, 1))
@@ -84,9 +84,30 @@ CASES = {
         (1, 2, 3, 2, 2),
         functional("interpolate", scale_factor=2, mode="trilinear", align_corners=False),
     ),
+    "corners aligned": (
+        nn.upsample(3, method="linear", align_corners=True),
+        (2, 3, 1, 2),  # and an axis of one pixel
+        functional("interpolate", scale_factor=3, mode="bilinear", align_corners=True),
+    ),
+    "resize, corners aligned": (
+        nn.resize((4, 1), align_corners=True, antialias=False),
+        (2, 7, 3, 2),
+        functional("interpolate", size=(4, 1), mode="bilinear", align_corners=True),
+    ),
+    "resize, smoothed": (
+        nn.resize((3, 9)),
+        (2, 7, 4, 2),
+        functional("interpolate", size=(3, 9), mode="bilinear", align_corners=False, antialias=True),
+    ),
+    "resize, nearest": (
+        nn.resize((3, 9), method="nearest"),
+        (2, 7, 4, 2),
+        functional("interpolate", size=(3, 9), mode="nearest-exact"),
+    ),
     "pixel_shuffle": (nn.pixel_shuffle(3), (2, 2, 3, 18), ("pixel_shuffle", 3)),
     "pixel_unshuffle": (nn.pixel_unshuffle(2), (2, 4, 6, 3), ("pixel_unshuffle", 2)),
     "pad": (nn.pad(((2, 1), (0, 3))), (2, 3, 4, 2), margins((0, 3, 2, 1), "constant")),
+    "pad, a value": (nn.pad(1, value=2.5), (2, 3, 2), margins((1, 1), "constant", 2.5)),
     "pad, reflect": (nn.pad(2, mode="reflect"), (2, 3, 4, 2), margins((2,) * 4, "reflect")),
     "pad, wrap": (nn.pad(2, mode="wrap"), (2, 3, 4, 2), margins((2,) * 4, "circular")),
     "crop": (nn.crop(((1, 0), (0, 2))), (2, 3, 4, 2), margins((0, -2, -1, 0), "constant")),

@@ -124,6 +124,26 @@ def test_recurrences_are_their_formulas_and_pieces_make_the_whole(kind):
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), y, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [nn.lstm, nn.gru])
+def test_activations_of_ones_own(make):
+    """One step from a carry of ones, by hand: every gate is ¼ and every candidate its sum plus 1."""
+    layer = make(2, stateful=True, activation=lambda v: v + 1, gate_activation=lambda v: 0 * v + 0.25)
+    x = jnp.asarray(random(3, 1, 2))
+    params, state = drawn(layer, x)
+    state = jax.tree.map(jnp.ones_like, state)
+    y, after = layer.apply(params, state, x)
+    ones, k, u, b = np.ones((3, 2)), *(np.float64(params[n]) for n in ("kernel", "recurrent_kernel", "bias"))
+    own = slice(4, 6)  # the third gate of four is the candidate of an LSTM, and the third of three that of a GRU
+    if make is nn.lstm:
+        c = 0.25 * ones + 0.25 * (np.float64(x[:, 0]) @ k[:, own] + ones @ u[:, own] + b[own] + 1)
+        np.testing.assert_allclose(after["c"], c, rtol=1e-5, atol=1e-6)
+        h = 0.25 * (c + 1)
+    else:
+        inside = ones @ u[:, own] + np.float64(params["recurrent_bias"])
+        h = 0.75 * (np.float64(x[:, 0]) @ k[:, own] + b[own] + 0.25 * inside + 1) + 0.25 * ones
+    np.testing.assert_allclose(y[:, 0], h, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "kind", [nn.rnn, nn.lstm, nn.gru, lambda n, **o: nn.conv_lstm(n, 3, **o)], ids=["rnn", "lstm", "gru", "conv"]
 )

@@ -1,0 +1,60 @@
+"""The README's table of what there is: our names and the tests that hold them are there, and the table is the script's."""
+
+import ast
+import functools
+import importlib.util
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@functools.cache
+def script():
+    spec = importlib.util.spec_from_file_location("coverage_of_the_peers", ROOT / "bench" / "coverage.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows():
+    return [row for group in script().ROWS.values() for row in group]
+
+
+@functools.cache
+def defined_in(file):
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+def test_every_row_of_ours_has_a_name_and_a_test():
+    for row in rows():
+        assert bool(row.ours) == bool(row.test), row.what
+        if row.ours:
+            script().look_up("jaxnn", row.ours)
+            file, name = row.test.split("::")
+            assert name in defined_in(file), row.test
+
+
+def test_the_readme_has_the_scripts_rows_and_our_column():
+    text = (ROOT / "README.md").read_text()
+    written = text.split(script().BEGIN)[1].split(script().END)[0].strip().splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")][1:3] for line in written]
+    assert cells == [[row.what, script().ours(row)] for row in rows()]
+
+
+@pytest.mark.slow  # importing them all takes its time
+def test_the_peers_columns_are_what_is_found(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    for peer in ("flax", "equinox", "haiku", "keras", "torch"):
+        pytest.importorskip(peer)
+    with warnings.catch_warnings(action="ignore"):
+        assert script().table() in (ROOT / "README.md").read_text()
+
+
+def test_a_name_that_is_gone_is_noticed():
+    for gone in ("convolve", "conv:paddings", "inspect.nothing"):
+        with pytest.raises(AttributeError, match=gone.rpartition(".")[2].rpartition(":")[2]):
+            script().look_up("jaxnn", gone)

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable
 
 import jax
-from jax.extend.core import get_opaque_trace_state
 
 from jaxnn.kernels.forms import platform
 
@@ -84,6 +83,8 @@ def _call(compiled: Callable, name: str, *args, **kwargs):
 
 
 def _nothing_is_tracing() -> bool:
+    from jax.extend.core import get_opaque_trace_state  # brings Pallas along: not at import
+
     now = get_opaque_trace_state()
     with jax.core.eval_context():
         return now == get_opaque_trace_state()

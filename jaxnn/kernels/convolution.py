@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.bilinear import convolve
 from jaxnn.kernels.forms import choose_form
 from jaxnn.kernels.members import LABELS, Member
 from jaxnn.kernels.windows import dilated, output_sizes, per_axis, resolve_padding
@@ -72,7 +71,7 @@ def conv(
     member = Member(strides, padding, (1,) * axes, dilation, groups)
     if choose_form(form, "canonical", x, kernel) == "xla":
         return _xla(x, kernel, member)
-    return convolve(x, kernel, member)
+    return _canonical(x, kernel, member)
 
 
 def conv_transpose(
@@ -135,7 +134,7 @@ def conv_transpose(
         raise ValueError(f"nothing is left of the output after a padding of {padding} is cut off; use a smaller padding")
     member = Member((1,) * axes, around, strides, dilation, groups)
     kernel = jnp.flip(kernel, range(axes))
-    return _xla(x, kernel, member) if choose_form(form, "canonical", x, kernel) == "xla" else convolve(x, kernel, member)
+    return _xla(x, kernel, member) if choose_form(form, "canonical", x, kernel) == "xla" else _canonical(x, kernel, member)
 
 
 def _xla(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
@@ -170,3 +169,9 @@ def _check_operands(x: jax.Array, kernel: jax.Array, groups: int) -> None:
         )
     if 0 in kernel.shape or 0 in x.shape[1:]:
         raise ValueError(f"only the batch may be empty, got {shapes}")
+
+
+def _canonical(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    from jaxnn.kernels.bilinear import convolve  # a primitive of one's own needs jax.extend, which brings Pallas along
+
+    return convolve(x, kernel, member)

@@ -165,7 +165,7 @@ def upsample(scale: Size, *, method: str = "nearest", align_corners: bool = Fals
 
     Args:
         scale: a whole number, or one a spatial axis.
-        method: as for `resize`.
+        method: as for `resize`; PyTorch's bicubic has another a, and repeats the border unless `antialias=True`.
         align_corners: as for `resize`.
 
     Returns:

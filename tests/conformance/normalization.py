@@ -50,6 +50,13 @@ def over_axes(draw, name):
 
 
 @st.composite
+def unit_norm(draw):
+    shape = (*shape_of(draw), draw(st.integers(2, 5)))
+    axis, p = draw(st.integers(1, len(shape) - 1)), draw(st.sampled_from([1.0, 2.0, 3.0]))
+    return Case(nn.unit_norm(axis=axis, p=p), normal(*shape), lambda params, x: F.normalize(x, p, axis))
+
+
+@st.composite
 def grouped(draw, name):
     shape = shape_of(draw, 1 if name == "group_norm" else 2)
     groups, each = draw(st.integers(1, 3)), draw(st.integers(1, 3))

@@ -126,6 +126,18 @@ def upsample(draw):
 
 
 @st.composite
+def resize(draw):
+    axes, aligned = draw(st.integers(1, 3)), draw(st.booleans())
+    size, x = per_axis(draw, axes, 1, 6), normal(2, *per_axis(draw, axes, 1, 6), 2)
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[axes]
+    return Case(
+        nn.resize(size, align_corners=aligned, antialias=False),
+        x,
+        lambda p, x: last(F.interpolate(first(x), size=list(size), mode=mode, align_corners=aligned)),
+    )
+
+
+@st.composite
 def pixel_shuffle(draw, name):
     r, (height, width), channels = draw(st.integers(1, 3)), per_axis(draw, 2, 1, 3), draw(st.integers(1, 2))
     shape = (height, width, channels * r**2) if name == "pixel_shuffle" else (height * r, width * r, channels)

@@ -65,6 +65,7 @@ LAYERS = {
     "upsample": Row(
         pooling.upsample(), "functional.interpolate", "bicubic without antialias has a = −3/4, and repeats the border"
     ),
+    "resize": Row(pooling.resize(), "functional.interpolate", "it smooths only where antialias=True"),
     "pixel_shuffle": Row(pooling.pixel_shuffle("pixel_shuffle"), "functional.pixel_shuffle"),
     "pixel_unshuffle": Row(pooling.pixel_shuffle("pixel_unshuffle"), "functional.pixel_unshuffle"),
     "pad": Row(pooling.pad(), "functional.pad", "'edge' is 'replicate', 'wrap' 'circular'; there is no 'symmetric'"),
@@ -78,6 +79,7 @@ LAYERS = {
     "rms_norm": Row(
         normalization.over_axes("rms_norm"), "functional.rms_norm", "ε is by default that of the dtype", tolerance=LOOSE
     ),
+    "unit_norm": Row(normalization.unit_norm(), "functional.normalize"),
     "group_norm": Row(normalization.grouped("group_norm"), "functional.group_norm", tolerance=LOOSE),
     "instance_norm": Row(
         normalization.grouped("instance_norm"), "functional.instance_norm", "by default without scale and bias", tolerance=LOOSE
@@ -115,6 +117,10 @@ CHECKED_ELSEWHERE = {
     "rotary": (
         "none in PyTorch, but as complex numbers in attention's row",
         "layers/test_embedding.py::test_products_of_rotated_vectors_depend_on_distances_alone",
+    ),
+    "apply_rotary": (
+        "what rotary turns by",
+        "layers/test_embedding.py::test_some_features_of_packed_sequences_turn_in_neighbouring_pairs",
     ),
     "alibi": ("none in PyTorch, but in attention's row", "layers/test_embedding.py::test_alibi_has_the_slopes_of_the_paper"),
     "moe": ("none in PyTorch: NumPy", "layers/test_attention.py::test_moe_is_its_formula"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -131,10 +133,21 @@ class Arrays(Driver):
 
 
 def waited(out: tuple) -> tuple:
-    """What a program returned, when it has: waited for in short pieces, so that Ctrl-C is heard."""
-    while not out[-1].is_ready():
-        time.sleep(0.0002)
-    return out
+    """What a program returned, when it has.
+
+    A thread of its own waits for it, so that this one hears Ctrl-C; to ask again and again would cost the program a tenth.
+    """
+    done = threading.Event()
+
+    def wait():
+        with contextlib.suppress(Exception):  # raised below
+            jax.block_until_ready(out)
+        done.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    while not done.wait(0.1):
+        pass
+    return jax.block_until_ready(out)
 
 
 def signature(arguments: Any) -> tuple:

@@ -331,3 +331,12 @@ np.testing.assert_allclose(losses(both), losses(None), rtol=1e-5)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_data_on_the_device_are_finite_one_by_one():
+    from jaxnn.train.checks import checked_inputs
+
+    assert len(checked_inputs(jnp.full(10, 3e38), "x")) == 10  # their sum is infinite
+    for bad in ([1.0, np.inf, -np.inf], [np.nan, 0.0, 0.0]):
+        with pytest.raises(ValueError, match="NaN or infinite values, in"):
+            checked_inputs(jnp.asarray(bad), "x")

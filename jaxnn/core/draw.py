@@ -157,7 +157,18 @@ def draw(key: jax.Array, tree: Any) -> Any:
     for (distribution, dtype), requests in groups.items():
         for request, value in zip(requests, _drawn_together(key, distribution, dtype, requests), strict=True):
             values[request.at] = value
-    return jax.tree.unflatten(structure, values)
+    return jax.tree.unflatten(structure, [_varying_as(key, value) for value in values])
+
+
+def _varying_as(key: jax.Array, value: jax.Array) -> jax.Array:
+    """Inside `shard_map`, with a key a device, a constant is each device's own, as what is drawn is.
+
+    What all devices share has the sum of their gradients: networks of their own would have their biases trained as one.
+    """
+    kinds: list[Any] = [jax.typeof(key), jax.typeof(value)]
+    of_key, of_value = (k.manual_axis_type.varying if hasattr(k, "manual_axis_type") else k.vma for k in kinds)
+    missing = tuple(sorted(of_key - of_value))
+    return lax.pcast(value, missing, to="varying") if missing else value
 
 
 class _Request(NamedTuple):

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnn.kernels import forms
+
 
 def leading_size(data: Any, axis: int = 0) -> int:
     """The number of samples: the length of every leaf's leading axis (in stacked batches, of the one after)."""
@@ -35,22 +37,33 @@ def over_batches(
     joined = []
 
     def batch_at(index):
-        return jax.tree.map(lambda a: a.at[index].get(mode="promise_in_bounds"), data)
+        return jax.tree.map(lambda a: jnp.asarray(a).at[index].get(mode="promise_in_bounds"), data)
 
     def cut(a):
         return a[: full * batch_size].reshape(full, batch_size, *a.shape[1:])
 
     if full:
         if order is None:
-            carry, out = jax.lax.scan(step, carry, jax.tree.map(cut, data))
+            carry, out = scan(step, carry, jax.tree.map(cut, data))
         else:
-            carry, out = jax.lax.scan(lambda carry, index: step(carry, batch_at(index)), carry, cut(order))
+            carry, out = scan(lambda carry, index: step(carry, batch_at(index)), carry, cut(order))
         joined.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out))
     if rest:
         last = jax.tree.map(lambda a: a[n - rest :], data) if order is None else batch_at(order[n - rest :])
         carry, out = step(carry, last)
         joined.append(out)
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts) if len(parts) > 1 else parts[0], *joined)
+
+
+def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, length: int | None = None) -> tuple[Any, Any]:
+    """`jax.lax.scan`, which inside `shard_map` wants a first carry that varies over the same mesh axes as the later ones."""
+    if any(forms.varying(leaf) for leaf in jax.tree.leaves((carry, xs))):
+        x = jax.tree.map(lambda a: a[0], xs)
+        after = jax.eval_shape(step, carry, x)[0]
+        carry = jax.tree.map(
+            lambda a, b: jax.lax.pcast(a, tuple(forms.varying(b) - forms.varying(a)), to="varying"), carry, after
+        )
+    return jax.lax.scan(step, carry, xs, length)
 
 
 def shuffled(key: jax.Array, n: int) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn.core.scope import child_key
-from jaxnn.train.batches import leading_size, over_batches, shuffled
+from jaxnn.train.batches import leading_size, over_batches, scan, shuffled
 from jaxnn.train.callbacks import Callback, after_epoch, after_step, evaluated_weights
 from jaxnn.train.evaluation import evaluation
 from jaxnn.train.hyperparameters import loss_of, split
@@ -224,7 +224,7 @@ def train_run(
             return kept, {name: _unless(train_state.stopped, value) for name, value in logs.items()}
 
         simple = not any(callback.after_epoch for callback in callbacks)  # nothing can end it
-        return lax.scan((lambda s, _: epoch(s, data, validation)) if simple else one, start, length=epochs)
+        return scan((lambda s, _: epoch(s, data, validation)) if simple else one, start, None, length=epochs)
 
     return run
 

@@ -333,6 +333,45 @@ np.testing.assert_allclose(losses(both), losses(None), rtol=1e-5)
     assert done.returncode == 0, done.stderr
 
 
+def test_runs_and_steps_under_shard_map():
+    """Networks of their own on each device, whose gradients must not be added up; and one network over parts of a batch."""
+    program = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import jax.numpy as jnp, numpy as np, optax, jaxnn as nn
+from jax.sharding import Mesh, PartitionSpec as P
+x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+data = x, (x[:, 0] > 0).astype(np.int32)
+mesh = Mesh(np.array(jax.devices()), ("d",))
+def equal(a, b):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
+
+model, optimizer = nn.serial(nn.dense(8), nn.relu, nn.dropout(0.2), nn.dense(2)), optax.sgd(0.1)
+run = nn.train_run(model, loss=nn.losses.cross_entropy, optimizer=optimizer, epochs=2, batch_size=16)
+def many(keys, data):
+    state, history = jax.vmap(run, (0, None))(keys, data)
+    return state.params, history["loss"]
+keys = jax.random.split(jax.random.key(0), 4)
+equal(jax.jit(jax.shard_map(many, mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d")))(keys, data), jax.jit(many)(keys, data))
+
+plain = nn.serial(nn.dense(8), nn.relu, nn.dense(2))
+def over_devices(model, params, state, batch, key):
+    y, state = model.apply(params, state, batch[0], key=key, training=key is not None)
+    return jax.lax.pmean(nn.losses.cross_entropy(y, batch[1]), "d"), (state, y)
+def stepped(loss):
+    step = nn.train_step(plain, loss=loss, optimizer=optimizer)
+    def params_and_loss(state, batch):
+        state, value, _ = step(state, batch)
+        return state.params, value
+    return params_and_loss
+start = nn.init_train_state(plain, optimizer, jax.random.key(0), x)
+parts = jax.shard_map(stepped(nn.Objective(over_devices)), mesh=mesh, in_specs=(P(), P("d")), out_specs=P())
+equal(jax.jit(parts)(start, data), jax.jit(stepped(nn.losses.cross_entropy))(start, data))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_data_on_the_device_are_finite_one_by_one():
     from jaxnn.train.checks import checked_inputs
 

@@ -1,5 +1,6 @@
 """The table of a model."""
 
+import gc
 import resource
 import time
 from html.parser import HTMLParser
@@ -109,9 +110,12 @@ def llama_2_7b(stack):
     ],
 )
 def test_seven_billion_parameters_in_three_seconds_and_no_memory(stack):
+    gc.freeze()  # what other tests left is not looked through again and again
     memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()  # a busy machine's clock runs on
     table = nn.summary(llama_2_7b(stack), jax.ShapeDtypeStruct((1, 2048), jnp.int32))
-    assert time.process_time() - start < 3
+    seconds = time.process_time() - start
+    gc.unfreeze()
+    assert seconds < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # kB
     assert table.parameters == 6_738_415_616  # as published
     # two for each weight of a product and token, two products of attention over all pairs

@@ -106,8 +106,13 @@ class Work:
         self.result = Trained(**kept)
 
     def cut(self, members: int | None, at_least: int) -> None:
-        """Cut what is to be done into rectangles, seeds × settings, of one shape."""
-        todo = np.flatnonzero(self.selected & ~self.result.done.all(1))
+        """Cut what is to be done into rectangles, seeds × settings, of one shape.
+
+        Of members that have not begun, all are cut, and rectangles that were finished before the sweep was cut short are
+        left out: the others are those of the whole sweep, to the same bits.
+        """
+        done = self.result.done
+        todo = np.flatnonzero(self.selected & (~done.all(1) | (self.at == 0)))
         if not len(todo):
             self.rectangles = []
             return
@@ -117,7 +122,7 @@ class Work:
         tall = 1 if len(todo) > members else _even(self.seeds, max(1, members // len(todo)))
         wide = -(-wide // self.multiple) * self.multiple
         columns, seeds = _cut(todo, wide), _cut(np.arange(self.seeds), tall)
-        self.rectangles = [(s, c) for c in columns for s in seeds]
+        self.rectangles = [(s, c) for c in columns for s in seeds if not done[np.ix_(c, s)].all()]
 
     def arguments(self, seeds: np.ndarray, columns: np.ndarray) -> tuple:
         """The keys, hyperparameters and numbers of a rectangle."""

@@ -118,6 +118,18 @@ def test_a_crowd_of_another_size_gives_the_same_members():
     close(small.params, crowd.params)
 
 
+def test_members_that_keep_much_are_blocks_of_their_own(monkeypatch):
+    """Of two dense layers and a relu, a step keeps the activations, and what relu and dropout are differentiated by."""
+    space = {"learning_rate": [1e-4, 1e-3, 3e-3, 1e-2], "units": [40]}
+    monkeypatch.setattr(runner, "_cores", lambda: 2)
+    together = sweep(space, augment=lambda key, batch: batch)
+    assert "blocks of 2;" in together.note
+    monkeypatch.setattr(runner, "CPU_KEPT", 20 * 40 * 4)  # one layer's activations of a batch
+    alone = sweep(space, augment=lambda key, batch: batch)
+    assert "blocks of 1;" in alone.note
+    close(alone.params, together.params)
+
+
 def test_every_float_is_traced_and_reaches_its_place():
     def model(scale):
         return nn.dense(2, kernel_init=nn.initializers.normal(scale))

@@ -25,20 +25,26 @@ RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(BATCH * STEPS, 28, 28, 1)).astype(np.float32), RANDOM.integers(0, 10, BATCH * STEPS)
 
 
-def jaxnn_model():
+WIDTHS = 32, 64, 128  # channels of the convolutions, and features of the dense layer
+
+
+def jaxnn_model(widths=WIDTHS):
+    a, b, c = widths
     conv, dense = (lambda n: nn.conv(n, 3)), nn.dense
     return nn.serial(
-        conv(32), nn.relu, nn.max_pool(2), conv(64), nn.relu, nn.max_pool(2), nn.flatten(), dense(128), nn.relu, dense(10)
+        conv(a), nn.relu, nn.max_pool(2), conv(b), nn.relu, nn.max_pool(2), nn.flatten(), dense(c), nn.relu, dense(10)
     )
 
 
-def flax_model():
+def flax_model(widths=WIDTHS):
     from flax import nnx
+
+    a, b, c = widths
 
     class Model(nnx.Module):
         def __init__(self, rngs):
-            self.conv1, self.conv2 = nnx.Conv(1, 32, (3, 3), rngs=rngs), nnx.Conv(32, 64, (3, 3), rngs=rngs)
-            self.dense1, self.dense2 = nnx.Linear(3136, 128, rngs=rngs), nnx.Linear(128, 10, rngs=rngs)
+            self.conv1, self.conv2 = nnx.Conv(1, a, (3, 3), rngs=rngs), nnx.Conv(a, b, (3, 3), rngs=rngs)
+            self.dense1, self.dense2 = nnx.Linear(49 * b, c, rngs=rngs), nnx.Linear(c, 10, rngs=rngs)
 
         def __call__(self, x):
             for conv in (self.conv1, self.conv2):
@@ -48,17 +54,18 @@ def flax_model():
     return Model(nnx.Rngs(0))
 
 
-def equinox_steps():
+def equinox_steps(widths=WIDTHS):
     import equinox as eqx
 
+    a, b, c = widths
     keys = jax.random.split(jax.random.key(0), 4)
     relu = eqx.nn.Lambda(jax.nn.relu)
     pool = lambda: eqx.nn.MaxPool2d(2, 2)  # noqa: E731
     model = eqx.nn.Sequential(
         [
-            *(eqx.nn.Conv2d(1, 32, 3, padding=1, key=keys[0]), relu, pool()),
-            *(eqx.nn.Conv2d(32, 64, 3, padding=1, key=keys[1]), relu, pool()),
-            *(eqx.nn.Lambda(jnp.ravel), eqx.nn.Linear(3136, 128, key=keys[2]), relu, eqx.nn.Linear(128, 10, key=keys[3])),
+            *(eqx.nn.Conv2d(1, a, 3, padding=1, key=keys[0]), relu, pool()),
+            *(eqx.nn.Conv2d(a, b, 3, padding=1, key=keys[1]), relu, pool()),
+            *(eqx.nn.Lambda(jnp.ravel), eqx.nn.Linear(49 * b, c, key=keys[2]), relu, eqx.nn.Linear(c, 10, key=keys[3])),
         ]
     )
     optimizer = optax.adam(1e-3)
@@ -80,23 +87,25 @@ def equinox_steps():
     return run
 
 
-def keras_model():
+def keras_model(widths=WIDTHS):
     keras = keras_on_jax()
     from keras import layers
 
+    a, b, c = widths
     conv = lambda n: layers.Conv2D(n, 3, padding="same", activation="relu")  # noqa: E731
     pool, dense = layers.MaxPooling2D, layers.Dense
-    body = (conv(32), pool(), conv(64), pool(), layers.Flatten(), dense(128, activation="relu"), dense(10))
+    body = (conv(a), pool(), conv(b), pool(), layers.Flatten(), dense(c, activation="relu"), dense(10))
     return keras.Sequential([keras.Input(X.shape[1:]), *body])
 
 
-def torch_model():
+def torch_model(widths=WIDTHS):
     from torch import nn as tnn
 
+    a, b, c = widths
     pool, conv = (lambda: tnn.MaxPool2d(2)), (lambda i, o: tnn.Conv2d(i, o, 3, padding=1))
     return tnn.Sequential(
-        *(conv(1, 32), tnn.ReLU(), pool(), conv(32, 64), tnn.ReLU(), pool()),
-        *(tnn.Flatten(), tnn.Linear(3136, 128), tnn.ReLU(), tnn.Linear(128, 10)),
+        *(conv(1, a), tnn.ReLU(), pool(), conv(a, b), tnn.ReLU(), pool()),
+        *(tnn.Flatten(), tnn.Linear(49 * b, c), tnn.ReLU(), tnn.Linear(c, 10)),
     )
 
 

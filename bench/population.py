@@ -1,14 +1,17 @@
 """Populations: `sweep` against training the same networks one after the other, and against `torch.func` on stacked ones.
 
-    python bench/population.py [--rounds 5] [--only digits fashion-mnist cnn compile members cores]
+    python bench/population.py [--rounds 5] [--only digits fashion-mnist cnn compile members cores page]
 
-32 networks, one learning rate each, the same samples; Adam; steady state but for `compile`, where everything is counted
-from the first call in a fresh process. Each peer goes as its own guide shows: a jitted or eager step in a Python loop, one
-network after the other, of which 4 are trained and the time is multiplied by 8, as networks do not know of each other
-(`compile`: the first of the 4 compiles once); `torch.func` with `stack_module_state`, `vmap(grad)` and a stacked Adam.
+32 networks, one learning rate each, the same samples; Adam; steady state but for `compile` and `page`, where everything is
+counted from the first call in a fresh process. Each peer goes as its own guide shows: a jitted or eager step in a Python
+loop, one network after the other, of which one is trained and the time is multiplied, as networks do not know of each other
+(`compile`: it is compiled once); `torch.func` with `stack_module_state`, `vmap(grad)` and a stacked Adam.
 
+- `cnn`: 16 networks, 3×3×16 and 3×3×32 convolutions with pooling, dense 64 and 10; batch 64, 4 epochs of 512 images 28×28;
 - `members`: 1,024 networks against 32, time a member;
-- `cores`: the default strategy against one thread.
+- `cores`: the default strategy against one thread;
+- `page`: 3 learning rates × 4 batch sizes × 2 dropout rates × 6 activations × 3 initializations × 3 seeds, 1,296 networks
+  64-32-10 on digits, 20 epochs each. Run once.
 
 Needs `pip install -e ".[bench]"`.
 """
@@ -16,6 +19,7 @@ Needs `pip install -e ".[bench]"`.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -29,11 +33,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import training
-from common import Measured, interleave, table
+from common import Measured, flax_steps, interleave, keras_on_jax, keras_steps, machine, table, torch_steps
 
 import jaxnn as nn
 
-MEMBERS, TRAINED = 32, 4
+MEMBERS, CNNS = 32, 16
 RATES = np.logspace(-4, -2, MEMBERS)
 PACKAGES = ("jax", "optax", "flax", "equinox", "keras", "torch")
 
@@ -70,13 +74,17 @@ def swept(x, y, sizes, batch, epochs, members: int = MEMBERS, threads: int | Non
 
 
 def one_by_one(make: Callable[..., Callable[[], Any]], *data: Any, **options: Any) -> Callable[[], Any]:
-    """A peer's runs, one network after the other; some of them, and the rest by multiplication."""
-    runs = [make(*data, **options) for _ in range(TRAINED)]
+    """A peer's runs, one network after the other: one of them, and the rest by multiplication."""
+    return times(MEMBERS, make(*data, **options))
+
+
+def times(members: int, one: Callable[[], Any]) -> Callable[[], Any]:
+    """So many networks as that one."""
 
     def run():
         start = time.perf_counter()
-        jax.block_until_ready([run() for run in runs])
-        return Measured((time.perf_counter() - start) * MEMBERS / TRAINED)
+        jax.block_until_ready(one())
+        return Measured((time.perf_counter() - start) * members)
 
     return run
 
@@ -146,8 +154,8 @@ def time_first(name: str) -> None:
     make = {
         "jaxnn.sweep": lambda: swept(*data)(),
         "torch.func, 1 thread": lambda: stacked_torch(*data, threads=1)(),
-        "Flax NNX": lambda: _compiled_once(training.flax_steps, data),
-        "PyTorch, 1 thread": lambda: one_by_one(training.torch_steps, *data, threads=1)(),
+        "Flax NNX": lambda: compiled_once(training.flax_steps(*data)),
+        "PyTorch, 1 thread": lambda: compiled_once(training.torch_steps(*data, threads=1)),
     }[name]
     start = time.perf_counter()
     result = make()
@@ -155,8 +163,8 @@ def time_first(name: str) -> None:
     print(json.dumps(float(result) if isinstance(result, Measured) else time.perf_counter() - start))
 
 
-def _compiled_once(make: Callable[..., Callable[[], Any]], data: tuple) -> Measured:
-    run = make(*data)
+def compiled_once(run: Callable[[], Any]) -> Measured:
+    """The first network's time and as many times the second's as there are others."""
     start = time.perf_counter()
     jax.block_until_ready(run())
     middle = time.perf_counter()
@@ -165,11 +173,59 @@ def _compiled_once(make: Callable[..., Callable[[], Any]], data: tuple) -> Measu
     return Measured(middle - start + (MEMBERS - 1) * again)
 
 
+def cnns() -> dict[str, Callable[[], Any]]:
+    """Small CNNs: a loop a network, over ready batches."""
+    import cnn
+    import torch
+
+    widths, epochs, adam = (16, 32, 64), 4, optax.adam(1e-3)
+    data = cnn.X, cnn.Y, cnn.BATCH
+    options = {"loss": nn.losses.cross_entropy, "optimizer": optax.adam, "epochs": epochs, "batch_size": cnn.BATCH}
+    ours, space = (jnp.asarray(cnn.X), jnp.asarray(cnn.Y, jnp.int32)), {"learning_rate": np.logspace(-4, -2, CNNS).tolist()}
+    model = cnn.jaxnn_model(widths)
+    build = functools.partial(cnn.torch_model, widths)
+    peers = {
+        "Flax NNX": flax_steps(cnn.flax_model(widths), adam, *data),
+        "Equinox": cnn.equinox_steps(widths),
+        "Keras 3 (JAX)": keras_steps(cnn.keras_model(widths), keras_on_jax().optimizers.Adam(1e-3), *data),
+        **torch_steps(build, lambda params: torch.optim.Adam(params, 1e-3, fused=True), *data),
+    }
+    return {
+        "jaxnn.sweep": lambda: nn.sweep(model, ours, space, key=jax.random.key(0), progress=False, **options).params,
+        **{name: times(CNNS * epochs, one) for name, one in peers.items()},
+    }
+
+
+def page() -> None:
+    """The whole grid, once."""
+    activations = {f.__name__: f for f in (nn.identity, nn.sigmoid, nn.relu, nn.leaky_relu, nn.elu, nn.tanh)}
+    kinds = {"random": nn.initializers.normal(0.05)}
+    kinds |= {"xavier": nn.initializers.fan_in_uniform(), "he": nn.initializers.he_normal()}
+
+    def model(activation, initialization, dropout):
+        hidden = nn.dense(32, kernel_init=kinds[initialization])
+        last = nn.dense(10, kernel_init=kinds[initialization])
+        return nn.serial(hidden, activations[activation], nn.dropout(dropout), last)
+
+    space = {
+        "learning_rate": [0.01, 0.001, 0.0001], "batch_size": [16, 32, 64, 128], "dropout": [0.2, 0.5],
+        "activation": list(activations), "initialization": list(kinds),
+    }  # fmt: skip
+    data = nn.data.load("digits")
+    x, y = data.x.reshape(len(data.x), -1), data.y
+    result = nn.sweep(
+        model, (x[300:], y[300:]), space, seeds=3, loss=nn.losses.cross_entropy, optimizer=optax.adam, epochs=20,
+        validation=(x[:300], y[:300]), metrics={"accuracy": nn.metrics.accuracy}, key=jax.random.key(0), progress=False,
+    )  # fmt: skip
+    print(f"\nthe whole grid on digits, 20 epochs\n{machine()}\n{result.note}")
+    print(result.table("val_accuracy", most=3))
+
+
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    kinds = ("digits", "fashion-mnist", "compile", "members", "cores")
+    kinds = ("digits", "fashion-mnist", "cnn", "compile", "members", "cores", "page")
     parser.add_argument("--only", nargs="*", choices=kinds, default=kinds)
     options = parser.parse_args()
     for name in ("digits", "fashion-mnist"):
@@ -179,22 +235,26 @@ def main() -> None:
             except (FileNotFoundError, ValueError) as error:
                 print(f"\n{name} is left out: {error}")
                 continue
-            times = interleave(contenders(data), options.rounds, 1.0)
+            rounds = interleave(contenders(data), options.rounds, 1.0)
             title = f"{MEMBERS} MLPs {'-'.join(map(str, data[2]))} on {name}, {data[4]} epochs, batch {data[3]}"
-            table(title, "seconds for all", times, "jaxnn.sweep", PACKAGES)
+            table(title, "seconds for all", rounds, "jaxnn.sweep", PACKAGES)
+    if "cnn" in options.only:
+        table(f"{CNNS} CNNs, 4 epochs", "seconds for all", interleave(cnns(), options.rounds, 1.0), "jaxnn.sweep", PACKAGES)
     if "compile" in options.only:
         names = ("jaxnn.sweep", "torch.func, 1 thread", "Flax NNX", "PyTorch, 1 thread")
-        times = {name: [] for name in names}
+        rounds = {name: [] for name in names}
         for _ in range(options.rounds):
             for name in names:
-                times[name].append(first_call(name))
-        table(f"{MEMBERS} MLPs on digits, compiling included", "seconds for all", times, "jaxnn.sweep", PACKAGES)
+                rounds[name].append(first_call(name))
+        table(f"{MEMBERS} MLPs on digits, compiling included", "seconds for all", rounds, "jaxnn.sweep", PACKAGES)
     if "members" in options.only:
         data = workload("digits")
         runs = {f"{n:,} members": swept(*data, members=n) for n in (32, 1024)}
-        times = interleave(runs, options.rounds, 1e3)
-        times = {name: [t / n for t in values] for (name, values), n in zip(times.items(), (32, 1024), strict=True)}
-        table("MLPs on digits, 20 epochs", "ms a member", times, "32 members", PACKAGES[:2])
+        rounds = interleave(runs, options.rounds, 1e3)
+        rounds = {name: [t / n for t in values] for (name, values), n in zip(rounds.items(), (32, 1024), strict=True)}
+        table("MLPs on digits, 20 epochs", "ms a member", rounds, "32 members", PACKAGES[:2])
+    if "page" in options.only:
+        subprocess.run([sys.executable, "-c", "import population; population.page()"], check=True, cwd=sys.path[0])
     if "cores" in options.only:
         data = workload("digits")
         runs = {"all threads": swept(*data, members=128), "1 thread": swept(*data, members=128, threads=1)}

@@ -78,6 +78,17 @@ class Checkpoints:
         self._failure: str | None = None
         self._metrics: dict[str, dict] = {}
 
+    def within(self, name: str) -> Checkpoints:
+        """A store of the same kind in a folder of this one, for one of several runs.
+
+        Args:
+            name: of the folder.
+
+        Returns:
+            The store.
+        """
+        return Checkpoints(self.folder / name, keep=self._keep, best=self._best, every=self.every)
+
     def due(self) -> bool:
         """Whether `every` seconds have passed since the last save began.
 

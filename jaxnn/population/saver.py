@@ -13,13 +13,18 @@ if TYPE_CHECKING:
 SECONDS = 30.0  # between two saves, where only a folder is given
 
 
+def store_of(checkpoints: Any) -> Any:
+    """The `Checkpoints` that were given, or those of the folder that was."""
+    from jaxnn.io import Checkpoints
+
+    return checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints, every=SECONDS)
+
+
 class Saver:
     """What `sweep` and the searches do with `checkpoints`."""
 
     def __init__(self, checkpoints: Any, task: Task):
-        from jaxnn.io import Checkpoints
-
-        self._store = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints, every=SECONDS)
+        self._store = store_of(checkpoints)
         self._task = task
         named = [{name: getattr(v, "__name__", repr(v)) for name, v in setting.items()} for setting in task.settings]
         self._of = {"key": jax.random.key_data(task.key).tolist(), "settings": named, "seeds": task.seeds}

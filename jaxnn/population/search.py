@@ -12,7 +12,7 @@ import numpy as np
 from jaxnn.core.options import whole
 from jaxnn.core.scope import child_key
 from jaxnn.population.result import Sweep
-from jaxnn.population.saver import Saver
+from jaxnn.population.saver import Saver, store_of
 from jaxnn.population.space import Setting, settings_of
 from jaxnn.population.sweep import Task, prepared, sweep
 
@@ -131,6 +131,7 @@ def hyperband(
     *,
     epochs: int,
     factor: int = 3,
+    checkpoints: Any = None,
     **options: Any,
 ) -> list[Sweep]:
     """Successive halving with several first rungs, as the best is not known (Li et al. 2018).
@@ -144,6 +145,7 @@ def hyperband(
         space: as in `sweep`; settings are dealt out in their order, so a random or Sobol one suits.
         epochs: the most that a setting gets, R.
         factor: as in `successive_halving`.
+        checkpoints: as in `successive_halving`; each bracket has a folder of its own in it.
         **options: as in `successive_halving`.
 
     Returns:
@@ -173,13 +175,14 @@ def hyperband(
         )
     results = []
     for s, end, count in zip(range(most, -1, -1), ends, counts, strict=True):
+        given = {**options, "epochs": epochs, "checkpoints": _part(checkpoints, f"bracket-{s}")}
         part = settings[end - count : end]
         if s:
             first = max(1, epochs // factor**s)
-            results.append(successive_halving(model, data, part, epochs=epochs, first_epochs=first, factor=factor, **options))
+            results.append(successive_halving(model, data, part, first_epochs=first, factor=factor, **given))
         else:
-            options = {name: value for name, value in options.items() if name not in ("monitor", "mode")}
-            results.append(sweep(model, data, part, epochs=epochs, **options))
+            given = {name: value for name, value in given.items() if name not in ("monitor", "mode")}
+            results.append(sweep(model, data, part, **given))
     return results
 
 
@@ -283,9 +286,13 @@ def optuna_search(
     members: int,
     monitor: str | None = None,
     mode: str | None = None,
+    checkpoints: Any = None,
     **options: Any,
 ) -> list[Sweep]:
     """Let an Optuna study propose settings, many at a time, and tell it how they did.
+
+    With `checkpoints`, a search that was cut goes on when it is called again: with a study that Optuna stores, with the
+    trials that it has; with one in memory, made anew with a sampler of the same seed, which proposes the same once more.
 
     Args:
         study: from `optuna.create_study`; its direction is that of the value.
@@ -296,6 +303,7 @@ def optuna_search(
         members: settings a round.
         monitor: the value that the study is told, a setting's mean over seeds; as in `Sweep.best`.
         mode: as in `Sweep.best`; it must be the study's direction.
+        checkpoints: as in `sweep`; each round has a folder of its own in it.
         **options: as in `sweep`.
 
     Returns:
@@ -315,9 +323,15 @@ def optuna_search(
         (1, 2, True)
     """
     results = []
-    for _ in range(whole("optuna_search", "rounds", rounds)):
-        trials = [study.ask() for _ in range(whole("optuna_search", "members", members))]
-        result = sweep(model, data, [suggest(trial) for trial in trials], **options)
+    whole("optuna_search", "members", members)
+    for number in range(whole("optuna_search", "rounds", rounds)):
+        store = _part(checkpoints, f"round-{number}")
+        trials = [] if store is None else _asked(study, str(store.folder))
+        while len(trials) < members:
+            trials.append(study.ask())
+            if store is not None:
+                trials[-1].set_user_attr("jaxnn", str(store.folder))
+        result = sweep(model, data, [suggest(trial) for trial in trials], checkpoints=store, **options)
         name, sign = result.monitored(monitor, mode)
         if study.direction.name != ("MINIMIZE" if sign > 0 else "MAXIMIZE"):
             raise ValueError(
@@ -325,12 +339,26 @@ def optuna_search(
             )
         values = np.asarray([row[name] for row in result.rows]).reshape(members, -1).mean(1)
         for trial, value in zip(trials, values, strict=True):
-            study.tell(trial, float(value) if np.isfinite(value) else None, state=None if np.isfinite(value) else _failed())
+            told = {"values": float(value)} if np.isfinite(value) else {"state": _failed()}
+            study.tell(trial.number, **told, skip_if_finished=True)
         results.append(result)
     return results
+
+
+def _asked(study: Any, folder: str) -> list[Any]:
+    """The trials of a round that was cut: what they were given, `suggest` gets from them again."""
+    from optuna.trial import Trial
+
+    mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("jaxnn") == folder]
+    return [trial if trial.state.is_finished() else Trial(study, trial._trial_id) for trial in mine]
 
 
 def _failed() -> Any:
     from optuna.trial import TrialState
 
     return TrialState.FAIL
+
+
+def _part(checkpoints: Any, name: str) -> Any:
+    """The checkpoints of one of several sweeps, in a folder of their own."""
+    return None if checkpoints is None else store_of(checkpoints).within(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from jaxnn.population.block import Block, Program
 from jaxnn.population.groups import Group, check_traceable
 from jaxnn.train.batches import leading_size
 from jaxnn.train.epoch import inputs_of, pieces
+from jaxnn.train.hyperparameters import loss_of, model_of
+from jaxnn.train.step import objective_of
 
 _SHARED_BY_MANY = dict.fromkeys(("key", "step", "epoch", "position"))
 
@@ -66,7 +69,7 @@ class Work:
     def __post_init__(self):
         self.samples = leading_size(self.data)
         self.x = abstract(inputs_of(self.data, self.group.plan["loss"]))
-        start = check_traceable(self.group, self.x)
+        self.start = start = check_traceable(self.group, self.x)
         logs = jax.eval_shape(lambda s: pieces(**self.group.plan).finish(s, self.validation), start)[1]
         self.settings, self.seeds = shape = len(self.group.numbers), len(self.keys)
         zeros = lambda leaf: np.zeros((*shape, *leaf.shape), leaf.dtype)  # noqa: E731
@@ -84,6 +87,25 @@ class Work:
         if self.hold:
             start = start._replace(**_SHARED_BY_MANY)  # type: ignore[arg-type]
             self.held = Block(jax.tree.map(zeros, start), np.zeros(shape, np.int32), np.zeros(shape, bool))  # type: ignore[arg-type]
+
+    @cached_property
+    def kept(self) -> int:
+        """Bytes that a member's step keeps of its forward pass for its backward pass, besides its batch."""
+        plan, values = self.group.plan, self.group.values(0)
+        model, function = model_of(plan["model"], values), objective_of(plan["loss"], values).function
+        views = [loss_of(plan[name], values) if plan[name] else None for name in ("view", "augment")]
+
+        def residuals(params, state, batch, key):
+            view, augment = views
+            seen = view(batch) if view else batch
+            seen = (*augment(key, tuple(seen[:2])), *seen[2:]) if augment else seen
+            return jax.vjp(lambda params: function(model, params, state, seen, key)[0], params)[1]
+
+        rows = max(1, min(plan["batch_size"], self.samples) // plan["accumulate"])
+        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), self.data)
+        size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
+        start = self.start
+        return size(jax.eval_shape(residuals, start.params, start.state, batch, start.key)) - size(batch)
 
     def weights(self) -> tuple[Any, Any]:
         """The parameters and states of all, as far as they are there."""
@@ -106,8 +128,13 @@ class Work:
         self.result = Trained(**kept)
 
     def cut(self, members: int | None, at_least: int) -> None:
-        """Cut what is to be done into rectangles, seeds × settings, of one shape."""
-        todo = np.flatnonzero(self.selected & ~self.result.done.all(1))
+        """Cut what is to be done into rectangles, seeds × settings, of one shape.
+
+        Of members that have not begun, all are cut, and rectangles that were finished before the sweep was cut short are
+        left out: the others are those of the whole sweep, to the same bits.
+        """
+        done = self.result.done
+        todo = np.flatnonzero(self.selected & (~done.all(1) | (self.at == 0)))
         if not len(todo):
             self.rectangles = []
             return
@@ -117,7 +144,7 @@ class Work:
         tall = 1 if len(todo) > members else _even(self.seeds, max(1, members // len(todo)))
         wide = -(-wide // self.multiple) * self.multiple
         columns, seeds = _cut(todo, wide), _cut(np.arange(self.seeds), tall)
-        self.rectangles = [(s, c) for c in columns for s in seeds]
+        self.rectangles = [(s, c) for c in columns for s in seeds if not done[np.ix_(c, s)].all()]
 
     def arguments(self, seeds: np.ndarray, columns: np.ndarray) -> tuple:
         """The keys, hyperparameters and numbers of a rectangle."""

@@ -1,5 +1,10 @@
 """Searches, ensembles and folds, against what they promise."""
 
+import signal
+import subprocess
+import sys
+import textwrap
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +14,7 @@ from sklearn.datasets import load_digits, load_iris
 
 import jaxnn as nn
 from jaxnn import population
+from jaxnn.population.work import Work
 
 KEY = jax.random.key(3)
 X = np.random.default_rng(1).normal(size=(96, 4)).astype(np.float32)
@@ -35,31 +41,107 @@ def test_halving_goes_on_from_where_members_were():
     }
 
 
+class Cut(Exception):
+    """What ends a search in a test."""
+
+
+def proposed(**options):
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = options.pop("study", None) or optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    suggest = lambda trial: {"learning_rate": trial.suggest_float("rate", 1e-3, 0.1, log=True)}  # noqa: E731
+    return population.optuna_search(study, suggest, nn.dense(1), (X, Y), rounds=3, members=3, epochs=2, **COMMON | options)
+
+
+SEARCHES = {
+    "halving": lambda **o: [population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=4, factor=2, **COMMON, **o)],
+    "hyperband": lambda **o: population.hyperband(nn.dense(1), (X, Y), RATES, epochs=4, factor=2, **COMMON, **o),
+    "pbt": lambda **o: [population.population_based_training(nn.dense(1), (X, Y), RATES, epochs=6, interval=2, **COMMON, **o)],
+    "optuna": proposed,
+}
+
+
 @pytest.mark.slow
-def test_a_search_that_was_cut_goes_on_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_that_was_cut_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
     pytest.importorskip("orbax.checkpoint")
-    options = {"epochs": 4, "factor": 2, **COMMON}
-    whole = population.successive_halving(nn.dense(1), (X, Y), RATES, **options)
-    from jaxnn.population import search
+    from jaxnn.population.saver import Saver
 
-    class Cut(Exception):
-        pass
+    search, save, done = SEARCHES[name], Saver.save, []
 
-    class Saver(search.Saver):
-        def save(self, number, more=None, *, wait):
-            super().save(number, more, wait=wait)
-            if more and more["rung"] == 2:
-                raise Cut
+    def and_cut(self, *arguments, **named):
+        save(self, *arguments, **named | {"wait": True})
+        done.append(1)
+        if len(done) == 2:
+            raise Cut
 
-    original, search.Saver = search.Saver, Saver
-    try:
-        with pytest.raises(Cut):
-            population.successive_halving(nn.dense(1), (X, Y), RATES, checkpoints=tmp_path, **options)
-    finally:
-        search.Saver = original
-    resumed = population.successive_halving(nn.dense(1), (X, Y), RATES, checkpoints=tmp_path, **options)
-    assert [row["epochs"] for row in resumed.rows] == [row["epochs"] for row in whole.rows]
-    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    whole = search()
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(Saver, "save", and_cut)
+        search(checkpoints=tmp_path)
+    trained = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "keep", lambda *given, keep=Work.keep, **named: (trained.append(1), keep(*given, **named)))
+        resumed = search(checkpoints=tmp_path)
+        assert trained
+        trained.clear()
+        again = search(checkpoints=tmp_path)
+        assert not trained  # there was nothing left to do
+    for these in (resumed, again):
+        for part, other in zip(these, whole, strict=True):
+            assert part.rows == other.rows
+            jax.tree.map(np.testing.assert_array_equal, part.params, other.params)
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_goes_on_to_the_same_bits(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    program = textwrap.dedent(f"""
+        import os, signal
+        import numpy as np, optax, jax, jaxnn as nn
+        from jaxnn.population.saver import Saver
+        x = np.random.default_rng(1).normal(size=(96, 4)).astype(np.float32)
+        saved, save = [], Saver.save
+        def and_die(self, *arguments, **named):
+            save(self, *arguments, **named)
+            saved.append(1)
+            if len(saved) == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+        Saver.save = and_die
+        nn.population.hyperband(nn.dense(1), (x, x[:, :1] - x[:, 1:2]), {RATES}, epochs=4, factor=2, loss=nn.losses.mse,
+                                optimizer=optax.sgd, key=jax.random.key(3), batch_size=16, checkpoints={str(tmp_path)!r})
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bracket-1", "bracket-2"]
+    resumed, whole = SEARCHES["hyperband"](checkpoints=tmp_path), SEARCHES["hyperband"]()
+    for part, other in zip(resumed, whole, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, part.params, other.params)
+
+
+@pytest.mark.slow
+def test_a_study_that_optuna_stores_is_asked_for_the_same_trials(tmp_path, monkeypatch):
+    pytest.importorskip("orbax.checkpoint")
+    optuna = pytest.importorskip("optuna")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    tell, told = study.tell, []
+
+    def and_cut(*arguments, **named):
+        if len(told) == 4:
+            raise Cut
+        told.append(tell(*arguments, **named))
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(study, "tell", and_cut)
+        proposed(study=study, checkpoints=tmp_path)
+    assert len(study.trials) == 6
+    rates = [trial.params["rate"] for trial in study.trials]
+    results = proposed(study=study, checkpoints=tmp_path)
+    assert len(study.trials) == 9
+    assert all(trial.state.is_finished() for trial in study.trials)
+    rows = [row for result in results for row in result.rows]
+    assert [row["learning_rate"] for row in rows[:6]] == rates
+    assert [trial.value for trial in study.trials] == [row["loss"] for row in rows]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,18 @@ def test_a_crowd_of_another_size_gives_the_same_members():
     small = sweep(space, seeds=[5, 2], memory=1)  # blocks of one member
     assert "blocks of 1;" in small.note
     close(small.params, crowd.params)
+
+
+def test_members_that_keep_much_are_blocks_of_their_own(monkeypatch):
+    """Of two dense layers and a relu, a step keeps the activations, and what relu and dropout are differentiated by."""
+    space = {"learning_rate": [1e-4, 1e-3, 3e-3, 1e-2], "units": [40]}
+    monkeypatch.setattr(runner, "_cores", lambda: 2)
+    together = sweep(space, augment=lambda key, batch: batch)
+    assert "blocks of 2;" in together.note
+    monkeypatch.setattr(runner, "CPU_KEPT", 20 * 40 * 4)  # one layer's activations of a batch
+    alone = sweep(space, augment=lambda key, batch: batch)
+    assert "blocks of 1;" in alone.note
+    close(alone.params, together.params)
 
 
 def test_every_float_is_traced_and_reaches_its_place():
@@ -282,6 +295,37 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
         runs[how] = np.load(path) if path.exists() else None
     assert runs["killed"] is None
     np.testing.assert_array_equal(runs["whole"], runs["resumed"])
+
+
+@pytest.mark.slow
+def test_a_group_that_was_cut_goes_on_in_the_same_blocks(tmp_path, monkeypatch):
+    pytest.importorskip("orbax.checkpoint")
+    from jaxnn.population.work import Work
+
+    class Cut(Exception):
+        pass
+
+    monkeypatch.setattr(runner, "CPU_MEMBERS", 3)
+    monkeypatch.setattr(runner, "_cores", lambda: 1)
+    options = {"space": {"learning_rate": [0.1, 0.03, 0.01, 1e-3, 1e-4]}, "model": nn.dense(2), "seeds": 2}
+    whole, keep, kept = sweep(**options), Work.keep, []
+
+    def and_cut(self, *arguments, **named):
+        while kept and not store.steps():
+            time.sleep(0.01)
+        if kept:
+            raise Cut
+        keep(self, *arguments, **named)
+        kept.append(1)
+
+    with monkeypatch.context() as patch, nn.io.Checkpoints(tmp_path) as store, pytest.raises(Cut):
+        patch.setattr(Work, "keep", and_cut)
+        sweep(**options, checkpoints=store)
+    kept.clear()
+    monkeypatch.setattr(Work, "keep", lambda *given, **named: (kept.append(1), keep(*given, **named)))
+    resumed = sweep(**options, checkpoints=tmp_path)
+    assert len(kept) == 3  # of four blocks
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
 
 
 def test_checkpoints_of_another_sweep_are_refused(tmp_path):

@@ -41,6 +41,10 @@ def tied(run, x):
     return run("f", run("drop", run("f", run("drop", x))))
 
 
+def twice():
+    return nn.branch(nn.identity, nn.tanh)
+
+
 LAYERS = {
     "function": Entry(lambda: nn.as_layer(nn.relu), floats(3, 4), {}),
     "dense": Entry(lambda: nn.dense(5), floats(3, 4), {"bias": (5,), "kernel": (4, 5)}),
@@ -116,6 +120,11 @@ LAYERS = {
         lambda: nn.serial(nn.group_norm(2), nn.instance_norm(use_bias=False)),
         floats(3, 3, 4),
         {"group_norm/bias": (4,), "group_norm/scale": (4,), "instance_norm/scale": (4,)},
+    ),
+    "add, multiply, concatenate": Entry(
+        lambda: nn.serial(*(layer for join in (nn.add, nn.multiply, nn.concatenate) for layer in (twice(), join))),
+        floats(3, 4),
+        {},
     ),
     "local_response_norm, unit_norm": Entry(lambda: nn.serial(nn.local_response_norm(3), nn.unit_norm()), floats(3, 6), {}),
     "spatial_dropout": Entry(lambda: nn.spatial_dropout(0.5), floats(3, 2, 20), {}, random=True),

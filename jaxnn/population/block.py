@@ -21,9 +21,9 @@ from jax.sharding import PartitionSpec as P
 from jaxnn import kernels
 from jaxnn.population.groups import started
 from jaxnn.train.batches import leading_size, over_batches
-from jaxnn.train.callbacks import final_weights
 from jaxnn.train.drivers import Plan
 from jaxnn.train.epoch import Pieces, pieces
+from jaxnn.train.hooks import final_weights
 from jaxnn.train.state import TrainState
 from jaxnn.train.totals import check_numbers
 

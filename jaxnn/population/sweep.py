@@ -21,8 +21,8 @@ from jaxnn.population.saver import Saver
 from jaxnn.population.space import Setting, settings_of
 from jaxnn.population.work import Work
 from jaxnn.train.batches import leading_size
-from jaxnn.train.callbacks import Callback
 from jaxnn.train.checks import checked_data, checked_inputs, checked_labels
+from jaxnn.train.hooks import Callback
 from jaxnn.train.hyperparameters import model_of
 from jaxnn.train.interrupts import deferred_interrupt
 from jaxnn.train.step import Objective

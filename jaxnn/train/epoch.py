@@ -12,8 +12,8 @@ from jax import lax
 
 from jaxnn.core.scope import child_key
 from jaxnn.train.batches import leading_size, over_batches, scan, shuffled
-from jaxnn.train.callbacks import Callback, after_epoch, after_step, evaluated_weights
 from jaxnn.train.evaluation import evaluation
+from jaxnn.train.hooks import Callback, after_epoch, after_step, evaluated_weights
 from jaxnn.train.hyperparameters import loss_of, split
 from jaxnn.train.state import TrainState, init_train_state
 from jaxnn.train.step import objective_of, train_step

@@ -15,12 +15,12 @@ from jaxnn.core.layer import Layer
 from jaxnn.core.options import whole
 from jaxnn.core.scope import check_key
 from jaxnn.train.batches import leading_size
-from jaxnn.train.callbacks import Callback, final_weights
 from jaxnn.train.checks import as_host_array, checked_data, checked_inputs, checked_labels
 from jaxnn.train.drivers import Arrays, Driver
 from jaxnn.train.epoch import inputs_of, lengths
 from jaxnn.train.evaluation import trained
 from jaxnn.train.history import History
+from jaxnn.train.hooks import Callback, final_weights
 from jaxnn.train.hyperparameters import LENGTHS, check_used, loss_of, model_of, optimizer_of, split
 from jaxnn.train.interrupts import deferred_interrupt
 from jaxnn.train.progress import Progress

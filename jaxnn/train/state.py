@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.core.scope import check_key, child_key
-from jaxnn.train.callbacks import Callback, start_memory
+from jaxnn.train.hooks import Callback, start_memory
 from jaxnn.train.hyperparameters import model_of, optimizer_of, split
 from jaxnn.train.totals import totals_of
 

@@ -78,9 +78,23 @@ def _kernel_cotangent(g: jax.Array, x: jax.Array, kernel: Any, *, member: Member
     padding = tuple(
         (low, dilated(k, r) - 1 + dilated(places, s) - dilated(n, d) - low) for n, k, places, s, (low, _), d, r in rows
     )
-    x = split(x, member.groups).swapaxes(0, -1)  # (C_in, *space, groups, batch)
+    x = _features_first(split(x, member.groups))  # (C_in, *space, groups, batch)
     swapped = Member(member.rhs_dilation, padding, member.lhs_dilation, member.strides, member.groups)
     return jnp.moveaxis(convolve(merge(x), jnp.moveaxis(g, 0, -2), swapped), 0, -2)
+
+
+def _features_first(x: jax.Array) -> jax.Array:
+    """(batch, rows, ...) with its first and last axes exchanged, row by row.
+
+    Left whole, the transposition is fused with what made x, which then is computed again, all the way back through the
+    network's elementwise operations, in an order that jumps about in memory. A loop takes x as it lies in memory.
+    """
+
+    def row(i: jax.Array, y: jax.Array) -> jax.Array:
+        part = lax.dynamic_index_in_dim(x, i, 1, keepdims=False)
+        return lax.dynamic_update_index_in_dim(y, part.swapaxes(0, -1), i, 1)
+
+    return lax.fori_loop(0, x.shape[1], row, jnp.zeros_like(x, shape=(x.shape[-1], *x.shape[1:-1], x.shape[0])))
 
 
 # Its batching

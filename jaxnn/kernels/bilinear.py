@@ -29,6 +29,9 @@ from jaxnn.kernels.forms import varying, widen
 from jaxnn.kernels.members import Member, evaluate, merge, output_shape, split
 from jaxnn.kernels.windows import dilated
 
+# From this size on an image is worth the steps of a loop over its rows.
+LOOPED_IMAGE = 2**12
+
 
 def convolve(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """Convolve within the family; every transformation of JAX applies.
@@ -84,11 +87,13 @@ def _kernel_cotangent(g: jax.Array, x: jax.Array, kernel: Any, *, member: Member
 
 
 def _features_first(x: jax.Array) -> jax.Array:
-    """(batch, rows, ...) with its first and last axes exchanged, row by row.
+    """(batch, *space, groups, C_in) with its first and last axes exchanged; images of some size row by row.
 
-    Left whole, the transposition is fused with what made x, which then is computed again, all the way back through the
-    network's elementwise operations, in an order that jumps about in memory. A loop takes x as it lies in memory.
+    Left whole, the transposition is fused with what made x. That is then computed again, all the way back through the
+    network's elementwise operations, in an order that jumps about in memory. A loop takes x as it is.
     """
+    if x.ndim < 5 or math.prod(x.shape[1:]) < LOOPED_IMAGE:
+        return x.swapaxes(0, -1)
 
     def row(i: jax.Array, y: jax.Array) -> jax.Array:
         part = lax.dynamic_index_in_dim(x, i, 1, keepdims=False)

@@ -252,26 +252,33 @@ def test_a_member_that_diverges_is_reported_and_harms_no_other():
 
 @pytest.mark.slow
 def test_members_that_stopped_are_left_out_when_that_saves_time(monkeypatch):
-    from jaxnn.population import runner
+    """Of 16 members 14 stop soon: the epochs that are computed, those of frozen members included, are much fewer."""
+    from jaxnn.population.work import Work
 
     monkeypatch.setattr(runner, "MOST_ROWS", 2)
-    narrowed = []
-    original = runner.Runner._narrowed
+    monkeypatch.setattr(runner, "_cores", lambda: 1)
+    computed, keep_rows, narrowed = [], Work.keep_rows, runner.Runner._narrowed
 
-    def eager(self, work, going, left):
-        columns = original(self, work, going, 1e9)  # as if the rest took for ever
-        narrowed.append(None if columns is None else len(columns))
-        return columns
+    def counted(self, seeds, columns, before, rows):
+        computed.append(len(seeds) * len(columns) * len(rows["loss"]))
+        keep_rows(self, seeds, columns, before, rows)
 
-    space = {"learning_rate": [10.0, 9.0, 8.0, 1e-3], "units": [4]}
-    stop = [nn.callbacks.early_stopping(1, restore_best=False, monitor="loss")]
-    monkeypatch.setattr(runner, "CPU_MEMBERS", 4)
-    plain = sweep(space, optimizer=optax.sgd, epochs=12, callbacks=stop)
-    monkeypatch.setattr(runner.Runner, "_narrowed", eager)
-    compact = sweep(space, optimizer=optax.sgd, epochs=12, callbacks=stop)
-    assert any(narrowed)
+    monkeypatch.setattr(Work, "keep_rows", counted)
+    options = {
+        "space": {"learning_rate": [*np.linspace(5.0, 10.0, 14), 1e-3, 2e-3], "units": [4]}, "optimizer": optax.sgd,
+        "epochs": 24, "callbacks": [nn.callbacks.early_stopping(1, restore_best=False, monitor="loss")],
+    }  # fmt: skip
+    monkeypatch.setattr(runner.Runner, "_narrowed", lambda *_: None)
+    plain = sweep(**options)
+    assert sum(computed) == 16 * 24
+    computed.clear()
+    as_if_epochs_were_long = lambda self, work, going, left: narrowed(self, work, going, 1e9)  # noqa: E731
+    monkeypatch.setattr(runner.Runner, "_narrowed", as_if_epochs_were_long)
+    compact = sweep(**options)
     assert [row["epochs"] for row in compact.rows] == [row["epochs"] for row in plain.rows]
-    assert len({row["epochs"] for row in compact.rows}) > 1
+    needed = sum(row["epochs"] for row in compact.rows)
+    assert needed < 0.3 * 16 * 24
+    assert needed <= sum(computed) < 0.5 * 16 * 24
     close(compact.params, plain.params)
 
 

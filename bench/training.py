@@ -36,7 +36,7 @@ RATE = 1e-3
 def workload(name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...], int, int]:
     """Samples, labels, hidden layers, batch size and epochs."""
     data = nn.data.load(name)
-    hidden, batch, epochs = ((32,), 32, 300) if name == "digits" else ((256, 128), 128, 3)
+    hidden, batch, epochs = ((32,), 32, 300) if name == "digits" else ((256, 128), 128, 6)
     whole = len(data.x) // batch * batch
     return data.x[:whole].reshape(whole, -1), data.y[:whole], hidden, batch, epochs
 

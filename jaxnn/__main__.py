@@ -363,9 +363,9 @@ def _sweep(job: _Job, started: float) -> int:
     _write_table(result.rows, table)
     varied = [name for name in result.names if len(grid[name]) > 1]
     if len(varied) == 2:
-        ax = plot_sweep(result.columns, varied[0], varied[1], value)
+        ax = plot_sweep(result, varied[0], varied[1], value)
     else:
-        ax = plot_parallel_coordinates(result.columns, value, names=varied or list(grid))
+        ax = plot_parallel_coordinates(result, value, names=varied or list(grid))
     ax.set_title(f"{arguments.model} on {data.name}: {len(result)} networks")
     picture = arguments.out / "sweep.png"
     figure = ax.get_figure(root=True)

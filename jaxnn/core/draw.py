@@ -150,7 +150,9 @@ def draw(key: jax.Array, tree: Any) -> Any:
             continue
         distribution, scale, offset = describe(leaf.base)
         if distribution == "constant":
-            values[i] = jnp.full(leaf.shape, offset, leaf.dtype)
+            traced = any(isinstance(value, jax.core.Tracer) for value in (key, offset))
+            full = jnp.full if traced else np.full  # NumPy has nothing to compile
+            values[i] = jnp.array(full(leaf.shape, offset, leaf.dtype))
         else:
             wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32)
             groups.setdefault((distribution, wide), []).append(_Request(i, path, leaf, scale, offset))

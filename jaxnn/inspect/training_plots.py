@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,11 +72,11 @@ def plot_learning_rates(found: Any, *, ax: Axes | None = None) -> Axes:
     return titled(ax, "learning-rate finder", "learning rate", "loss")
 
 
-def plot_sweep(table: Table, x: str, y: str, value: str, *, ax: Axes | None = None) -> Axes:
+def plot_sweep(table: Any, x: str, y: str, value: str, *, ax: Axes | None = None) -> Axes:
     """A heat map of a sweep over two hyperparameters: the mean of `value` over all else, seeds for instance.
 
     Args:
-        table: columns of one value a run.
+        table: columns of one value a run, or what `sweep` returns.
         x: the hyperparameter along the x axis.
         y: the one along the y axis.
         value: what is shown, such as `"val_loss"`; runs in which it is not finite do not count.
@@ -93,6 +93,7 @@ def plot_sweep(table: Table, x: str, y: str, value: str, *, ax: Axes | None = No
         >>> plot_sweep(table, "rate", "width", "loss").images[0].get_array().tolist()
         [[1.0, 3.0], [2.0, 4.0]]
     """
+    table, _ = _read(table)
     columns, rows, values = (_column(table, name) for name in (x, y, value))
     values = values.astype(float)
     across, up = _sorted(columns), _sorted(rows)
@@ -113,13 +114,13 @@ def plot_sweep(table: Table, x: str, y: str, value: str, *, ax: Axes | None = No
     return titled(ax, f"mean {value}", x, y)
 
 
-def plot_parallel_coordinates(table: Table, value: str, *, names: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+def plot_parallel_coordinates(table: Any, value: str, *, names: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """Every run of a sweep as a line through its hyperparameters, coloured by what came out (Inselberg 1985).
 
     Args:
-        table: columns of one value a run, numbers or anything else.
+        table: columns of one value a run, numbers or anything else, or what `sweep` returns.
         value: the column that gives the colour and stands last; runs in which it is not finite are left out.
-        names: the other columns, in the order in which they stand; by default all.
+        names: the other columns, in the order in which they stand; by default all, and of a sweep its hyperparameters.
         ax: where; new axes by default.
 
     Returns:
@@ -137,7 +138,8 @@ def plot_parallel_coordinates(table: Table, value: str, *, names: Sequence[str] 
     """
     from matplotlib.collections import LineCollection
 
-    names = [*(names or [name for name in table if name != value]), value]
+    table, usual = _read(table)
+    names = [*(names or [name for name in usual if name != value]), value]
     ends = _column(table, value).astype(float)
     shown = np.isfinite(ends)
     if not shown.any():
@@ -159,6 +161,12 @@ def plot_parallel_coordinates(table: Table, value: str, *, names: Sequence[str] 
     ax.spines[:].set_visible(False)
     ax.figure.colorbar(drawn, ax=ax, label=value)
     return ax
+
+
+def _read(table: Any) -> tuple[Table, Iterable[str]]:
+    """The columns, and the names of those that are drawn by default; a sweep says both, a table is its own answer."""
+    is_sweep = hasattr(table, "by_setting")
+    return (table.columns, table.names) if is_sweep else (table, table)
 
 
 def _column(table: Table, name: str) -> np.ndarray:

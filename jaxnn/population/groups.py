@@ -19,7 +19,8 @@ from jaxnn.train.hyperparameters import LENGTHS, model_of, optimizer_of, paramet
 from jaxnn.train.state import TrainState, init_train_state
 
 OWN = ("batch_size", "epochs")  # what a space may name besides hyperparameters
-_NOT_NEGATIVE = ("learning_rate", "weight_decay")
+COLUMNS = ("seed", "loss", "val_loss", "epoch", "status")  # what the table has besides hyperparameters and metrics
+_NOT_NEGATIVE = ("learning_rate", "weight_decay", "momentum")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,11 @@ def groups_of(
         TypeError: a function needs what nobody gives.
         ValueError: nothing takes a hyperparameter, or a setting is refused by what takes it.
     """
+    if taken := [name for name in settings[0] if name in COLUMNS]:
+        raise ValueError(f"the result has a column {taken[0]!r} of its own: give the hyperparameter another name")
+    for setting in settings:
+        for name in setting.keys() & set(OWN):
+            whole("sweep", name, setting[name])
     settings = _as_floats(settings)
     sorted_out: dict[tuple, list[int]] = {}
     for number, setting in enumerate(settings):
@@ -170,7 +176,9 @@ def _check_setting(number: int, setting: Setting, given: Mapping[str, Any], take
         values = {name: value for name, value in given.items() if not callable(value)}
         values = {**fixed.at(traced, 0), **values}
         for name in _NOT_NEGATIVE:
-            if isinstance(values.get(name), float) and values[name] < 0:
+            if isinstance(values.get(name, 0.0), str | bool):
+                raise TypeError(f"{name} is {values[name]!r}, expected a number")
+            if isinstance(values.get(name), float | int) and values[name] < 0:
                 raise ValueError(f"{name} is {values[name]}, expected at least 0")
         model_of(takers["model"], values)
         optimizer_of(takers["optimizer"], values)

@@ -15,6 +15,7 @@ from jaxnn.core.layer import Layer
 from jaxnn.population.groups import OWN, Group
 from jaxnn.population.space import Setting
 from jaxnn.population.work import Trained, Work
+from jaxnn.train.history import History
 from jaxnn.train.hyperparameters import loss_of, model_of
 from jaxnn.train.step import Objective
 
@@ -30,7 +31,7 @@ class Member:
         row: its line of the table.
         params: its parameters.
         state: its state.
-        history: an array of values by name, one an epoch that it was trained.
+        history: as that of `fit`: one row an epoch that it was trained, `history.plot()`.
         model: the model, made of its hyperparameters.
         loss: the loss, for `evaluate`.
         metrics: the metrics, for `evaluate`.
@@ -45,7 +46,7 @@ class Member:
     row: dict[str, Any]
     params: Any = field(repr=False)
     state: Any = field(repr=False)
-    history: dict[str, np.ndarray] = field(repr=False)
+    history: History = field(repr=False)
     model: Layer = field(repr=False)
     loss: Any = field(repr=False)
     metrics: Mapping[str, Any] = field(repr=False)
@@ -79,8 +80,8 @@ class Sweep:
 
     Attributes:
         rows: a dict for each member, by number: the hyperparameters, `seed`, the values of the history at the epoch whose
-            weights these are (`loss`, `val_loss`, …), `epoch`, `epochs` trained, and `status`: `"finished"`, `"early"`,
-            `"diverged"`, `"dropped"` by a search, or `"interrupted"`.
+            weights these are (`loss`, `val_loss`, …), `epoch`, `epochs` trained (where the space names `epochs`, what it
+            says), and `status`: `"finished"`, `"early"`, `"diverged"`, `"dropped"` by a search, or `"interrupted"`.
         names: of the hyperparameters.
         groups: the members by structure, stacked.
         note: how many programs there were and why, and how long it took.
@@ -201,7 +202,8 @@ class Sweep:
         group, trained = self.parts[i]
         params, state = jax.tree.map(lambda a: a[j, k], (trained.params, trained.state))
         values, loss = group.values(j), group.plan["loss"]
-        epochs = int(trained.epochs[j, k])
+        columns = {name: column[j, k].tolist() for name, column in trained.history.items()}
+        epochs = range(int(trained.epochs[j, k]))
         return Member(
             index,
             self._settings[number],
@@ -209,7 +211,7 @@ class Sweep:
             self.rows[index],
             params,
             state,
-            {name: column[j, k, :epochs] for name, column in trained.history.items()},
+            History({"epoch": i + 1} | {name: column[i] for name, column in columns.items()} for i in epochs),
             model_of(group.plan["model"], values),
             loss if isinstance(loss, Objective) else loss_of(loss, values),
             dict(group.plan["metrics"] or {}),
@@ -350,7 +352,7 @@ def _row(setting: Setting, seed: int, work: Work, j: int, k: int) -> dict[str, A
     finished = "finished" if epochs == work.group.epochs else "early"
     unfinished = "interrupted" if work.selected[j] else "dropped"
     status = "diverged" if result.diverged[j, k] else finished if result.done[j, k] else unfinished
-    return {**setting, "seed": seed, **values, "epoch": epoch, "epochs": epochs, "status": status}
+    return {**setting, "seed": seed, **values, "epoch": epoch, "epochs": setting.get("epochs", epochs), "status": status}
 
 
 def _stacked(work: Work, seeds: int) -> Stacked:

@@ -95,6 +95,7 @@ class Runner:
         self._lock = threading.Condition()
         self._jobs: list[Callable] = [partial(self._prepare, work) for work in works]
         self._running = 0
+        self._present = strategy.threads
         self._stop = False
 
     def run(self, on_event: Callable[[], bool]) -> None:
@@ -104,7 +105,7 @@ class Runner:
             thread.start()
         failure = None
         try:
-            while any(thread.is_alive() for thread in threads):
+            while self._present:
                 try:
                     function, answer = self._said.get(timeout=0.1)
                 except queue.Empty:
@@ -127,6 +128,9 @@ class Runner:
         if failure is not None:
             raise failure
 
+    def _leave(self) -> None:
+        self._present -= 1
+
     def _end(self) -> None:
         with self._lock:
             self._stop = True
@@ -138,6 +142,7 @@ class Runner:
                 while not self._stop and not self._jobs and self._running:
                     self._lock.wait()
                 if self._stop or not self._jobs:
+                    self._said.put((self._leave, Future()))
                     return
                 job = self._jobs.pop(0)
                 self._running += 1

@@ -34,8 +34,12 @@ def successive_halving(
     """Train all settings for a few epochs, go on with the best third, and so on (Jamieson & Talwalkar 2016).
 
     The rungs end after `first_epochs`, `first_epochs · factor`, … and `epochs`; after each but the last, ⌈n / factor⌉ of n
-    settings go on, from where they were. Settings are compared by their mean over seeds. The rungs of ASHA (Li et al. 2020)
-    are the same; that it need not wait for the others of a rung serves many computers, and here a rung is one program.
+    settings go on, from where they were. Settings are compared by their mean over seeds.
+
+    There is no separate ASHA (Li et al. 2020). Its rungs are these; it promotes a setting as soon as it is among the best
+    third of those that came so far, so that no computer waits for another's rung, and pays with some promotions that the
+    whole rung would not have made. Here all settings of a rung are trained together, on all cores or devices at once:
+    nobody waits, so there is nothing to win.
 
     Args:
         model: as in `sweep`.
@@ -69,6 +73,7 @@ def successive_halving(
     rungs = _rungs(len(task.settings), epochs, first_epochs, factor)
     if any(work.group.epochs != epochs for work in task.works):
         raise ValueError("a search decides on the epochs: take 'epochs' out of the space")
+    _scores(task, monitor, mode)  # refuses what there is not, before anything is trained
     saver = None if checkpoints is None else Saver(checkpoints, task)
     begin = 0
     if saver is not None and (more := saver.restore()):
@@ -164,7 +169,7 @@ def hyperband(
         [2, 2]
     """
     settings = settings_of(space)
-    most = int(math.log(epochs, whole("hyperband", "factor", factor, 2)) + 1e-9)
+    most = int(math.log(whole("hyperband", "epochs", epochs), whole("hyperband", "factor", factor, 2)) + 1e-9)
     shares = np.cumsum([(most + 1) / (s + 1) * factor**s for s in range(most, -1, -1)])
     ends = np.round(shares / shares[-1] * len(settings)).astype(int)
     counts = np.diff(ends, prepend=0)
@@ -233,6 +238,12 @@ def population_based_training(
         0
     """
     task = prepared(model, data, space, epochs=epochs, hold=True, **options)
+    _scores(task, monitor, mode)
+    if len(task.settings) < 2 or not task.works[0].group.traced:
+        raise ValueError(
+            "population-based training takes two settings or more of at least one traced hyperparameter, a float such as the "
+            f"learning rate; got {len(task.settings)} of {', '.join(task.works[0].group.traced) or 'none'}"
+        )
     if len(task.works) > 1 or len(task.seeds) > 1:
         raise ValueError(
             f"population-based training copies members onto each other: all have one structure and one seed, "

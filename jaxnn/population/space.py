@@ -135,7 +135,7 @@ def grid(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
 
     Raises:
         TypeError: if values do not come as a sequence.
-        ValueError: if there are none.
+        ValueError: if there are none, or one is there twice.
 
     Example:
         >>> grid({"learning_rate": [0.1, 0.01], "dropout": [0.0]})
@@ -152,6 +152,10 @@ def grid(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
     columns = {name: [_plain(name, value) for value in values] for name, values in space.items()}
     if empty := [name for name, values in columns.items() if not values]:
         raise ValueError(f"there is no value for {', '.join(map(repr, empty))}: the grid is empty")
+    for name, values in columns.items():
+        kinds = [(isinstance(value, bool), value) for value in values]  # True equals 1
+        if twice := [value for i, (_, value) in enumerate(kinds) if kinds[i] in kinds[:i]]:
+            raise ValueError(f"{name!r} has the value {twice[0]!r} twice: to train one setting several times, give seeds")
     return [dict(zip(columns, values, strict=True)) for values in itertools.product(*columns.values())]
 
 

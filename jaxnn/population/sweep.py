@@ -72,9 +72,9 @@ def sweep(
         model: a `Layer`, or a function of hyperparameters that returns one.
         data: `(x, y)` or `(x, y, weights)`, as in `fit`; any pytree of arrays with an `Objective`.
         space: a grid, `{"learning_rate": [0.1, 0.01], "units": [32, 64]}`, or a table, a list of dicts or a pandas
-            `DataFrame`; `nn.population.random` and `nn.population.sobol` draw one. A space may name what model, optimizer,
-            loss, augmentation or schedules have as parameters, and `batch_size` and `epochs`. A function of `step` (or
-            `count`) is a schedule.
+            `DataFrame`; `nn.population.random` and `nn.population.sobol` draw one; `{}` is one setting, for its seeds. A
+            space may name what model, optimizer, loss, augmentation or schedules have as parameters, and `batch_size` and
+            `epochs`. A function of `step` (or `count`) is a schedule.
         loss: as in `fit`; hyperparameters that it names are handed on.
         optimizer: an optax transformation, or a function of hyperparameters that returns one, such as `optax.adam`.
         epochs: how many passes over the data at the most.
@@ -224,7 +224,10 @@ def prepared(
     began = time.perf_counter()
     settings = settings_of(space)
     key = check_key(key)
-    numbers = list(seeds) if isinstance(seeds, Sequence) else list(range(whole("sweep", "seeds", seeds)))
+    counted = seeds if isinstance(seeds, Sequence) else range(whole("sweep", "seeds", seeds))
+    numbers = [whole("sweep", "seeds", seed, 0) for seed in counted]
+    if memory is not None:
+        whole("sweep", "memory", memory)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds are a number, or whole numbers that differ, got {seeds!r}")
     if on_nonfinite not in ("stop", "skip"):

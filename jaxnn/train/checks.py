@@ -71,7 +71,8 @@ def checked_labels(model: Layer, data: tuple, params: Any, state: Any) -> None:
     output = jax.eval_shape(lambda p, s, x: model.apply(p, s, x)[0], *map(abstract, (params, state, x)))
     if not hasattr(output, "shape") or output.shape[:-1] != y.shape or output.shape[-1] == 1:
         return  # not one label for each vector of outputs: the loss has its own say
-    low, high, classes = int(y.min()), int(y.max()), output.shape[-1]
+    labels = np.asarray(y) if y.is_fully_addressable else y  # NumPy has nothing to compile
+    low, high, classes = int(labels.min()), int(labels.max()), output.shape[-1]
     if low < 0 or high >= classes:
         raise ValueError(
             f"labels are classes from 0 to {classes - 1}, one for each of the model's {classes} outputs; "

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
@@ -51,6 +52,17 @@ def test_parallel_coordinates_are_logarithmic_where_a_decade_is_spanned():
     assert lines.get_array().tolist() == [4.0, 3.0, 3.0, 2.0, 1.0]  # the best on top
     with pytest.raises(ValueError, match="no run has a finite 'loss'"):
         nn.inspect.plot_parallel_coordinates({"a": [1], "loss": [np.inf]}, "loss")
+
+
+def test_a_sweep_is_its_table():
+    sweep = nn.sweep(
+        nn.dense(1), (np.ones((4, 1), np.float32),) * 2, {"learning_rate": [0.1, 0.2], "momentum": [0.0, 0.5]}, epochs=1,
+        loss=nn.losses.mse, optimizer=optax.sgd, key=jax.random.key(0), progress=False,
+    )  # fmt: skip
+    image = nn.inspect.plot_sweep(sweep, "learning_rate", "momentum", "loss").images[0]
+    np.testing.assert_allclose(image.get_array().T.ravel(), sweep.columns["loss"])
+    ax = nn.inspect.plot_parallel_coordinates(sweep, "loss")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["learning_rate", "momentum", "loss"]
 
 
 def test_colours_of_lines_can_be_read_on_white_and_on_black():

@@ -166,6 +166,17 @@ def test_copies_replace_the_worst():
             ),
             "one structure and one seed, got 1 structures and 2 seeds",
         ),
+        (
+            lambda: population.population_based_training(
+                nn.dense(1), (X, Y), {}, epochs=4, interval=2, **COMMON | {"optimizer": optax.sgd(0.1)}
+            ),
+            "two settings or more of at least one traced",
+        ),
+        (
+            lambda: population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=9, monitor="val_loss", **COMMON),
+            "no value 'val_loss': the table has loss",
+        ),
+        (lambda: population.hyperband(nn.dense(1), (X, Y), RATES, epochs=0, **COMMON), "epochs of at least 1, got 0"),
         (lambda: population.cross_validation(nn.dense(1), (X, Y), RATES, folds=97, epochs=1, **COMMON), "cannot be cut"),
         (lambda: population.cross_validation(nn.dense(1), (X, Y), epochs=1, validation=(X, Y), **COMMON), "validation out"),
         (
@@ -176,7 +187,10 @@ def test_copies_replace_the_worst():
         ),
     ],
 )  # fmt: skip
-def test_mistakes_are_named(call, message):
+def test_mistakes_are_named(call, message, monkeypatch):
+    from jaxnn.population import block
+
+    monkeypatch.setattr(block.Program, "compile", lambda self: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -64,7 +64,10 @@ def test_a_member_is_the_run_of_fit(mixed):
         )
         close(member.params, alone.params)
         assert member.row["epoch"] == alone.epoch
-        close(member.history["val_loss"], np.asarray(alone.history["val_loss"]))
+        shared = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+        assert list(member.history) == [name for name in alone.history if name in shared] == list(shared)
+        for name in ("epoch", "val_loss"):
+            close(np.asarray(member.history[name]), np.asarray(alone.history[name]))
         close(member.row["val_accuracy"], alone.history["val_accuracy"][alone.epoch - 1])
 
 
@@ -131,8 +134,8 @@ def test_members_that_keep_much_are_blocks_of_their_own(monkeypatch):
 
 
 def test_every_float_is_traced_and_reaches_its_place():
-    def model(scale):
-        return nn.dense(2, kernel_init=nn.initializers.normal(scale))
+    def model(scale, rate):
+        return nn.serial(nn.dropout(rate), nn.dense(2, kernel_init=nn.initializers.normal(scale)))
 
     def optimizer(learning_rate, clip, momentum, decay):
         steps = [optax.clip_by_global_norm(clip), optax.add_decayed_weights(decay), optax.sgd(learning_rate, momentum)]
@@ -153,6 +156,7 @@ def test_every_float_is_traced_and_reaches_its_place():
         "strength": 0.0,
         "peak": 0.1,
         "keep": 0.5,
+        "rate": 0.0,
     }
     others = {
         "scale": 1.0,
@@ -163,22 +167,33 @@ def test_every_float_is_traced_and_reaches_its_place():
         "strength": 0.5,
         "peak": 0.3,
         "keep": 0.9,
+        "rate": 0.3,
     }
+    options = {
+        "model": model, "optimizer": optimizer, "loss": loss, "augment": noise, "callbacks": [nn.callbacks.ema("keep")],
+        "hyperparameters": {"learning_rate": lambda step, steps, peak: peak * (1 - step / steps)}, "epochs": 2,
+    }  # fmt: skip
     settings = [base, *({**base, name: value} for name, value in others.items())]
-    result = sweep(
-        settings,
-        model=model,
-        optimizer=optimizer,
-        loss=loss,
-        augment=noise,
-        hyperparameters={"learning_rate": lambda step, steps, peak: peak * (1 - step / steps)},
-        callbacks=[nn.callbacks.ema("keep")],
-        epochs=2,
-    )
+    result = sweep(settings, **options)
     assert "1 group;" in result.note
-    kernels = result.params["kernel"]
+    kernels = result.params["dense"]["kernel"]
     for i, name in enumerate(others, 1):
         assert np.abs(kernels[i] - kernels[0]).max() > 1e-4, name
+
+    compiled = []
+    listen = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        again = [{name: 0.9 * value + 0.01 for name, value in setting.items()} for setting in settings]
+        other = sweep(again, **options, seeds=[7], key=jax.random.key(1))
+        assert not compiled  # every value, both seeds' and the key are others
+        many = sweep([{**each, "peak": 0.05 * k} for k in range(1, 9) for each in again], **options)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert 0 < len(compiled) <= 3 + 2  # a larger block: to draw, to train, to take the weights; and to cut its arguments
+    assert "1 group" in many.note
+    assert "3 programs" in many.note
+    assert np.abs(other.params["dense"]["kernel"] - kernels).max() > 1e-2
 
 
 def test_structural_values_of_all_kinds_make_groups():
@@ -203,6 +218,22 @@ def test_programs_of_one_text_are_compiled_once():
     assert "4 programs" in result.note  # two that draw, one that trains, one that takes the weights
 
 
+def test_the_epochs_of_a_space_stand_in_the_table():
+    stop = [nn.callbacks.early_stopping(1, monitor="loss", min_delta=10.0)]
+    result = sweep({"epochs": [2, 4]}, model=nn.dense(2), optimizer=optax.sgd(0.1), seeds=2, callbacks=stop)
+    assert [row["epochs"] for row in result.rows] == [2, 2, 4, 4]
+    assert [len(result.member(i).history.rows) for i in range(4)] == [2] * 4
+    assert len(result.by_setting()) == 2
+
+
+def test_a_space_may_be_of_seeds_alone():
+    ensemble = sweep({}, model=nn.dense(2), optimizer=optax.sgd(0.1), seeds=3)
+    assert [row["seed"] for row in ensemble.rows] == [0, 1, 2]
+    assert len(np.unique(ensemble.params["kernel"], axis=0)) == 3
+    assert len(ensemble.by_setting()) == 1
+    assert " ± " in ensemble.table()
+
+
 def test_a_member_that_diverges_is_reported_and_harms_no_other():
     space = {"learning_rate": [0.1, 1e20]}
     options = {"model": nn.dense(2), "optimizer": optax.sgd, "loss": nn.losses.mse, "epochs": 4}
@@ -221,26 +252,33 @@ def test_a_member_that_diverges_is_reported_and_harms_no_other():
 
 @pytest.mark.slow
 def test_members_that_stopped_are_left_out_when_that_saves_time(monkeypatch):
-    from jaxnn.population import runner
+    """Of 16 members 14 stop soon: the epochs that are computed, those of frozen members included, are much fewer."""
+    from jaxnn.population.work import Work
 
     monkeypatch.setattr(runner, "MOST_ROWS", 2)
-    narrowed = []
-    original = runner.Runner._narrowed
+    monkeypatch.setattr(runner, "_cores", lambda: 1)
+    computed, keep_rows, narrowed = [], Work.keep_rows, runner.Runner._narrowed
 
-    def eager(self, work, going, left):
-        columns = original(self, work, going, 1e9)  # as if the rest took for ever
-        narrowed.append(None if columns is None else len(columns))
-        return columns
+    def counted(self, seeds, columns, before, rows):
+        computed.append(len(seeds) * len(columns) * len(rows["loss"]))
+        keep_rows(self, seeds, columns, before, rows)
 
-    space = {"learning_rate": [10.0, 9.0, 8.0, 1e-3], "units": [4]}
-    stop = [nn.callbacks.early_stopping(1, restore_best=False, monitor="loss")]
-    monkeypatch.setattr(runner, "CPU_MEMBERS", 4)
-    plain = sweep(space, optimizer=optax.sgd, epochs=12, callbacks=stop)
-    monkeypatch.setattr(runner.Runner, "_narrowed", eager)
-    compact = sweep(space, optimizer=optax.sgd, epochs=12, callbacks=stop)
-    assert any(narrowed)
+    monkeypatch.setattr(Work, "keep_rows", counted)
+    options = {
+        "space": {"learning_rate": [*np.linspace(5.0, 10.0, 14), 1e-3, 2e-3], "units": [4]}, "optimizer": optax.sgd,
+        "epochs": 24, "callbacks": [nn.callbacks.early_stopping(1, restore_best=False, monitor="loss")],
+    }  # fmt: skip
+    monkeypatch.setattr(runner.Runner, "_narrowed", lambda *_: None)
+    plain = sweep(**options)
+    assert sum(computed) == 16 * 24
+    computed.clear()
+    as_if_epochs_were_long = lambda self, work, going, left: narrowed(self, work, going, 1e9)  # noqa: E731
+    monkeypatch.setattr(runner.Runner, "_narrowed", as_if_epochs_were_long)
+    compact = sweep(**options)
     assert [row["epochs"] for row in compact.rows] == [row["epochs"] for row in plain.rows]
-    assert len({row["epochs"] for row in compact.rows}) > 1
+    needed = sum(row["epochs"] for row in compact.rows)
+    assert needed < 0.3 * 16 * 24
+    assert needed <= sum(computed) < 0.5 * 16 * 24
     close(compact.params, plain.params)
 
 
@@ -352,6 +390,12 @@ def test_checkpoints_of_another_sweep_are_refused(tmp_path):
         ([{"learning_rate": 0.1, "units": 3}, {"units": 3}], {}, "setting 1 names units, and the first one"),
         ({"learning_rate": [0.1], "units": [3], "batch_size": [0]}, {}, "batch_size of at least 1"),
         ({"learning_rate": [0.1], "units": [3]}, {"seeds": [1, 1]}, "whole numbers that differ"),
+        ({"learning_rate": [0.1], "units": [3]}, {"seeds": 0}, "seeds of at least 1, got 0"),
+        ({"learning_rate": [0.1], "units": [3]}, {"seeds": [-1]}, "seeds of at least 0, got -1"),
+        ({"learning_rate": [0.1], "units": [3]}, {"memory": 0}, "memory of at least 1, got 0"),
+        ({"learning_rate": [0.1, 0.01, 0.1], "units": [3]}, {}, "'learning_rate' has the value 0.1 twice: .* give seeds"),
+        ({"learning_rate": [0.1], "units": [3], "seed": [1, 2]}, {}, "a column 'seed' of its own"),
+        ({"learning_rate": [0.1], "units": [3], "epochs": [0]}, {}, "epochs of at least 1, got 0"),
         ({"learning_rate": [0.1], "units": [3]}, {"on_nonfinite": "raise"}, '"stop" or "skip"'),
         ({"learning_rate": [0.1], "units": [3]}, {"callbacks": [nn.callbacks.time_budget(1.0)]}, "acts on the host"),
         ({"learning_rate": [0.1], "units": [3]}, {"mesh": "all"}, "Mesh with one axis"),
@@ -384,6 +428,11 @@ def test_wrong_types_are_named():
         sweep({"learning_rate": population.uniform(0.0, 1.0)})
     with pytest.raises(TypeError, match="a dict of lists, a grid, or a list of dicts"):
         sweep(3)
+    for name, value in (("batch_size", 16.0), ("epochs", 2.5), ("units", 4.0)):
+        with pytest.raises(TypeError, match=f"{'features' if name == 'units' else name} as a whole number, got {value}"):
+            sweep({"units": [3], "learning_rate": [0.1]} | {name: [value]})
+    with pytest.raises(TypeError, match="learning_rate is '0.1', expected a number"):
+        sweep({"learning_rate": ["0.1"], "units": [3]})
     with pytest.raises(TypeError, match="needs units"):
         sweep({"learning_rate": [0.1]})
 

@@ -77,6 +77,17 @@ def test_the_gradients_of_batch_norm_are_pytorchs(x64):
         np.testing.assert_allclose(a, b.numpy(), atol=1e-12)
 
 
+def test_the_gradients_of_batch_norm_sum_by_products():
+    def loss(x, scale, bias):
+        return jnp.sum(batch_norm(x, scale, bias, EPSILON)[0] ** 2)
+
+    args = jnp.ones((3, 4, 2, 5)), jnp.ones(5), jnp.ones(5)
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*args).jaxpr
+    sums = [e for e in compiled.eqns if e.primitive.name == "reduce_sum" and e.invars[0].aval.ndim > 2]
+    assert not sums
+    assert sum(e.primitive.name == "dot_general" for e in compiled.eqns) == 2
+
+
 def test_sums_are_as_precise_as_before():
     x = normal((64, 32, 32, 8), "float32")  # 65,536 summands of size 1: pairwise blocks keep the error near 1e-4
     np.testing.assert_allclose(column_sum(x, form="rows"), np.asarray(x, np.float64).sum((0, 1, 2)), atol=5e-4)

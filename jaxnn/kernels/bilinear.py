@@ -29,6 +29,9 @@ from jaxnn.kernels.forms import varying, widen
 from jaxnn.kernels.members import Member, evaluate, merge, output_shape, split
 from jaxnn.kernels.windows import dilated
 
+# From this size on an image is worth the steps of a loop over its rows.
+LOOPED_IMAGE = 2**12
+
 
 def convolve(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """Convolve within the family; every transformation of JAX applies.
@@ -78,9 +81,25 @@ def _kernel_cotangent(g: jax.Array, x: jax.Array, kernel: Any, *, member: Member
     padding = tuple(
         (low, dilated(k, r) - 1 + dilated(places, s) - dilated(n, d) - low) for n, k, places, s, (low, _), d, r in rows
     )
-    x = split(x, member.groups).swapaxes(0, -1)  # (C_in, *space, groups, batch)
+    x = _features_first(split(x, member.groups))  # (C_in, *space, groups, batch)
     swapped = Member(member.rhs_dilation, padding, member.lhs_dilation, member.strides, member.groups)
     return jnp.moveaxis(convolve(merge(x), jnp.moveaxis(g, 0, -2), swapped), 0, -2)
+
+
+def _features_first(x: jax.Array) -> jax.Array:
+    """(batch, *space, groups, C_in) with its first and last axes exchanged; images of some size row by row.
+
+    Left whole, the transposition is fused with what made x. That is then computed again, all the way back through the
+    network's elementwise operations, in an order that jumps about in memory. A loop takes x as it is.
+    """
+    if x.ndim < 5 or math.prod(x.shape[1:]) < LOOPED_IMAGE:
+        return x.swapaxes(0, -1)
+
+    def row(i: jax.Array, y: jax.Array) -> jax.Array:
+        part = lax.dynamic_index_in_dim(x, i, 1, keepdims=False)
+        return lax.dynamic_update_index_in_dim(y, part.swapaxes(0, -1), i, 1)
+
+    return lax.fori_loop(0, x.shape[1], row, jnp.zeros_like(x, shape=(x.shape[-1], *x.shape[1:-1], x.shape[0])))
 
 
 # Its batching

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnn.kernels.rows import column_sum, spread
+from jaxnn.kernels.rows import column_sum, spread, spread_tangent
 
 
 @jax.custom_jvp
@@ -52,5 +52,6 @@ def _batch_norm_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     n, weight = x.size // x.shape[-1], scale * factor
     dmean, slope = column_sum(dx) / n, column_sum(normal * dx) / n
     y = normal * spread(scale, x) + spread(bias, x)
-    dy = spread(weight, x) * dx + spread(dbias - weight * dmean, x) + normal * spread(dscale - weight * slope, x)
+    dy = spread(weight, x) * dx + spread_tangent(dbias - weight * dmean, x)
+    dy += normal * spread_tangent(dscale - weight * slope, x)
     return (y, mean, var), (dy, dmean, 2 * slope / factor)

@@ -68,6 +68,25 @@ def spread(vector: jax.Array, like: jax.Array, *, form: str | None = None) -> ja
     return _spread(vector, like.shape) if rows else _broadcast(vector, like.shape)
 
 
+def spread_tangent(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """`spread` inside a rule for tangents, where JAX transposes what is written and skips the custom rule of `spread`.
+
+    Args:
+        vector: A tangent, (n,).
+        like: (..., n); only its shape is used.
+
+    Returns:
+        An array of like's shape, by a product with ones on a CPU, so that its transpose is one, too.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> spread_tangent(jnp.array([1.0, 2.0]), jnp.zeros((2, 2))).tolist()
+        [[1.0, 2.0], [1.0, 2.0]]
+    """
+    rows = like.ndim > 1 and choose_form(None, "rows", vector, like) == "rows"
+    return _product_with_ones(vector, like.shape) if rows else _broadcast(vector, like.shape)
+
+
 def column_sum(x: jax.Array, *, form: str | None = None) -> jax.Array:
     """The sum over all axes but the last.
 
@@ -115,7 +134,10 @@ def _spread(vector: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
     @repeated.defjvp
     def tangent(primals, tangents):
-        column = jnp.ones((math.prod(shape[:-1]), 1), tangents[0].dtype)
-        return _broadcast(primals[0], shape), (column @ tangents[0][None]).reshape(shape)
+        return _broadcast(primals[0], shape), _product_with_ones(tangents[0], shape)
 
     return repeated(vector)
+
+
+def _product_with_ones(vector: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return (jnp.ones((math.prod(shape[:-1]), 1), vector.dtype) @ vector[None]).reshape(shape)

@@ -22,6 +22,7 @@ CASES = {
     "strided": ((5, 7, 6, 5), (3, 2, 5, 6), {"strides": (2, 3)}),
     "dilated": ((5, 7, 8, 5), (3, 2, 5, 6), {"dilation": (2, 3), "padding": "VALID"}),
     "asymmetric": ((2, 6, 6, 5), (3, 3, 5, 3), {"padding": ((2, 0), (-1, 3)), "strides": 2}),
+    "larger image": ((2, 13, 16, 20), (3, 2, 20, 5), {"strides": (2, 1)}),
     "one channel": ((2, 6, 6, 1), (3, 3, 1, 3), {"strides": (1, 2)}),
     "few outputs": ((2, 6, 5, 7), (3, 2, 7, 3), {"padding": ((2, 1), (-1, 1)), "dilation": (1, 2)}),
     "few channels": ((5, 6, 5, 3), (3, 2, 3, 6), {"strides": (2, 1)}),
@@ -93,7 +94,7 @@ def test_forms_agree_in_value_and_derivatives(case):
         assert_close(everything("canonical"), everything("xla"))
 
 
-@pytest.mark.parametrize("name", ["strided", "small input", "groups", "depthwise", "depthwise, small window"])
+@pytest.mark.parametrize("name", ["strided", "small input", "groups", "larger image", "depthwise", "depthwise, small window"])
 def test_every_transformation(name, x64):
     x, kernel, options = operands(name)
     xs, kernels = jnp.stack([x, 2 * x, -x]), jnp.stack([kernel, -kernel, kernel / 2])
@@ -257,7 +258,7 @@ def test_abstract_evaluation_and_export_with_a_symbolic_batch():
     assert_close(exported.call(x, kernel), gradient(x, kernel), 1e-5)
 
 
-@pytest.mark.parametrize("name", ["strided", "one channel", "one tap", "groups", "depthwise"])
+@pytest.mark.parametrize("name", ["strided", "larger image", "one channel", "one tap", "groups", "depthwise"])
 def test_shard_map_checks_what_varies(name):
     # The input varies over the mesh and the kernel does not, so the kernel's gradient must be summed over it.
     x, kernel, options = operands(name, "float32")

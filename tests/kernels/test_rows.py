@@ -77,6 +77,14 @@ def test_the_gradients_of_batch_norm_are_pytorchs(x64):
         np.testing.assert_allclose(a, b.numpy(), atol=1e-12)
 
 
+def test_the_gradients_of_batch_norm_sum_by_products():
+    args = jnp.ones((3, 4, 2, 5)), jnp.ones(5), jnp.ones(5)
+    y, pullback = jax.vjp(lambda *args: batch_norm(*args, EPSILON)[0], *args)
+    backward = str(jax.make_jaxpr(pullback)(y))
+    assert backward.count("dot_general") == 2
+    assert "axes=(0, 1, 2)" not in backward
+
+
 def test_sums_are_as_precise_as_before():
     x = normal((64, 32, 32, 8), "float32")  # 65,536 summands of size 1: pairwise blocks keep the error near 1e-4
     np.testing.assert_allclose(column_sum(x, form="rows"), np.asarray(x, np.float64).sum((0, 1, 2)), atol=5e-4)

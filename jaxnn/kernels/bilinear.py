@@ -81,7 +81,8 @@ def _kernel_cotangent(g: jax.Array, x: jax.Array, kernel: Any, *, member: Member
     padding = tuple(
         (low, dilated(k, r) - 1 + dilated(places, s) - dilated(n, d) - low) for n, k, places, s, (low, _), d, r in rows
     )
-    x = _features_first(split(x, member.groups))  # (C_in, *space, groups, batch)
+    x = split(x, member.groups)
+    x = _features_first(x) if x.shape[-1] > 1 else x.swapaxes(0, -1)  # (C_in, *space, groups, batch)
     swapped = Member(member.rhs_dilation, padding, member.lhs_dilation, member.strides, member.groups)
     return jnp.moveaxis(convolve(merge(x), jnp.moveaxis(g, 0, -2), swapped), 0, -2)
 

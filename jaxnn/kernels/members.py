@@ -17,6 +17,8 @@ from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes
 LABELS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 # From this size on images are gone through one by one, so that each stays in the cache.
 LARGE_IMAGE = 2**17
+# Up to so many columns of places are unrolled by the compiler, which then knows where a term meets padding and where not.
+UNROLLED_PLACES = 3
 FEW_CHANNELS = (1, 2, 3, 4)  # listed, since a symbolic size can be compared for equality only
 # Up to so many groups are unrolled, which spares the copies of a loop; more would take long to compile.
 FEW_GROUPS = 8
@@ -229,20 +231,29 @@ def _sum_over_columns(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Ar
     """One example, few places and many taps: the kernel's gradient where the convolution is a sum over taps.
 
     For each row of places, a sum over the columns of taps is fused into one pass, in which the same rows of x and of
-    the kernel meet at all columns of places and so stay in the cache. A product with ones then sums over the rest.
+    the kernel meet at all columns of places and so stay in the cache; what would meet padding is left out. A product
+    with ones then sums over the rest.
     """
     places = output_shape(x, kernel, member)[1:-1]
     *rows, width = places
     step, dilation = member.strides[-1], member.rhs_dilation[-1]
+    x = split(x, member.groups).swapaxes(0, -1)[..., 0]  # (C_in, *space, groups)
+    kernel = jnp.moveaxis(kernel, -2, 0)  # (C_in, *taps, groups · C_out)
+    many = kernel.shape[-2] > 2 * MOST_TAPS  # too many columns to unroll
+    if many or width > UNROLLED_PLACES or max(member.lhs_dilation) > 1:
+        x, member = _padded(x, member), member._replace(padding=((0, 0),) * len(places))
+    x = jnp.repeat(x, kernel.shape[-1] // member.groups, -1)
 
     def row(place: tuple[int, ...], x: jax.Array, kernel: jax.Array) -> jax.Array:
-        window = zip(place, member.strides, kernel.shape[1:], member.rhs_dilation, strict=False)
-        x = x[(slice(None), *(slice(p * s, p * s + dilated(n, r), r) for p, s, n, r in window))]
+        for axis, p in enumerate(place):
+            first = p * member.strides[axis] - member.padding[axis][0]
+            x, met = _met(x, 1 + axis, first, member.rhs_dilation[axis], kernel.shape[1 + axis])
+            kernel = lax.slice_in_dim(kernel, *met, axis=1 + axis)
 
         def term(column: int) -> jax.Array:
-            first = column * dilation
-            shifted = lax.slice_in_dim(x, first, first + dilated(width, step), step, axis=-2)
-            return shifted * lax.slice_in_dim(kernel, column, column + 1, axis=-2)
+            inside, (start, stop) = _met(x, -2, column * dilation - member.padding[-1][0], step, width)
+            edges = [(0, 0, 0)] * (x.ndim - 2) + [(start, width - stop, 0), (0, 0, 0)]
+            return lax.pad(inside, jnp.zeros((), x.dtype), edges) * lax.slice_in_dim(kernel, column, column + 1, axis=-2)
 
         total = functools.reduce(operator.add, map(term, range(kernel.shape[-2])))
         total = lax.collapse(total, 0, total.ndim - 1)  # (C_in · taps · width, groups · C_out)
@@ -252,10 +263,7 @@ def _sum_over_columns(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Ar
     def one_pass(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.stack([row(place, x, kernel) for place in np.ndindex(*rows)])
 
-    x = _padded(split(x, member.groups).swapaxes(0, -1)[..., 0], member)  # (C_in, *space, groups)
-    kernel = jnp.moveaxis(kernel, -2, 0)  # (C_in, *taps, groups · C_out)
-    x = jnp.repeat(x, kernel.shape[-1] // member.groups, -1)
-    if kernel.shape[-2] > 2 * MOST_TAPS:  # too many to unroll
+    if many:
         blocks = _in_blocks(x, kernel, dilation, dilated(width, step) - 1)
         y = lax.map(lambda block: one_pass(*block), blocks).sum(0)
     elif math.prod(kernel.shape[1:]) >= LARGE_IMAGE:
@@ -263,6 +271,15 @@ def _sum_over_columns(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Ar
     else:
         y = one_pass(x, kernel)
     return y.reshape(1, *places, -1)
+
+
+def _met(x: jax.Array, axis: int, first: int, step: int, count: int) -> tuple[jax.Array, tuple[int, int]]:
+    """Of `count` indices from `first` on those that are in x, as a slice of it, and which these are, from and to."""
+    size = x.shape[axis]
+    start = min(max(-(first // step), 0), count)
+    stop = max(min(-((first - size) // step), count), start)
+    begin = first + start * step if stop > start else 0
+    return lax.slice_in_dim(x, begin, begin + dilated(stop - start, step), step, axis), (start, stop)
 
 
 def _in_blocks(x: jax.Array, kernel: jax.Array, dilation: int, overlap: int) -> tuple[jax.Array, jax.Array]:

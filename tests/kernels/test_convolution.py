@@ -34,6 +34,7 @@ CASES = {
     "groups of few": ((5, 5, 5, 6), (3, 3, 3, 4), {"groups": 2}),
     "depthwise": ((5, 5, 5, 3), (3, 3, 1, 6), {"groups": 3, "strides": 2}),
     "depthwise, small window": ((2, 5, 6, 16), (3, 3, 1, 16), {"groups": 16, "strides": (2, 1), "padding": ((2, 1), (-1, 0))}),
+    "depthwise, wide padding": ((2, 4, 5, 3), (2, 3, 1, 3), {"groups": 3, "padding": ((5, 4), (6, -1)), "dilation": (2, 1)}),
     "depthwise, long rows": ((5, 140, 2), (3, 1, 2), {"groups": 2, "dilation": 2}),
     "small input": ((5, 2, 3, 5), (4, 3, 5, 6), {"strides": (1, 2), "dilation": (1, 2)}),
     "one dimension": ((5, 9, 5), (4, 5, 6), {"strides": 3, "dilation": 2}),
@@ -134,7 +135,7 @@ def test_every_transformation(name, x64):
 def test_kernel_gradients_of_depthwise_convolutions(large, monkeypatch, x64):
     # Long rows are cut into blocks, large images go one by one; both must sum to the same.
     monkeypatch.setattr(members, "LARGE_IMAGE", large)
-    for name in ("depthwise", "depthwise, long rows"):
+    for name in ("depthwise", "depthwise, wide padding", "depthwise, long rows"):
         x, kernel, options = operands(name)
         gradients = [jax.jit(jax.grad(loss(form, options), 1))(x, kernel) for form in ("canonical", "xla")]
         assert_close(*gradients)

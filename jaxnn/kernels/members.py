@@ -3,6 +3,7 @@
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn.kernels.forms import widen
-from jaxnn.kernels.phases import by_phases
+from jaxnn.kernels.phases import at_once, by_phases, common_windows
 from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes
 
 LABELS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
@@ -19,6 +20,8 @@ LABELS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "D
 LARGE_IMAGE = 2**17
 # Up to so many columns of places are unrolled by the compiler, which then knows where a term meets padding and where not.
 UNROLLED_PLACES = 3
+# From this number of products with all taps on, examples are gone through in blocks.
+MOST_PRODUCTS = 2**21
 FEW_CHANNELS = (1, 2, 3, 4)  # listed, since a symbolic size can be compared for equality only
 # Up to so many groups are unrolled, which spares the copies of a loop; more would take long to compile.
 FEW_GROUPS = 8
@@ -44,9 +47,10 @@ def output_shape(x: Any, kernel: Any, member: Member) -> tuple[int, ...]:
 def choose_way(x: Any, kernel: Any, member: Member) -> str:
     """The one rule that picks how a member of the family is computed on a CPU, from shapes alone.
 
-    - "phases": a dilated input (a transposed convolution, the input gradient of a strided one), phase by phase.
-    - "depthwise": each channel on its own, up to nine taps, as XLA's grouped convolution with its kernel labelled the
-      other way, (*taps, C_out, C_in), which alone has a fast path, and only for small windows.
+    - "depthwise": each channel on its own, up to nine taps (sixteen under strides), as XLA's grouped convolution with its
+      kernel labelled the other way, (*taps, C_out, C_in), which alone has a fast path, and only for small windows.
+    - "phases": other dilated inputs (a transposed convolution, the input gradient of a strided one), phase by phase.
+    - "subpixel": those whose phases need about the same input points, as windows side by side do, all phases at once.
     - "taps": up to four input channels a group and few taps, as a sum over taps: larger depthwise windows, a first
       layer's grey or coloured images, small networks of a population.
     - "products": up to four output channels, as a product for all taps, then a sum over taps: a first layer's input
@@ -70,10 +74,10 @@ def choose_way(x: Any, kernel: Any, member: Member) -> str:
         'taps'
     """
     places = output_shape(x, kernel, member)[1:-1]
-    if max(member.lhs_dilation) > 1 == max(*member.strides, *member.rhs_dilation):
-        return "phases"
     if _small_and_depthwise(kernel, member):
         return "depthwise"
+    if max(member.lhs_dilation) > 1 == max(*member.strides, *member.rhs_dilation):
+        return "subpixel" if _much_in_common(kernel, member) else "phases"
     if _few_terms(kernel, member.groups):
         return "taps"
     if _few_products(kernel, member.groups) and _mostly_used(x, member, places):
@@ -108,6 +112,7 @@ def _depthwise(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
         kernel.swapaxes(-1, -2),
         member.strides,
         member.padding,
+        lhs_dilation=member.lhs_dilation,
         rhs_dilation=member.rhs_dilation,
         dimension_numbers=(layout, kernel_layout[:-2] + "OI", layout),
         feature_group_count=member.groups,
@@ -116,8 +121,8 @@ def _depthwise(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
 
 def _small_and_depthwise(kernel: jax.Array, member: Member) -> bool:
     *taps, channels, features = kernel.shape
-    alone = channels == 1 and features == member.groups >= 16 and max(member.lhs_dilation) == 1
-    return alone and math.prod(taps) <= 9
+    most = 16 if min(member.strides) > 1 else 9
+    return channels == 1 and features == member.groups >= 16 and math.prod(taps) <= most
 
 
 def _exchanged(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
@@ -178,7 +183,18 @@ def _sum_of_products(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Arr
     if math.prod(kernel.shape[:-2]) == 1 and not any(map(any, member.padding)):
         y = lax.collapse(x, 0, x.ndim - 1) @ kernel.reshape(kernel.shape[-2:])
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
-    return _shifted_sum(_products(x, kernel), member.rhs_dilation, member.padding)
+    return _by_blocks(lambda x: _shifted_sum(_products(x, kernel), member.rhs_dilation, member.padding), x, kernel)
+
+
+def _by_blocks(convolve: Callable[[jax.Array], jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve so many examples at a time that their products with all taps stay in the cache."""
+    *taps, _, features = kernel.shape
+    size = max(1, MOST_PRODUCTS // math.prod((*x.shape[1:-1], *taps, features)))
+    if not isinstance(x.shape[0], int) or len(x) <= size:  # a symbolic batch is not cut
+        return convolve(x)
+    whole = len(x) // size * size
+    y = lax.collapse(lax.map(convolve, x[:whole].reshape(-1, size, *x.shape[1:])), 0, 2)
+    return y if whole == len(x) else jnp.concatenate([y, convolve(x[whole:])])
 
 
 def _products(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -207,19 +223,34 @@ def _shifted_sum(products: jax.Array, dilation: tuple[int, ...], padding: Pairs)
     return jnp.moveaxis(functools.reduce(operator.add, map(term, np.ndindex(*taps))), 0, -1)
 
 
-def _dilated_input(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+def _phase_by_phase(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """One tap is taken before the zeros come in; more go phase by phase, with few output channels from one product."""
-    places = output_shape(x, kernel, member)[1:-1]
     *taps, _, features = kernel.shape
     ones = (1,) * len(taps)
+    inside = Member(ones, ((0, 0),) * len(taps), ones, ones, member.groups)
     if math.prod(taps) == 1:
-        return _padded(evaluate(x, kernel, member=Member(ones, ((0, 0),) * len(taps), ones, ones, member.groups)), member)
+        return _padded(evaluate(x, kernel, member=inside), member)
+    rest = features, member.lhs_dilation, member.padding, output_shape(x, kernel, member)[1:-1]
     if _few_products(kernel, member.groups):
-        kernel = _products(x, kernel)
-        part = lambda x, products, padding: _shifted_sum(products, ones, padding)  # noqa: E731
-    else:
-        part = lambda x, kernel, padding: evaluate(x, kernel, member=Member(ones, padding, ones, ones, member.groups))  # noqa: E731
-    return by_phases(x, kernel, features, member.lhs_dilation, member.padding, places, part)
+        convolve = lambda x, products, padding: _shifted_sum(products, ones, padding)  # noqa: E731
+        return _by_blocks(lambda x: by_phases(x, _products(x, kernel), *rest, convolve), x, kernel)
+    return by_phases(x, kernel, *rest, lambda *v: evaluate(*v[:2], member=inside._replace(padding=v[2])))
+
+
+def _all_phases_at_once(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    ones = (1,) * (x.ndim - 2)
+    convolve = lambda x, kernel, padding: evaluate(x, kernel, member=Member(ones, padding, ones, ones, 1))  # noqa: E731
+    return at_once(x, kernel, member.lhs_dilation, member.padding, output_shape(x, kernel, member)[1:-1], convolve)
+
+
+def _much_in_common(kernel: jax.Array, member: Member) -> bool:
+    """Whether few zeros are to fill up each phase's part of the kernel to the window that all of them need."""
+    *taps, _, _ = kernel.shape
+    windows = common_windows(taps, member.lhs_dilation, member.padding)
+    phases = math.prod(member.lhs_dilation)
+    filled = phases * math.prod(end - begin for begin, end in windows) / math.prod(taps)
+    most = 1 if phases == 2 or _few_products(kernel, 1) else 1.5
+    return member.groups == 1 and filled <= most
 
 
 def _padded(x: jax.Array, member: Member) -> jax.Array:
@@ -321,7 +352,8 @@ def merge(v: jax.Array) -> jax.Array:
 
 
 _WAYS = {
-    "phases": _dilated_input,
+    "phases": _phase_by_phase,
+    "subpixel": _all_phases_at_once,
     "depthwise": _depthwise,
     "taps": _sum_over_taps,
     "products": _sum_of_products,

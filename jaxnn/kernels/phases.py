@@ -1,6 +1,7 @@
 """Convolution of a dilated input without its zeros."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -45,18 +46,76 @@ def by_phases(
     """
     most = [-(-n // d) for n, d in zip(places, dilation, strict=True)]  # places of a phase; the last ones may be cropped
 
-    def phase(r: tuple[int, ...]) -> jax.Array:
-        c = tuple((low - a) % d for a, d, (low, _) in zip(r, dilation, padding, strict=True))
-        part = kernel[tuple(slice(a, None, d) for a, d in zip(c, dilation, strict=True))]
-        if 0 in part.shape:
+    def phase(*rows: tuple[int, int, int]) -> jax.Array:
+        c, first, taps = zip(*rows, strict=True)
+        if 0 in taps:
             return jnp.zeros((x.shape[0], *most, features), x.dtype)
-        first = [(a + b - low) // d for a, b, d, (low, _) in zip(r, c, dilation, padding, strict=True)]
-        rows = zip(first, most, part.shape, x.shape[1:-1], strict=False)
-        return convolve(x, part, tuple((-f, n - 1 + taps + f - size) for f, n, taps, size in rows))
+        part = kernel[tuple(slice(a, None, d) for a, d in zip(c, dilation, strict=True))]
+        ends = zip(first, most, taps, x.shape[1:-1], strict=True)
+        return convolve(x, part, tuple((-f, n - 1 + count + f - size) for f, n, count, size in ends))
 
+    rows = [_phases(n, d, low) for n, d, (low, _) in zip(kernel.shape, dilation, padding, strict=False)]
+    return _interleaved(jnp.stack([phase(*r) for r in itertools.product(*rows)], -2), dilation, places)
+
+
+def at_once(
+    x: jax.Array,
+    kernel: jax.Array,
+    dilation: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    places: Sequence[int],
+    convolve: Callable[[jax.Array, jax.Array, tuple[tuple[int, int], ...]], jax.Array],
+) -> jax.Array:
+    """All phases as features of one convolution, a sub-pixel convolution (Shi et al. 2016); arguments as in `by_phases`.
+
+    Each phase's part of the kernel is filled up with zeros to the window that they have in common.
+
+    Example:
+        >>> convolve = lambda x, kernel, padding: lax.conv_general_dilated(
+        ...     x, kernel, (1,), padding, dimension_numbers=("NWC", "WIO", "NWC"))
+        >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
+        >>> at_once(x, jnp.ones((3, 1, 1)), (2,), ((2, 2),), (5,), convolve).ravel()
+        Array([1., 1., 3., 2., 2.], dtype=float32)
+    """
+    windows = common_windows(kernel.shape, dilation, padding)
+    for axis, ((begin, end), d, (low, _)) in enumerate(zip(windows, dilation, padding, strict=True)):
+        parts = []
+        for c, first, count in _phases(kernel.shape[axis], d, low):
+            edges = (first - begin, end - first - count) if count else (end - begin, 0)
+            around = [(*edges, 0) if i == axis else (0, 0, 0) for i in range(kernel.ndim)]
+            part = lax.slice_in_dim(kernel, min(c, kernel.shape[axis]), None, d, axis)
+            parts.append(lax.pad(part, jnp.zeros((), x.dtype), around))
+        kernel = jnp.stack(parts, -2)  # (*window, C_in, *dilation so far, C_out)
+    rows = zip(windows, places, dilation, x.shape[1:-1], strict=True)
+    sides = tuple((-begin, -(-n // d) - 1 + end - size) for (begin, end), n, d, size in rows)
+    y = convolve(x, lax.collapse(kernel, len(places) + 1), sides)
+    return _interleaved(y.reshape(*y.shape[:-1], math.prod(dilation), -1), dilation, places)
+
+
+def common_windows(taps: Sequence[int], dilation: Sequence[int], padding: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Along each axis the window of input points, from and to, that all phases have in common.
+
+    Example:
+        >>> common_windows((4,), (2,), ((2, 2),)), common_windows((2,), (2,), ((1, 1),))
+        ([(-1, 2)], [(0, 1)])
+    """
+    windows = []
+    for n, d, (low, _) in zip(taps, dilation, padding, strict=False):
+        ends = [(first, first + count) for _, first, count in _phases(n, d, low) if count]
+        windows.append((min(begin for begin, _ in ends), max(end for _, end in ends)))
+    return windows
+
+
+def _phases(taps: int, d: int, low: int) -> list[tuple[int, int, int]]:
+    """Along one axis, for each phase: c, f, and how many taps it has."""
+    starts = [(r, (low - r) % d) for r in range(d)]
+    return [(c, (r + c - low) // d, len(range(c, taps, d))) for r, c in starts]
+
+
+def _interleaved(y: jax.Array, dilation: Sequence[int], places: Sequence[int]) -> jax.Array:
+    """(batch, *places of a phase, phases, C_out) to (batch, *places, C_out); the last places may be cropped."""
     axes = len(places)
-    y = jnp.stack([phase(r) for r in itertools.product(*map(range, dilation))], axis=-2)
-    y = y.reshape(*y.shape[:-2], *dilation, y.shape[-1])  # (batch, *most, *dilation, C_out)
+    y = y.reshape(*y.shape[:-2], *dilation, y.shape[-1])
     y = y.transpose(0, *(axis for pair in ((1 + a, 1 + axes + a) for a in range(axes)) for axis in pair), 1 + 2 * axes)
-    y = y.reshape(x.shape[0], *(n * d for n, d in zip(most, dilation, strict=True)), y.shape[-1])
-    return lax.slice(y, (0,) * y.ndim, (x.shape[0], *places, y.shape[-1]))
+    y = y.reshape(y.shape[0], *(n * d for n, d in zip(y.shape[1:-1:2], dilation, strict=True)), y.shape[-1])
+    return lax.slice(y, (0,) * y.ndim, (y.shape[0], *places, y.shape[-1]))

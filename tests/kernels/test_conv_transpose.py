@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnn.kernels import conv, conv_transpose
+from jaxnn.kernels import conv, conv_transpose, members
 
 
 def normal(shape, dtype="float64", seed=0):
@@ -69,6 +69,29 @@ def test_equals_pytorch(axes, taps, options, x64):
     transposed = getattr(torch.nn.functional, f"conv_transpose{axes}d")
     theirs = transposed(torch.tensor(np.asarray(x)).movedim(-1, 1), torch.tensor(np.asarray(weight)), **options)
     np.testing.assert_allclose(ours, theirs.movedim(1, -1).numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("taps", "strides", "padding", "features"),
+    [((2, 2), 2, "SAME", 5), ((2, 2), 2, "SAME", 1), ((4, 3), (4, 3), ((0, 1), (0, 2)), 5), ((16,), 8, "SAME", 5)]
+    + [((2,), 3, "VALID", 5), ((4, 2, 2), (4, 2, 2), "SAME", 6)],
+)
+def test_all_phases_at_once_equal_xlas_form(taps, strides, padding, features, x64):
+    x, kernel = normal((2, *(5, 4, 3)[: len(taps)], 4)), normal((*taps, 4, features), seed=1)
+    canonical = lambda *v: conv_transpose(*v, strides=strides, padding=padding, form="canonical")  # noqa: E731
+    eqn = jax.make_jaxpr(canonical)(x, kernel).eqns[-1]
+    assert members.choose_way(x, kernel, eqn.params["member"]) == "subpixel"
+    reference = conv_transpose(x, kernel, strides=strides, padding=padding, form="xla")
+    np.testing.assert_allclose(canonical(x, kernel), reference, atol=1e-12)
+
+
+@pytest.mark.parametrize(("taps", "strides"), [(3, 1), (3, 2), (4, 2)])
+def test_examples_in_blocks(taps, strides, monkeypatch, x64):
+    monkeypatch.setattr(members, "MOST_PRODUCTS", 2 * 6 * 5 * taps**2)  # two examples, so that the fifth is left over
+    x, kernel = normal((5, 6, 5, 7)), normal((taps, taps, 7, 1), seed=1)
+    forms = ("canonical", "xla")
+    ours, reference = (jax.jit(lambda *v, f=f: conv_transpose(*v, strides=strides, form=f))(x, kernel) for f in forms)
+    np.testing.assert_allclose(ours, reference, atol=1e-12)
 
 
 def test_compiles_without_the_zeros():

@@ -59,7 +59,7 @@ def table(title: str, unit: str, rounds: dict[str, list[float]], ours: str, pack
 
 @functools.cache
 def machine() -> str:
-    """The processor's name, how many of its cores are ours, the accelerator if any, and the measured matmul rate."""
+    """The processor's name, how many of its cores are ours, the accelerator if any, and its roofline: rates as measured."""
     import jax
 
     name = platform.processor() or platform.machine()
@@ -70,7 +70,7 @@ def machine() -> str:
         pass
     device = jax.devices()[0]
     accelerator = "" if device.platform == "cpu" else f", {device.device_kind}"
-    return f"{name}, {len(os.sched_getaffinity(0))} cores{accelerator}, matmul {matmul_rate():,.0f} GFLOP/s"
+    return f"{name}, {len(os.sched_getaffinity(0))} cores{accelerator}, matmul {matmul_rate():,.0f} GFLOP/s, copy {copy_rate():,.0f} GB/s"
 
 
 def matmul_rate(size: int = 1024) -> float:
@@ -78,12 +78,27 @@ def matmul_rate(size: int = 1024) -> float:
     import jax
     import jax.numpy as jnp
 
+    x = jnp.eye(size)
     steps = 8
     chain = jax.jit(lambda x: jax.lax.scan(lambda y, _: (y @ x, None), x, length=steps)[0])
-    x = jnp.eye(size)
-    chain(x).block_until_ready()
-    best = min(_seconds(lambda: chain(x).block_until_ready()) for _ in range(5))
-    return 2 * size**3 * steps / best / 1e9
+    return 2 * size**3 * steps / _best(lambda: chain(x).block_until_ready()) / 1e9
+
+
+def copy_rate(size: int = 2**26) -> float:
+    """The best rate at which so many bytes, more than a cache holds, are read, and others written, in GB/s of both."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.zeros(size // 4)
+    steps = 8
+    copies = jax.jit(lambda x: jax.lax.fori_loop(0, steps, lambda _, y: y + 1, x))
+    return 2 * size * steps / _best(lambda: copies(x).block_until_ready()) / 1e9
+
+
+def _best(run: Callable[[], Any]) -> float:
+    """Seconds of the best of five runs after a first one."""
+    run()
+    return min(_seconds(run) for _ in range(5))
 
 
 def _seconds(run: Callable[[], Any]) -> float:

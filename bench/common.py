@@ -69,11 +69,15 @@ def machine() -> str:
     except (OSError, StopIteration):
         pass
     device = jax.devices()[0]
-    accelerator = "" if device.platform == "cpu" else f", {device.device_kind}"
-    return f"{name}, {len(os.sched_getaffinity(0))} cores{accelerator}, matmul {matmul_rate():,.0f} GFLOP/s, copy {copy_rate():,.0f} GB/s"
+    on_cpu = device.platform == "cpu"
+    accelerator = "" if on_cpu else f", {device.device_kind}"
+    rates = (
+        f"matmul {matmul_rate(2**10 if on_cpu else 2**13):,.0f} GFLOP/s, copy {copy_rate(2**26 if on_cpu else 2**30):,.0f} GB/s"
+    )
+    return f"{name}, {len(os.sched_getaffinity(0))} cores{accelerator}, {rates}"
 
 
-def matmul_rate(size: int = 1024) -> float:
+def matmul_rate(size: int) -> float:
     """The best float32 rate of a chain of square products, in GFLOP/s."""
     import jax
     import jax.numpy as jnp
@@ -84,7 +88,7 @@ def matmul_rate(size: int = 1024) -> float:
     return 2 * size**3 * steps / _best(lambda: chain(x).block_until_ready()) / 1e9
 
 
-def copy_rate(size: int = 2**26) -> float:
+def copy_rate(size: int) -> float:
     """The best rate at which so many bytes, more than a cache holds, are read, and others written, in GB/s of both."""
     import jax
     import jax.numpy as jnp

@@ -71,9 +71,8 @@ def machine() -> str:
     device = jax.devices()[0]
     on_cpu = device.platform == "cpu"
     accelerator = "" if on_cpu else f", {device.device_kind}"
-    rates = (
-        f"matmul {matmul_rate(2**10 if on_cpu else 2**13):,.0f} GFLOP/s, copy {copy_rate(2**26 if on_cpu else 2**30):,.0f} GB/s"
-    )
+    matmul, copy = (matmul_rate(2**10), copy_rate(2**26)) if on_cpu else (matmul_rate(2**13), copy_rate(2**30))
+    rates = f"matmul {matmul:,.0f} GFLOP/s, copy {copy:,.0f} GB/s"
     return f"{name}, {len(os.sched_getaffinity(0))} cores{accelerator}, {rates}"
 
 

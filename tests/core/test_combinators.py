@@ -17,7 +17,7 @@ def block():
     return nn.residual(nn.dense(4), nn.batch_norm(), nn.tanh, nn.dropout(0.3))
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(st.integers(1, 5), st.booleans())
 def test_repeat_equals_the_unrolled_stack(n, training):
     stack, unrolled = nn.repeat(block(), n), nn.serial(**{str(i): block() for i in range(n)})

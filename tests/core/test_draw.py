@@ -44,7 +44,7 @@ def test_distributions_are_exact(initializer, law):
     assert abs(np.corrcoef(blocks[0], blocks[1])[0, 1]) < 0.06
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=4), st.integers(0, 2**31))
 def test_a_leaf_drawn_alone_is_the_leaf_drawn_with_others(shape, seed):
     shape, key = tuple(shape), jax.random.key(seed)

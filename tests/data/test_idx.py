@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from jaxnn.data import read_idx
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data(), code=st.sampled_from(["f4", "f8", "i1", "i2", "i4", "u1"]), zipped=st.booleans())
 def test_round_trip(idx_bytes, tmp_path_factory, data, code, zipped):
     array = data.draw(hnp.arrays(np.dtype(code), hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)))

@@ -115,7 +115,7 @@ def test_no_sample_changes_nothing(name):
     assert jnp.isnan(metric.compute(metric.init())) if name != "confusion_matrix" else True
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(st.lists(st.integers(0, N), min_size=1, max_size=2).map(sorted))
 def test_any_cut_gives_the_same(cuts):
     totals = [metrics.r2.update(metrics.r2.init(), *batch) for batch in parts(Y_HAT, Y, cuts)]

@@ -153,7 +153,7 @@ def test_against_torch(name):
     np.testing.assert_allclose(ours, torch_rates(make), rtol=1e-4, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 50), st.integers(0, 10**6))
 def test_cyclic_has_its_period_and_bounds(half_cycle, step):
     schedule = cyclic(0.25, 1.0, half_cycle)
@@ -164,7 +164,7 @@ def test_cyclic_has_its_period_and_bounds(half_cycle, step):
     np.testing.assert_allclose(schedule(step), mirrored, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.floats(0.01, 1.0), st.integers(1, 30))
 def test_decays_fall_and_are_flat_within_an_epoch(rate, per_epoch):
     steps = jnp.arange(5 * 30)

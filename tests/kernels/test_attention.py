@@ -37,7 +37,7 @@ def by_numpy(query, key, value, mask, causal):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_equals_the_definition(data):
     queries, causal = data.draw(st.integers(1, 80)), data.draw(st.booleans())
     keys = queries if causal else data.draw(st.integers(1, 80))

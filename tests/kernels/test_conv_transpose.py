@@ -15,7 +15,7 @@ def normal(shape, dtype="float64", seed=0):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_is_the_transpose_of_conv_and_the_forms_agree(data):
     """For the same options, ⟨conv(y), x⟩ = ⟨y, conv_transpose(x)⟩, with the kernel's features exchanged in each group."""
     axes = data.draw(st.integers(1, 3))

@@ -80,7 +80,7 @@ def convolutions(draw):
 
 
 @given(convolutions())
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_forms_agree_in_value_and_derivatives(case):
     x_shape, kernel_shape, options = case
     with jax.enable_x64(True):

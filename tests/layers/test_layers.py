@@ -27,7 +27,7 @@ def f64(tree):
     return jax.tree.map(lambda a: np.asarray(a, np.float64), tree)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=3), st.integers(1, 6), st.integers(1, 6))
 def test_dense_is_the_neuron_of_the_notes(leading, n_in, n_out):
     """z = Σᵢ wᵢ xᵢ + b for each neuron, over any leading axes; n_in · n_out + n_out parameters."""

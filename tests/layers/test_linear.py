@@ -25,7 +25,7 @@ def drawn(layer, x):
     return jax.tree.unflatten(structure, [jnp.asarray(random(*leaf.shape, seed=i)) for i, leaf in enumerate(leaves)])
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.permutations([1, 2, 3]), st.integers(1, 3), st.lists(st.integers(1, 3), min_size=1, max_size=2))
 def test_dense_sums_over_the_axes_it_is_given(places, n, features):
     axes = tuple(places[:n])

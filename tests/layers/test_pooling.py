@@ -120,7 +120,7 @@ def test_against_pytorch(layer, shape, peer, equals_pytorch):
     equals_pytorch(layer, shape, functional(*peer) if isinstance(peer, tuple) else peer)
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(st.data())
 def test_windows_of_every_kind_against_pytorch(data):
     torch = pytest.importorskip("torch")

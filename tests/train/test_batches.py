@@ -13,7 +13,7 @@ from scipy import stats
 from jaxnn.train.batches import over_batches, shuffled
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(1, 3000), st.integers(0, 2**31))
 def test_every_sample_comes_once(n, seed):
     np.testing.assert_array_equal(np.sort(shuffled(jax.random.key(seed), n)), np.arange(n))
@@ -67,7 +67,7 @@ def test_large_orders_look_like_those_of_a_sort():
         assert stats.kstest(batch / n, "uniform").pvalue > 1e-4
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(1, 40), st.integers(1, 45), st.booleans())
 def test_batches_cover_the_data_in_order(n, batch_size, shuffle):
     data = jnp.arange(n), jnp.arange(float(n))[:, None]

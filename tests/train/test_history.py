@@ -120,7 +120,7 @@ cells = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.dictionaries(st.text(), cells, max_size=4), max_size=5))
 def test_json_lines_round_trip(tmp_path, rows):
     history = History(rows)

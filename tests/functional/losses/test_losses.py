@@ -194,7 +194,7 @@ def test_nothing_counted_is_zero(case):
 
 
 @each_case
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 1000))
 def test_laws(case, seed):
     loss, p, t, *_ = CASES[case]
@@ -346,7 +346,7 @@ def test_probabilities_are_exact_down_to_the_smallest_normal_number():
     np.testing.assert_allclose(slope, -1 / p.astype(float), rtol=1e-6)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.sampled_from([2, 5]), st.sampled_from([1, 4]), st.integers(0, 1000))
 def test_labels_are_one_hot(classes, size, seed):
     rng = np.random.default_rng(seed)

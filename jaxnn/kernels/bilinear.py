@@ -71,11 +71,14 @@ def _input_cotangent(g: jax.Array, x: Any, kernel: jax.Array, *, member: Member)
 
 
 def _kernel_cotangent(g: jax.Array, x: jax.Array, kernel: Any, *, member: Member) -> jax.Array:
-    window = kernel.aval.shape[:-2]
-    if math.prod(window) == 1 == max(member.groups, *member.lhs_dilation) and not any(map(any, member.padding)):
+    *window, channels, _ = kernel.aval.shape
+    pointwise = math.prod(window) == 1 == max(member.lhs_dilation) and not any(map(any, member.padding))
+    if pointwise and (channels > 1 or member.groups == 1):
         x = x[(slice(None), *(slice(None, None, s) for s in member.strides))]
-        x, wide = (lax.collapse(widen(v), 0, v.ndim - 1) for v in (x, g))
-        return (x.T @ wide).astype(g.dtype).reshape(kernel.aval.shape)
+        # (groups, batch · places, C)
+        x, wide = (jnp.moveaxis(split(lax.collapse(widen(v), 0, v.ndim - 1), member.groups), 1, 0) for v in (x, g))
+        product = x.mT @ wide if member.groups > 1 else (x[0].T @ wide[0])[None]
+        return jnp.moveaxis(product, 0, 1).reshape(kernel.aval.shape).astype(g.dtype)
     rows = zip(x.shape[1:-1], window, g.shape[1:-1], *member[:4], strict=True)
     # The high padding leaves off the tail of x that no window reached, so exactly the kernel's size comes out.
     padding = tuple(

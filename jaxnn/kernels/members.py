@@ -332,13 +332,21 @@ def _in_blocks(x: jax.Array, kernel: jax.Array, dilation: int, overlap: int) -> 
 
 
 def _one_group_at_a_time(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
-    """Each group is a canonical convolution, where XLA's grouped one has no fast path at all."""
+    """Each group is a canonical convolution, where XLA's grouped one has no fast path at all; of one tap, a product."""
     single = member._replace(groups=1)
-    if member.groups <= FEW_GROUPS:
+    pointwise = math.prod(kernel.shape[:-2]) == 1 == max(*member.strides, *member.lhs_dilation) and not any(
+        map(any, member.padding)
+    )
+    if member.groups <= FEW_GROUPS and not pointwise:
         pairs = zip(jnp.split(x, member.groups, -1), jnp.split(kernel, member.groups, -1), strict=True)
         return jnp.concatenate([evaluate(*pair, member=single) for pair in pairs], -1)
     x, kernel = (jnp.moveaxis(split(v, member.groups), -2, 0) for v in (x, kernel))
-    return merge(jnp.moveaxis(lax.map(lambda group: evaluate(*group, member=single), (x, kernel)), 0, -2))
+    if pointwise:
+        y = lax.collapse(x, 1, x.ndim - 1) @ kernel.reshape(member.groups, *kernel.shape[-2:])
+        y = y.reshape(*x.shape[:-1], y.shape[-1])
+    else:
+        y = lax.map(lambda group: evaluate(*group, member=single), (x, kernel))
+    return merge(jnp.moveaxis(y, 0, -2))
 
 
 def split(v: jax.Array, groups: int) -> jax.Array:

@@ -32,6 +32,8 @@ CASES = {
     "groups": ((5, 5, 5, 10), (3, 3, 5, 10), {"groups": 2}),
     "many groups": ((2, 3, 3, 45), (2, 2, 5, 9), {"groups": 9, "strides": 2}),
     "groups of few": ((5, 5, 5, 6), (3, 3, 3, 4), {"groups": 2}),
+    "groups, one tap": ((3, 4, 5, 10), (1, 1, 5, 6), {"groups": 2}),
+    "groups, one tap, strided": ((3, 4, 5, 10), (1, 1, 5, 6), {"groups": 2, "strides": (2, 3)}),
     "depthwise": ((5, 5, 5, 3), (3, 3, 1, 6), {"groups": 3, "strides": 2}),
     "depthwise, small window": ((2, 5, 6, 16), (3, 3, 1, 16), {"groups": 16, "strides": (2, 1), "padding": ((2, 1), (-1, 0))}),
     "depthwise, wide padding": ((2, 4, 5, 3), (2, 3, 1, 3), {"groups": 3, "padding": ((5, 4), (6, -1)), "dilation": (2, 1)}),
@@ -95,7 +97,10 @@ def test_forms_agree_in_value_and_derivatives(case):
         assert_close(everything("canonical"), everything("xla"))
 
 
-@pytest.mark.parametrize("name", ["strided", "small input", "groups", "larger image", "depthwise", "depthwise, small window"])
+@pytest.mark.parametrize(
+    "name",
+    ["strided", "small input", "groups", "groups, one tap", "larger image", "depthwise", "depthwise, small window"],
+)
 def test_every_transformation(name, x64):
     x, kernel, options = operands(name)
     xs, kernels = jnp.stack([x, 2 * x, -x]), jnp.stack([kernel, -kernel, kernel / 2])

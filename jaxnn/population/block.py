@@ -89,16 +89,18 @@ def columns_of(block: Block, columns: Any) -> Block:
 
 
 def start_program(plan: Plan, loss_scaling: bool, x: Any) -> Callable:
-    """`start(keys, traced, numbers) -> block`, for keys (seeds,), traced hyperparameters and numbers (settings,)."""
+    """`start(key, seeds, traced, numbers) -> block`, for seeds (seeds,), traced hyperparameters and numbers (settings,)."""
 
     def one(key, values, number):
         return Block(started(plan, loss_scaling, key, values, x), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
-    def start(keys, traced, numbers):  # the numbers say how many settings there are, where nothing is traced
-        settings = jax.vmap(one, (None, 0, 0), _AXES_OF_ONE_SEED)
-        if keys.shape[0] > 1:
-            return jax.vmap(settings, (0, None, None), _AXES)(keys, traced, numbers)
-        return of_each(lambda a: a[None], settings(keys[0], traced, numbers))
+    def start(key, seeds, traced, numbers):  # the numbers say how many settings there are, where nothing is traced
+        def of_seed(seed):
+            return jax.vmap(one, (None, 0, 0), _AXES_OF_ONE_SEED)(jax.random.fold_in(key, seed), traced, numbers)
+
+        if seeds.shape[0] > 1:
+            return jax.vmap(of_seed, 0, _AXES)(seeds)
+        return of_each(lambda a: a[None], of_seed(seeds[0]))
 
     return start
 
@@ -122,7 +124,7 @@ def epochs_program(plan: Plan, most_rows: int = MOST_ROWS, axis_name: str | None
     def epoch(block: Block, data: Any, validation: Any):
         return _member_epoch(parts, plan["batch_size"], stop_at_nonfinite, block, data, validation)
 
-    run = over_members(epoch)
+    run = jax.jit(over_members(epoch))  # traced once, for the logs' shapes and in the loop
 
     def anybody(block: Block) -> jax.Array:
         going = jnp.any(~block.train_state.stopped)
@@ -236,7 +238,7 @@ def _kept_program(plan: Plan, loss_scaling: bool, name: str, mesh: Any, forms: t
         state = TrainState(*[each] * len(TrainState._fields))._replace(key=none, step=none, epoch=none, position=none)  # type: ignore[arg-type]
         block = Block(state, each, each)  # type: ignore[arg-type]
         inputs, outputs = {
-            "start": ((none, P(axis), P(axis)), block),
+            "start": ((none, none, P(axis), P(axis)), block),
             "epochs": ((block, none, none, none), (block, P(None, None, axis), none)),
             "final": ((block,), each),
         }[name]

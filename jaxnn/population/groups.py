@@ -50,6 +50,18 @@ class Group:
         return fixed.at(numbers, 0)
 
 
+def shapes(function: Callable, plan: Plan, *arguments: Any) -> Any:
+    """`jax.eval_shape` of `function(plan, *arguments)`, kept for the next sweep."""
+    leaves, structure = jax.tree.flatten(arguments)
+    return _shapes(function, plan, tuple((leaf.shape, leaf.dtype) for leaf in leaves), structure)
+
+
+@lru_cache(maxsize=512)
+def _shapes(function: Callable, plan: Plan, leaves: tuple, structure: Any) -> Any:
+    arguments = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+    return jax.eval_shape(partial(function, plan), *arguments)
+
+
 def started(plan: Plan, loss_scaling: bool, key: jax.Array, traced: Mapping[str, Any], x: Any) -> TrainState:
     """One member's start."""
     return init_train_state(
@@ -121,9 +133,9 @@ def check_traceable(group: Group, x: Any) -> TrainState:
         ValueError: if a float, which is traced, is used where a fixed number is needed.
     """
     structs = {name: jax.ShapeDtypeStruct((), np.float32) for name in group.traced}
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    start = _scaled_start if group.loss_scaling else _start
     try:
-        return jax.eval_shape(lambda key, traced: started(group.plan, group.loss_scaling, key, traced, x), key, structs)
+        return shapes(start, group.plan, structs, x)
     except Exception as error:
         for name in structs:
             rest = {other: struct for other, struct in structs.items() if other != name}
@@ -131,7 +143,7 @@ def check_traceable(group: Group, x: Any) -> TrainState:
             for fixed in (value, int(value)):
                 plan = Plan({**group.plan, "hyperparameters": {**group.plan["hyperparameters"], name: fixed}})
                 try:
-                    jax.eval_shape(lambda key, traced, plan=plan: started(plan, group.loss_scaling, key, traced, x), key, rest)
+                    shapes(start, plan, rest, x)
                 except Exception:
                     continue
                 raise ValueError(
@@ -139,6 +151,13 @@ def check_traceable(group: Group, x: Any) -> TrainState:
                     f"of them. Here it decides on a shape or a branch: give whole numbers, such as {int(value)}"
                 ) from error
         raise
+
+
+def _start(plan: Plan, traced: Mapping[str, Any], x: Any, loss_scaling: bool = False) -> TrainState:
+    return started(plan, loss_scaling, jax.random.key(0), traced, x)
+
+
+_scaled_start = partial(_start, loss_scaling=True)
 
 
 def _as_floats(settings: Sequence[Setting]) -> list[Setting]:

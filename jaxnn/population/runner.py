@@ -243,7 +243,9 @@ class Runner:
         return None if saved < 1.5 * cost else np.concatenate([kept, np.repeat(kept[-1:], width - len(kept))])
 
     def _keep(self, work: Work, block: Block, seeds, columns, which: np.ndarray, *, ended: bool) -> None:
-        final = self._compiled(work, "final", block.epochs.shape, block)(block)
+        final = block.epochs, (block.train_state.params, block.train_state.state)
+        if any(callback.weights or callback.finish for callback in work.group.plan["callbacks"]):
+            final = self._compiled(work, "final", block.epochs.shape, block)(block)
         work.keep(seeds, columns, which, block, jax.device_get(final), ended)
 
 

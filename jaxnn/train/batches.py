@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -91,23 +92,28 @@ def shuffled(key: jax.Array, n: int) -> jax.Array:
     rounds = 8 if n > 255 else 24  # few samples need more: a round's hash then has few inputs to tell apart
     keys = jax.random.bits(key, (rounds,), jnp.uint32)
 
-    def permuted(position):
+    @jax.jit  # traced once, though called twice
+    def permuted(position, keys):
         left, right = position // b, position % b
         for i in range(0, rounds, 2):
-            left = _plus(left, _below(a, _hash(right, keys[i])), a)
-            right = _plus(right, _below(b, _hash(left, keys[i + 1])), b)
+            left = _round(left, right, keys[i], a)
+            right = _round(right, left, keys[i + 1], b)
         return left * b + right
 
     positions = jnp.arange(-(-n // 16) * 16, dtype=jnp.uint32)  # XLA vectorizes a length that its registers divide
     order = jax.lax.while_loop(
-        lambda order: jnp.any(order[:n] >= n), lambda order: jnp.where(order < n, order, permuted(order)), permuted(positions)
+        lambda order: jnp.any(order[:n] >= n),
+        lambda order: jnp.where(order < n, order, permuted(order, keys)),
+        permuted(positions, keys),
     )
     return order[:n].astype(jnp.int32)
 
 
-def _plus(x: jax.Array, y: jax.Array, modulus: int) -> jax.Array:
-    """(x + y) mod the modulus, both below it."""
-    return jnp.where(x + y >= modulus, x + y - modulus, x + y)
+@partial(jax.jit, static_argnums=3)  # traced once for all rounds
+def _round(x: jax.Array, other: jax.Array, key: jax.Array, modulus: int) -> jax.Array:
+    """(x + a keyed hash of the other half) mod the modulus, x below it."""
+    moved = x + _below(modulus, _hash(other, key))
+    return jnp.where(moved >= modulus, moved - modulus, moved)
 
 
 def _below(limit: int, bits: jax.Array) -> jax.Array:

@@ -62,7 +62,8 @@ def split(hyperparameters: Mapping[str, Any] | None) -> tuple[Hyperparameters, d
         elif isinstance(value, float | np.floating | np.ndarray | jax.Array) and np.ndim(value) == 0:
             if not isinstance(value, jax.core.Tracer) and not np.isfinite(value):
                 raise ValueError(f"the hyperparameter {name!r} is {value}, expected a finite number")
-            traced[name] = jnp.asarray(value, jnp.float32)
+            known = value if isinstance(value, jax.Array) else np.asarray(value, np.float32)  # NumPy has nothing to compile
+            traced[name] = jnp.asarray(known, jnp.float32)
         else:
             raise TypeError(
                 f"the hyperparameter {name!r} is {value!r}; expected a number (a float is traced, an int fixed), a string, "

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -138,7 +138,7 @@ def epochs_program(plan: Plan, most_rows: int = MOST_ROWS, axis_name: str | None
         def once(carry):
             block, rows, ended, _ = carry
             block, logs = run(block, data, validation)
-            rows = jax.tree.map(lambda buffer, value: buffer.at[ended].set(value), rows, logs)
+            rows = jax.tree.map(lambda buffer, value: lax.dynamic_update_index_in_dim(buffer, value, ended, 0), rows, logs)
             return block, rows, ended + 1, anybody(block)
 
         logs = jax.eval_shape(run, block, data, validation)[1]
@@ -158,9 +158,9 @@ def _member_epoch(parts: Pieces, batch_size: int, stop_at_nonfinite: bool, block
     logs = {name: jnp.asarray(value, jnp.float32) for name, value in check_numbers(logs).items()}
     bad = ~jnp.isfinite(logs["loss"]) & stop_at_nonfinite
     kept = before.stopped | bad
-    clock = {name: getattr(after, name) for name in ("key", "step", "epoch", "position")}
+    as_for_all = {name: getattr(after, name) for name in ("key", "step", "epoch", "position", "totals")}
     after = jax.tree.map(lambda new, old: jnp.where(kept, old, new), after, before)
-    after = after._replace(stopped=after.stopped | bad, **clock)
+    after = after._replace(stopped=after.stopped | bad, **as_for_all)
     logs = {name: jnp.where(before.stopped, jnp.nan, value) for name, value in logs.items()}
     epochs = block.epochs + (~kept).astype(jnp.int32)
     return Block(after, epochs, block.diverged | (bad & ~before.stopped)), logs
@@ -198,6 +198,11 @@ class Program:
         return self.place.program
 
     @property
+    def bytes(self) -> int:
+        """What the compiled program takes."""
+        return self.place.bytes
+
+    @property
     def seconds(self) -> float:
         """What tracing and compiling took, whenever it was."""
         return self._tracing + self.place.seconds
@@ -208,6 +213,15 @@ class _Place:
     lock: threading.Lock = field(default_factory=threading.Lock)
     program: Any = None
     seconds: float = 0.0
+
+    @cached_property  # XLA takes some milliseconds to say
+    def bytes(self) -> int:
+        """Arguments that are not used up, results, and in between."""
+        memory = self.program.memory_analysis()
+        if memory is None:
+            return 0
+        own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return own + memory.temp_size_in_bytes
 
 
 @lru_cache(maxsize=512)

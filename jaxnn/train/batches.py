@@ -92,20 +92,20 @@ def shuffled(key: jax.Array, n: int) -> jax.Array:
     rounds = 8 if n > 255 else 24  # few samples need more: a round's hash then has few inputs to tell apart
     keys = jax.random.bits(key, (rounds,), jnp.uint32)
 
-    @jax.jit  # traced once, though called twice
-    def permuted(position, keys):
+    def permuted(position):
         left, right = position // b, position % b
         for i in range(0, rounds, 2):
             left = _round(left, right, keys[i], a)
             right = _round(right, left, keys[i + 1], b)
         return left * b + right
 
+    def walk(carry):
+        order, there = carry
+        order = jnp.where(there, order, permuted(order))
+        return order, order < n
+
     positions = jnp.arange(-(-n // 16) * 16, dtype=jnp.uint32)  # XLA vectorizes a length that its registers divide
-    order = jax.lax.while_loop(
-        lambda order: jnp.any(order[:n] >= n),
-        lambda order: jnp.where(order < n, order, permuted(order, keys)),
-        permuted(positions, keys),
-    )
+    order, _ = jax.lax.while_loop(lambda carry: ~jnp.all(carry[1][:n]), walk, (positions, jnp.zeros(positions.shape, bool)))
     return order[:n].astype(jnp.int32)
 
 

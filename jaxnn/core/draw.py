@@ -28,7 +28,7 @@ from jaxnn.core.scope import name_hash
 
 BLOCK = 4096  # numbers drawn from one key
 CHUNK = 32  # blocks drawn by one call
-DEPTH = 16  # names in a path; deeper trees take another multiple
+DEPTH = 16  # names in a path and a block's number; deeper trees take another multiple
 
 
 @jax.tree_util.register_static
@@ -210,7 +210,7 @@ def _drawn_together(key: jax.Array, distribution: str, dtype: np.dtype, requests
     counts = [len(c) * b for c, b in zip(chains, blocks, strict=True)]
     rows = _rows([c for group in chains for c in group], np.repeat(blocks, [len(c) for c in chains]))
     scale, offset = (_spread(values, counts, dtype) for values in ([r.scale for r in requests], [r.offset for r in requests]))
-    pad = -len(rows.block) % CHUNK
+    pad = -len(rows.length) % CHUNK
 
     def chunked(a):
         a = (jnp if isinstance(a, jax.Array) else np).concatenate([a, a[:1].repeat(pad, axis=0)])
@@ -235,19 +235,20 @@ def _drawn_together(key: jax.Array, distribution: str, dtype: np.dtype, requests
 
 
 class _Rows(NamedTuple):
-    hashes: np.ndarray  # (rows, depth), uint32
-    length: np.ndarray  # (rows,), the names in use
-    block: np.ndarray  # (rows,), uint32
+    folded: np.ndarray  # (rows, depth), uint32
+    length: np.ndarray  # (rows,), how many of them are in use
 
 
 def _rows(chains: list[tuple[str, ...]], blocks: np.ndarray) -> _Rows:
-    """One row a block: the names to fold, how many they are, and the block's number."""
-    depth = DEPTH * max(1, -(-max(map(len, chains)) // DEPTH))
+    """One row a block: what to fold into the key, the names' hashes and then the block's number, and how many they are."""
+    depth = DEPTH * (max(map(len, chains)) // DEPTH + 1)
     hashes = np.zeros((len(chains), depth), np.uint32)
     for row, chain in zip(hashes, chains, strict=True):
         row[: len(chain)] = [name_hash(name) for name in chain]
-    block = np.concatenate([np.arange(n, dtype=np.uint32) for n in blocks])
-    return _Rows(hashes.repeat(blocks, axis=0), np.repeat(np.array([len(c) for c in chains], np.int32), blocks), block)
+    names = np.repeat(np.array([len(c) for c in chains], np.int32), blocks)
+    folded = hashes.repeat(blocks, axis=0)
+    folded[np.arange(len(folded)), names] = np.concatenate([np.arange(n, dtype=np.uint32) for n in blocks])
+    return _Rows(folded, names + 1)
 
 
 def _spread(values: list, counts: list[int], dtype: np.dtype) -> Any:
@@ -267,19 +268,18 @@ _SAMPLERS: dict[str, Callable[..., jax.Array]] = {
 
 @lru_cache
 def _chunk_program(distribution: str, dtype: np.dtype) -> Callable:
-    """`(key, hashes, length, block, scale, offset) -> (CHUNK, BLOCK)`, the only program that draws."""
+    """`(key, folded, length, scale, offset) -> (CHUNK, BLOCK)`, the only program that draws."""
     sample = _SAMPLERS[distribution]
 
-    def block_of(key, hashes, length, block):
+    def block_of(key, folded, length):
         def fold(i, key):
-            return jnp.where(i < length, jax.random.fold_in(key, hashes[i]), key)
+            return jnp.where(i < length, jax.random.fold_in(key, folded[i]), key)
 
-        key = lax.fori_loop(0, hashes.shape[0], fold, key)
-        return sample(jax.random.fold_in(key, block), (BLOCK,), dtype=dtype)
+        return sample(lax.fori_loop(0, folded.shape[0], fold, key), (BLOCK,), dtype=dtype)
 
     @jax.jit
-    def chunk(key, hashes, length, block, scale, offset):
-        z = jax.vmap(partial(block_of, key))(hashes, length, block)
+    def chunk(key, folded, length, scale, offset):
+        z = jax.vmap(partial(block_of, key))(folded, length)
         return offset[:, None] + scale[:, None] * z
 
     return chunk

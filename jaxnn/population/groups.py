@@ -15,7 +15,7 @@ from jaxnn.core.options import whole
 from jaxnn.population.space import Setting
 from jaxnn.train.drivers import Plan
 from jaxnn.train.epoch import lengths
-from jaxnn.train.hyperparameters import LENGTHS, model_of, optimizer_of, parameters_of, split
+from jaxnn.train.hyperparameters import LENGTHS, by_kind, model_of, optimizer_of, parameters_of
 from jaxnn.train.state import TrainState, init_train_state
 
 OWN = ("batch_size", "epochs")  # what a space may name besides hyperparameters
@@ -45,8 +45,7 @@ class Group:
 
     def values(self, i: int) -> dict[str, Any]:
         """All that is known by name of the group's setting `i`, at step 0."""
-        fixed, traced = split({**self.plan["hyperparameters"], **{k: float(v[i]) for k, v in self.traced.items()}})
-        numbers: dict[str, Any] = {name: float(value) for name, value in traced.items()}
+        fixed, numbers = by_kind({**self.plan["hyperparameters"], **{k: float(v[i]) for k, v in self.traced.items()}})
         return fixed.at(numbers, 0)
 
 
@@ -191,9 +190,8 @@ def _check_names(given: Mapping[str, Any], chosen: Mapping[str, Any], takers: Se
 def _check_setting(number: int, setting: Setting, given: Mapping[str, Any], takers: Mapping[str, Any]) -> None:
     """Make what the setting says once with plain numbers, so that each layer and optimizer can refuse them."""
     try:
-        fixed, traced = split(given)
-        values = {name: value for name, value in given.items() if not callable(value)}
-        values = {**fixed.at(traced, 0), **values}
+        fixed, numbers = by_kind(given)
+        values = fixed.at(numbers, 0)
         for name in _NOT_NEGATIVE:
             if isinstance(values.get(name, 0.0), str | bool):
                 raise TypeError(f"{name} is {values[name]!r}, expected a number")

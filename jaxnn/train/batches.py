@@ -105,7 +105,10 @@ def shuffled(key: jax.Array, n: int) -> jax.Array:
         return order, order < n
 
     positions = jnp.arange(-(-n // 16) * 16, dtype=jnp.uint32)  # XLA vectorizes a length that its registers divide
-    order, _ = jax.lax.while_loop(lambda carry: ~jnp.all(carry[1][:n]), walk, (positions, jnp.zeros(positions.shape, bool)))
+    carry = positions, jnp.zeros(positions.shape, bool)
+    if axes := tuple(forms.varying(keys)):
+        carry = jax.lax.pcast(carry, axes, to="varying")
+    order, _ = jax.lax.while_loop(lambda carry: ~jnp.all(carry[1][:n]), walk, carry)
     return order[:n].astype(jnp.int32)
 
 

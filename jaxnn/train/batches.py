@@ -18,6 +18,18 @@ def leading_size(data: Any, axis: int = 0) -> int:
     return jax.tree.leaves(data)[0].shape[axis]
 
 
+def even_size(n: int, most: int) -> int:
+    """The size of batches of n samples, where it does not matter: more than half of `most`, and such that none is left over.
+
+    A batch of another size is compiled for itself, which takes as long again. If no such size divides n, it is `most`.
+
+    Example:
+        >>> even_size(300, 256), even_size(10_000, 256), even_size(1009, 256)
+        (150, 250, 256)
+    """
+    return next((size for size in range(most, most // 2, -1) if n % size == 0), most)
+
+
 def over_batches(
     step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, data: Any, batch_size: int, order: jax.Array | None = None
 ) -> tuple[Any, Any]:

@@ -152,7 +152,7 @@ def draw(key: jax.Array, tree: Any) -> Any:
         if distribution == "constant":
             traced = any(isinstance(value, jax.core.Tracer) for value in (key, offset))
             full = jnp.full if traced else np.full  # NumPy has nothing to compile
-            values[i] = jnp.array(full(leaf.shape, offset, leaf.dtype))
+            values[i] = jnp.asarray(full(leaf.shape, offset, leaf.dtype), leaf.dtype)  # without a dtype, JAX compiles a copy
         else:
             wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32)
             groups.setdefault((distribution, wide), []).append(_Request(i, path, leaf, scale, offset))
@@ -229,7 +229,7 @@ def _drawn_together(key: jax.Array, distribution: str, dtype: np.dtype, requests
     values, start = [], 0
     for request, count, group in zip(requests, counts, chains, strict=True):
         cut = flat[start : start + count].reshape(len(group), -1)[:, : math.prod(request.leaf.base)]
-        values.append(jnp.array(cut.reshape(request.leaf.shape).astype(request.leaf.dtype)))
+        values.append(jnp.asarray(cut.reshape(request.leaf.shape).astype(request.leaf.dtype), request.leaf.dtype))
         start += count
     return values
 

@@ -27,7 +27,7 @@ from jax import lax
 from jaxnn.core.scope import name_hash
 
 BLOCK = 4096  # numbers drawn from one key
-CHUNK = 32  # blocks drawn by one call
+CHUNK = 32  # blocks drawn by one call, at the most
 DEPTH = 16  # names in a path and a block's number; deeper trees take another multiple
 
 
@@ -210,16 +210,18 @@ def _drawn_together(key: jax.Array, distribution: str, dtype: np.dtype, requests
     counts = [len(c) * b for c, b in zip(chains, blocks, strict=True)]
     rows = _rows([c for group in chains for c in group], np.repeat(blocks, [len(c) for c in chains]))
     scale, offset = (_spread(values, counts, dtype) for values in ([r.scale for r in requests], [r.offset for r in requests]))
-    pad = -len(rows.length) % CHUNK
+    known = not any(isinstance(value, jax.Array) for value in (scale, offset)) and not isinstance(key, jax.core.Tracer)
+    size = CHUNK if known else min(CHUNK, len(rows.length))
+    pad = -len(rows.length) % size
 
     def chunked(a):
         a = (jnp if isinstance(a, jax.Array) else np).concatenate([a, a[:1].repeat(pad, axis=0)])
-        return a.reshape(-1, CHUNK, *a.shape[1:])
+        return a.reshape(-1, size, *a.shape[1:])
 
     arguments = jax.tree.map(chunked, (*rows, scale, offset))
     one = partial(_chunk_program(distribution, dtype), key)
     flat = None
-    if isinstance(scale, np.ndarray) and isinstance(offset, np.ndarray) and not isinstance(key, jax.core.Tracer):
+    if known:
         parts = [one(*(a[i] for a in arguments)) for i in range(len(arguments[0]))]
         if not isinstance(parts[0], jax.core.Tracer):  # a concrete key may still be used inside a traced function
             flat = np.concatenate([np.asarray(part) for part in parts])

@@ -205,9 +205,7 @@ def test_a_sweep_compiles_its_programs_and_nothing_else(compiled):
     key, x, y = jax.random.key(9), np.random.default_rng(9).normal(size=(31, 7)).astype(np.float32), np.arange(31) % 3
     nn.kernels.compiler_options()  # tries them once a process
     compiled.clear()
-    nn.sweep(
-        nn.dense(3), (x, y), {"learning_rate": [0.1, 0.2, 0.3]}, epochs=2, **COMMON | {"key": key, "optimizer": optax.adam}
-    )
+    nn.sweep(nn.dense(3), (x, y), {"learning_rate": [0.1, 0.2, 0.3]}, epochs=2, **COMMON | {"key": key})
     assert len(compiled) == 2  # to draw and to train: the rest is NumPy's
 
 

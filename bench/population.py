@@ -55,7 +55,7 @@ def swept(x, y, sizes, batch, epochs, members: int = MEMBERS, threads: int | Non
     from jaxnn.population import runner
 
     rates = np.logspace(-4, -2, members).tolist()
-    model, data, usual = training.network(sizes), (jnp.asarray(x), jnp.asarray(y)), runner.strategy_for
+    model, data, usual = training.network(sizes), jax.device_put((x, y)), runner.strategy_for
 
     def run():
         if threads is not None:

@@ -27,8 +27,8 @@ from jax import lax
 from jaxnn.core.scope import name_hash
 
 BLOCK = 4096  # numbers drawn from one key
-CHUNK = 32  # blocks drawn by one call
-DEPTH = 16  # names in a path; deeper trees take another multiple
+CHUNK = 32  # blocks drawn by one call, at the most
+DEPTH = 16  # names in a path and a block's number; deeper trees take another multiple
 
 
 @jax.tree_util.register_static
@@ -152,7 +152,7 @@ def draw(key: jax.Array, tree: Any) -> Any:
         if distribution == "constant":
             traced = any(isinstance(value, jax.core.Tracer) for value in (key, offset))
             full = jnp.full if traced else np.full  # NumPy has nothing to compile
-            values[i] = jnp.array(full(leaf.shape, offset, leaf.dtype))
+            values[i] = jnp.asarray(full(leaf.shape, offset, leaf.dtype), leaf.dtype)  # without a dtype, JAX compiles a copy
         else:
             wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32)
             groups.setdefault((distribution, wide), []).append(_Request(i, path, leaf, scale, offset))
@@ -210,16 +210,18 @@ def _drawn_together(key: jax.Array, distribution: str, dtype: np.dtype, requests
     counts = [len(c) * b for c, b in zip(chains, blocks, strict=True)]
     rows = _rows([c for group in chains for c in group], np.repeat(blocks, [len(c) for c in chains]))
     scale, offset = (_spread(values, counts, dtype) for values in ([r.scale for r in requests], [r.offset for r in requests]))
-    pad = -len(rows.block) % CHUNK
+    known = not any(isinstance(value, jax.Array) for value in (scale, offset)) and not isinstance(key, jax.core.Tracer)
+    size = CHUNK if known else min(CHUNK, len(rows.length))
+    pad = -len(rows.length) % size
 
     def chunked(a):
         a = (jnp if isinstance(a, jax.Array) else np).concatenate([a, a[:1].repeat(pad, axis=0)])
-        return a.reshape(-1, CHUNK, *a.shape[1:])
+        return a.reshape(-1, size, *a.shape[1:])
 
     arguments = jax.tree.map(chunked, (*rows, scale, offset))
     one = partial(_chunk_program(distribution, dtype), key)
     flat = None
-    if isinstance(scale, np.ndarray) and isinstance(offset, np.ndarray) and not isinstance(key, jax.core.Tracer):
+    if known:
         parts = [one(*(a[i] for a in arguments)) for i in range(len(arguments[0]))]
         if not isinstance(parts[0], jax.core.Tracer):  # a concrete key may still be used inside a traced function
             flat = np.concatenate([np.asarray(part) for part in parts])
@@ -229,25 +231,26 @@ def _drawn_together(key: jax.Array, distribution: str, dtype: np.dtype, requests
     values, start = [], 0
     for request, count, group in zip(requests, counts, chains, strict=True):
         cut = flat[start : start + count].reshape(len(group), -1)[:, : math.prod(request.leaf.base)]
-        values.append(jnp.array(cut.reshape(request.leaf.shape).astype(request.leaf.dtype)))
+        values.append(jnp.asarray(cut.reshape(request.leaf.shape).astype(request.leaf.dtype), request.leaf.dtype))
         start += count
     return values
 
 
 class _Rows(NamedTuple):
-    hashes: np.ndarray  # (rows, depth), uint32
-    length: np.ndarray  # (rows,), the names in use
-    block: np.ndarray  # (rows,), uint32
+    folded: np.ndarray  # (rows, depth), uint32
+    length: np.ndarray  # (rows,), how many of them are in use
 
 
 def _rows(chains: list[tuple[str, ...]], blocks: np.ndarray) -> _Rows:
-    """One row a block: the names to fold, how many they are, and the block's number."""
-    depth = DEPTH * max(1, -(-max(map(len, chains)) // DEPTH))
+    """One row a block: what to fold into the key, the names' hashes and then the block's number, and how many they are."""
+    depth = DEPTH * (max(map(len, chains)) // DEPTH + 1)
     hashes = np.zeros((len(chains), depth), np.uint32)
     for row, chain in zip(hashes, chains, strict=True):
         row[: len(chain)] = [name_hash(name) for name in chain]
-    block = np.concatenate([np.arange(n, dtype=np.uint32) for n in blocks])
-    return _Rows(hashes.repeat(blocks, axis=0), np.repeat(np.array([len(c) for c in chains], np.int32), blocks), block)
+    names = np.repeat(np.array([len(c) for c in chains], np.int32), blocks)
+    folded = hashes.repeat(blocks, axis=0)
+    folded[np.arange(len(folded)), names] = np.concatenate([np.arange(n, dtype=np.uint32) for n in blocks])
+    return _Rows(folded, names + 1)
 
 
 def _spread(values: list, counts: list[int], dtype: np.dtype) -> Any:
@@ -267,19 +270,18 @@ _SAMPLERS: dict[str, Callable[..., jax.Array]] = {
 
 @lru_cache
 def _chunk_program(distribution: str, dtype: np.dtype) -> Callable:
-    """`(key, hashes, length, block, scale, offset) -> (CHUNK, BLOCK)`, the only program that draws."""
+    """`(key, folded, length, scale, offset) -> (CHUNK, BLOCK)`, the only program that draws."""
     sample = _SAMPLERS[distribution]
 
-    def block_of(key, hashes, length, block):
+    def block_of(key, folded, length):
         def fold(i, key):
-            return jnp.where(i < length, jax.random.fold_in(key, hashes[i]), key)
+            return jnp.where(i < length, jax.random.fold_in(key, folded[i]), key)
 
-        key = lax.fori_loop(0, hashes.shape[0], fold, key)
-        return sample(jax.random.fold_in(key, block), (BLOCK,), dtype=dtype)
+        return sample(lax.fori_loop(0, folded.shape[0], fold, key), (BLOCK,), dtype=dtype)
 
     @jax.jit
-    def chunk(key, hashes, length, block, scale, offset):
-        z = jax.vmap(partial(block_of, key))(hashes, length, block)
+    def chunk(key, folded, length, scale, offset):
+        z = jax.vmap(partial(block_of, key))(folded, length)
         return offset[:, None] + scale[:, None] * z
 
     return chunk

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -89,16 +89,18 @@ def columns_of(block: Block, columns: Any) -> Block:
 
 
 def start_program(plan: Plan, loss_scaling: bool, x: Any) -> Callable:
-    """`start(keys, traced, numbers) -> block`, for keys (seeds,), traced hyperparameters and numbers (settings,)."""
+    """`start(key, seeds, traced, numbers) -> block`, for seeds (seeds,), traced hyperparameters and numbers (settings,)."""
 
     def one(key, values, number):
         return Block(started(plan, loss_scaling, key, values, x), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
-    def start(keys, traced, numbers):  # the numbers say how many settings there are, where nothing is traced
-        settings = jax.vmap(one, (None, 0, 0), _AXES_OF_ONE_SEED)
-        if keys.shape[0] > 1:
-            return jax.vmap(settings, (0, None, None), _AXES)(keys, traced, numbers)
-        return of_each(lambda a: a[None], settings(keys[0], traced, numbers))
+    def start(key, seeds, traced, numbers):  # the numbers say how many settings there are, where nothing is traced
+        def of_seed(seed):
+            return jax.vmap(one, (None, 0, 0), _AXES_OF_ONE_SEED)(jax.random.fold_in(key, seed), traced, numbers)
+
+        if seeds.shape[0] > 1:
+            return jax.vmap(of_seed, 0, _AXES)(seeds)
+        return of_each(lambda a: a[None], of_seed(seeds[0]))
 
     return start
 
@@ -122,7 +124,7 @@ def epochs_program(plan: Plan, most_rows: int = MOST_ROWS, axis_name: str | None
     def epoch(block: Block, data: Any, validation: Any):
         return _member_epoch(parts, plan["batch_size"], stop_at_nonfinite, block, data, validation)
 
-    run = over_members(epoch)
+    run = jax.jit(over_members(epoch))  # traced once, for the logs' shapes and in the loop
 
     def anybody(block: Block) -> jax.Array:
         going = jnp.any(~block.train_state.stopped)
@@ -136,7 +138,7 @@ def epochs_program(plan: Plan, most_rows: int = MOST_ROWS, axis_name: str | None
         def once(carry):
             block, rows, ended, _ = carry
             block, logs = run(block, data, validation)
-            rows = jax.tree.map(lambda buffer, value: buffer.at[ended].set(value), rows, logs)
+            rows = jax.tree.map(lambda buffer, value: lax.dynamic_update_index_in_dim(buffer, value, ended, 0), rows, logs)
             return block, rows, ended + 1, anybody(block)
 
         logs = jax.eval_shape(run, block, data, validation)[1]
@@ -156,9 +158,9 @@ def _member_epoch(parts: Pieces, batch_size: int, stop_at_nonfinite: bool, block
     logs = {name: jnp.asarray(value, jnp.float32) for name, value in check_numbers(logs).items()}
     bad = ~jnp.isfinite(logs["loss"]) & stop_at_nonfinite
     kept = before.stopped | bad
-    clock = {name: getattr(after, name) for name in ("key", "step", "epoch", "position")}
+    as_for_all = {name: getattr(after, name) for name in ("key", "step", "epoch", "position", "totals")}
     after = jax.tree.map(lambda new, old: jnp.where(kept, old, new), after, before)
-    after = after._replace(stopped=after.stopped | bad, **clock)
+    after = after._replace(stopped=after.stopped | bad, **as_for_all)
     logs = {name: jnp.where(before.stopped, jnp.nan, value) for name, value in logs.items()}
     epochs = block.epochs + (~kept).astype(jnp.int32)
     return Block(after, epochs, block.diverged | (bad & ~before.stopped)), logs
@@ -196,6 +198,11 @@ class Program:
         return self.place.program
 
     @property
+    def bytes(self) -> int:
+        """What the compiled program takes."""
+        return self.place.bytes
+
+    @property
     def seconds(self) -> float:
         """What tracing and compiling took, whenever it was."""
         return self._tracing + self.place.seconds
@@ -206,6 +213,15 @@ class _Place:
     lock: threading.Lock = field(default_factory=threading.Lock)
     program: Any = None
     seconds: float = 0.0
+
+    @cached_property  # XLA takes some milliseconds to say
+    def bytes(self) -> int:
+        """Arguments that are not used up, results, and in between."""
+        memory = self.program.memory_analysis()
+        if memory is None:
+            return 0
+        own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return own + memory.temp_size_in_bytes
 
 
 @lru_cache(maxsize=512)
@@ -236,7 +252,7 @@ def _kept_program(plan: Plan, loss_scaling: bool, name: str, mesh: Any, forms: t
         state = TrainState(*[each] * len(TrainState._fields))._replace(key=none, step=none, epoch=none, position=none)  # type: ignore[arg-type]
         block = Block(state, each, each)  # type: ignore[arg-type]
         inputs, outputs = {
-            "start": ((none, P(axis), P(axis)), block),
+            "start": ((none, none, P(axis), P(axis)), block),
             "epochs": ((block, none, none, none), (block, P(None, None, axis), none)),
             "final": ((block,), each),
         }[name]

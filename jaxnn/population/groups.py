@@ -15,7 +15,7 @@ from jaxnn.core.options import whole
 from jaxnn.population.space import Setting
 from jaxnn.train.drivers import Plan
 from jaxnn.train.epoch import lengths
-from jaxnn.train.hyperparameters import LENGTHS, model_of, optimizer_of, parameters_of, split
+from jaxnn.train.hyperparameters import LENGTHS, by_kind, model_of, optimizer_of, parameters_of
 from jaxnn.train.state import TrainState, init_train_state
 
 OWN = ("batch_size", "epochs")  # what a space may name besides hyperparameters
@@ -45,9 +45,20 @@ class Group:
 
     def values(self, i: int) -> dict[str, Any]:
         """All that is known by name of the group's setting `i`, at step 0."""
-        fixed, traced = split({**self.plan["hyperparameters"], **{k: float(v[i]) for k, v in self.traced.items()}})
-        numbers: dict[str, Any] = {name: float(value) for name, value in traced.items()}
+        fixed, numbers = by_kind({**self.plan["hyperparameters"], **{k: float(v[i]) for k, v in self.traced.items()}})
         return fixed.at(numbers, 0)
+
+
+def shapes(function: Callable, plan: Plan, *arguments: Any) -> Any:
+    """`jax.eval_shape` of `function(plan, *arguments)`, kept for the next sweep."""
+    leaves, structure = jax.tree.flatten(arguments)
+    return _shapes(function, plan, tuple((leaf.shape, leaf.dtype) for leaf in leaves), structure)
+
+
+@lru_cache(maxsize=512)
+def _shapes(function: Callable, plan: Plan, leaves: tuple, structure: Any) -> Any:
+    arguments = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+    return jax.eval_shape(partial(function, plan), *arguments)
 
 
 def started(plan: Plan, loss_scaling: bool, key: jax.Array, traced: Mapping[str, Any], x: Any) -> TrainState:
@@ -121,9 +132,9 @@ def check_traceable(group: Group, x: Any) -> TrainState:
         ValueError: if a float, which is traced, is used where a fixed number is needed.
     """
     structs = {name: jax.ShapeDtypeStruct((), np.float32) for name in group.traced}
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    start = _scaled_start if group.loss_scaling else _start
     try:
-        return jax.eval_shape(lambda key, traced: started(group.plan, group.loss_scaling, key, traced, x), key, structs)
+        return shapes(start, group.plan, structs, x)
     except Exception as error:
         for name in structs:
             rest = {other: struct for other, struct in structs.items() if other != name}
@@ -131,7 +142,7 @@ def check_traceable(group: Group, x: Any) -> TrainState:
             for fixed in (value, int(value)):
                 plan = Plan({**group.plan, "hyperparameters": {**group.plan["hyperparameters"], name: fixed}})
                 try:
-                    jax.eval_shape(lambda key, traced, plan=plan: started(plan, group.loss_scaling, key, traced, x), key, rest)
+                    shapes(start, plan, rest, x)
                 except Exception:
                     continue
                 raise ValueError(
@@ -139,6 +150,13 @@ def check_traceable(group: Group, x: Any) -> TrainState:
                     f"of them. Here it decides on a shape or a branch: give whole numbers, such as {int(value)}"
                 ) from error
         raise
+
+
+def _start(plan: Plan, traced: Mapping[str, Any], x: Any, loss_scaling: bool = False) -> TrainState:
+    return started(plan, loss_scaling, jax.random.key(0), traced, x)
+
+
+_scaled_start = partial(_start, loss_scaling=True)
 
 
 def _as_floats(settings: Sequence[Setting]) -> list[Setting]:
@@ -172,9 +190,8 @@ def _check_names(given: Mapping[str, Any], chosen: Mapping[str, Any], takers: Se
 def _check_setting(number: int, setting: Setting, given: Mapping[str, Any], takers: Mapping[str, Any]) -> None:
     """Make what the setting says once with plain numbers, so that each layer and optimizer can refuse them."""
     try:
-        fixed, traced = split(given)
-        values = {name: value for name, value in given.items() if not callable(value)}
-        values = {**fixed.at(traced, 0), **values}
+        fixed, numbers = by_kind(given)
+        values = fixed.at(numbers, 0)
         for name in _NOT_NEGATIVE:
             if isinstance(values.get(name, 0.0), str | bool):
                 raise TypeError(f"{name} is {values[name]!r}, expected a number")

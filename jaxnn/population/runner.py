@@ -192,8 +192,9 @@ class Runner:
             if work.at == 0:
                 starter = self._program(work, "start", (len(seeds), len(columns)), work.x, *work.arguments(seeds, columns))
                 self._first([starter.compile])
-            program = self._epochs(work, starter.output if starter else work.block(seeds, columns))
-            needed = _bytes(program) * min(self._strategy.threads, len(work.rectangles))
+            block = starter.output if starter else work.block(seeds, columns)
+            self._epochs(work, block)
+            needed = work.programs["epochs", block.epochs.shape].bytes * min(self._strategy.threads, len(work.rectangles))
             if needed <= self._strategy.memory or size <= work.multiple:
                 break
             members = max(work.multiple, min(size // 2, int(size * self._strategy.memory / needed)))
@@ -243,17 +244,10 @@ class Runner:
         return None if saved < 1.5 * cost else np.concatenate([kept, np.repeat(kept[-1:], width - len(kept))])
 
     def _keep(self, work: Work, block: Block, seeds, columns, which: np.ndarray, *, ended: bool) -> None:
-        final = self._compiled(work, "final", block.epochs.shape, block)(block)
+        final = block.epochs, (block.train_state.params, block.train_state.state)
+        if any(callback.weights or callback.finish for callback in work.group.plan["callbacks"]):
+            final = self._compiled(work, "final", block.epochs.shape, block)(block)
         work.keep(seeds, columns, which, block, jax.device_get(final), ended)
-
-
-def _bytes(program: Any) -> int:
-    """What a compiled program takes: arguments that are not used up, results, and in between."""
-    memory = program.memory_analysis()
-    if memory is None:
-        return 0
-    own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return own + memory.temp_size_in_bytes
 
 
 def _raise(error: BaseException) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxnn.core.options import whole
 from jaxnn.core.scope import check_key
@@ -245,10 +245,9 @@ def prepared(
     plan = {"model": model, "loss": loss, "optimizer": optimizer, "batch_size": batch_size, "callbacks": callbacks}
     plan |= {**rest, **options, "skip_nonfinite": on_nonfinite == "skip"}
     groups = groups_of(settings, plan, epochs=epochs, samples=leading_size(data), loss_scaling=loss_scaling)
-    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.asarray(numbers, jnp.uint32))
     strategy = strategy_for(mesh, memory)
     multiple = 1 if strategy.mesh is None else strategy.mesh.size
-    works = [Work(group, data, validation, keys, multiple, hold) for group in groups]
+    works = [Work(group, data, validation, key, np.asarray(numbers, np.uint32), multiple, hold) for group in groups]
     for work in works if not isinstance(loss, Objective) else ():
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), work.weights())
         for part in (data, validation):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.core.scope import abstract
 from jaxnn.population.block import Block, Program
-from jaxnn.population.groups import Group, check_traceable
+from jaxnn.population.groups import Group, check_traceable, shapes
 from jaxnn.train.batches import leading_size
+from jaxnn.train.drivers import Plan
 from jaxnn.train.epoch import inputs_of, pieces
-from jaxnn.train.hyperparameters import loss_of, model_of
+from jaxnn.train.hyperparameters import loss_of, model_of, split
+from jaxnn.train.state import TrainState
 from jaxnn.train.step import objective_of
 
 _SHARED_BY_MANY = dict.fromkeys(("key", "step", "epoch", "position"))
@@ -52,7 +53,8 @@ class Work:
     group: Group
     data: Any
     validation: Any
-    keys: jax.Array  # one a seed
+    key: jax.Array  # of the whole sweep
+    seed_numbers: np.ndarray  # folded into it, uint32
     multiple: int = 1  # of which a block's number of settings is one
     hold: bool = False  # whether members may go on after they were kept
     until: int = 0  # the epoch to train to
@@ -70,8 +72,8 @@ class Work:
         self.samples = leading_size(self.data)
         self.x = abstract(inputs_of(self.data, self.group.plan["loss"]))
         self.start = start = check_traceable(self.group, self.x)
-        logs = jax.eval_shape(lambda s: pieces(**self.group.plan).finish(s, self.validation), start)[1]
-        self.settings, self.seeds = shape = len(self.group.numbers), len(self.keys)
+        logs = shapes(_logs, self.group.plan, start, self.validation)
+        self.settings, self.seeds = shape = len(self.group.numbers), len(self.seed_numbers)
         zeros = lambda leaf: np.zeros((*shape, *leaf.shape), leaf.dtype)  # noqa: E731
         self.result = Trained(
             params=jax.tree.map(zeros, start.params),
@@ -91,21 +93,11 @@ class Work:
     @cached_property
     def kept(self) -> int:
         """Bytes that a member's step keeps of its forward pass for its backward pass, besides its batch."""
-        plan, values = self.group.plan, self.group.values(0)
-        model, function = model_of(plan["model"], values), objective_of(plan["loss"], values).function
-        views = [loss_of(plan[name], values) if plan[name] else None for name in ("view", "augment")]
-
-        def residuals(params, state, batch, key):
-            view, augment = views
-            seen = view(batch) if view else batch
-            seen = (*augment(key, tuple(seen[:2])), *seen[2:]) if augment else seen
-            return jax.vjp(lambda params: function(model, params, state, seen, key)[0], params)[1]
-
+        plan, start = self.group.plan, self.start
         rows = max(1, min(plan["batch_size"], self.samples) // plan["accumulate"])
         batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), self.data)
         size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
-        start = self.start
-        return size(jax.eval_shape(residuals, start.params, start.state, batch, start.key)) - size(batch)
+        return size(shapes(_residuals, plan, start, batch)) - size(batch)
 
     def weights(self) -> tuple[Any, Any]:
         """The parameters and states of all, as far as they are there."""
@@ -147,9 +139,14 @@ class Work:
         self.rectangles = [(s, c) for c in columns for s in seeds if not done[np.ix_(c, s)].all()]
 
     def arguments(self, seeds: np.ndarray, columns: np.ndarray) -> tuple:
-        """The keys, hyperparameters and numbers of a rectangle."""
-        traced = {name: jnp.asarray(values[columns]) for name, values in self.group.traced.items()}
-        return self.keys[seeds], traced, jnp.asarray(columns, jnp.int32)
+        """The key, and the seeds, hyperparameters and numbers of a rectangle."""
+        traced = {name: values[columns] for name, values in self.group.traced.items()}
+        return self.key, self.seed_numbers[seeds], traced, columns.astype(np.int32)
+
+    @cached_property
+    def keys(self) -> jax.Array:
+        """One a seed."""
+        return jax.vmap(partial(jax.random.fold_in, self.key))(self.seed_numbers)
 
     def block(self, seeds: np.ndarray, columns: np.ndarray) -> Block:
         """A rectangle of the members that are held."""
@@ -182,6 +179,20 @@ class Work:
             if self.held is not None:
                 own = block._replace(train_state=block.train_state._replace(**_SHARED_BY_MANY))  # type: ignore[arg-type]
                 jax.tree.map(put, self.held, own)
+
+
+def _logs(plan: Plan, train_state: TrainState, validation: Any) -> dict[str, jax.Array]:
+    return pieces(**plan).finish(train_state, validation)[1]
+
+
+def _residuals(plan: Plan, train_state: TrainState, batch: Any) -> Any:
+    """What a step keeps of its forward pass for its backward pass."""
+    values = split(plan["hyperparameters"])[0].at(train_state.hyperparameters, train_state.step)
+    model, function = model_of(plan["model"], values), objective_of(plan["loss"], values).function
+    view, augment = (loss_of(plan[name], values) if plan[name] else None for name in ("view", "augment"))
+    seen = view(batch) if view else batch
+    seen = (*augment(train_state.key, tuple(seen[:2])), *seen[2:]) if augment else seen
+    return jax.vjp(lambda params: function(model, params, train_state.state, seen, train_state.key)[0], train_state.params)[1]
 
 
 def _even(n: int, most: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,18 @@ from jaxnn.kernels import forms
 def leading_size(data: Any, axis: int = 0) -> int:
     """The number of samples: the length of every leaf's leading axis (in stacked batches, of the one after)."""
     return jax.tree.leaves(data)[0].shape[axis]
+
+
+def even_size(n: int, most: int) -> int:
+    """The size of batches of n samples, where it does not matter: more than half of `most`, and such that none is left over.
+
+    A batch of another size is compiled for itself, which takes as long again. If no such size divides n, it is `most`.
+
+    Example:
+        >>> even_size(300, 256), even_size(10_000, 256), even_size(1009, 256)
+        (150, 250, 256)
+    """
+    return next((size for size in range(most, most // 2, -1) if n % size == 0), most)
 
 
 def over_batches(
@@ -94,20 +107,28 @@ def shuffled(key: jax.Array, n: int) -> jax.Array:
     def permuted(position):
         left, right = position // b, position % b
         for i in range(0, rounds, 2):
-            left = _plus(left, _below(a, _hash(right, keys[i])), a)
-            right = _plus(right, _below(b, _hash(left, keys[i + 1])), b)
+            left = _round(left, right, keys[i], a)
+            right = _round(right, left, keys[i + 1], b)
         return left * b + right
 
+    def walk(carry):
+        order, there = carry
+        order = jnp.where(there, order, permuted(order))
+        return order, order < n
+
     positions = jnp.arange(-(-n // 16) * 16, dtype=jnp.uint32)  # XLA vectorizes a length that its registers divide
-    order = jax.lax.while_loop(
-        lambda order: jnp.any(order[:n] >= n), lambda order: jnp.where(order < n, order, permuted(order)), permuted(positions)
-    )
+    carry = positions, jnp.zeros(positions.shape, bool)
+    if axes := tuple(forms.varying(keys)):
+        carry = jax.lax.pcast(carry, axes, to="varying")
+    order, _ = jax.lax.while_loop(lambda carry: ~jnp.all(carry[1][:n]), walk, carry)
     return order[:n].astype(jnp.int32)
 
 
-def _plus(x: jax.Array, y: jax.Array, modulus: int) -> jax.Array:
-    """(x + y) mod the modulus, both below it."""
-    return jnp.where(x + y >= modulus, x + y - modulus, x + y)
+@partial(jax.jit, static_argnums=3)  # traced once for all rounds
+def _round(x: jax.Array, other: jax.Array, key: jax.Array, modulus: int) -> jax.Array:
+    """(x + a keyed hash of the other half) mod the modulus, x below it."""
+    moved = x + _below(modulus, _hash(other, key))
+    return jnp.where(moved >= modulus, moved - modulus, moved)
 
 
 def _below(limit: int, bits: jax.Array) -> jax.Array:

@@ -92,14 +92,16 @@ def _on_device(leaf: Any, what: str) -> jax.Array:
             f"{what} has NaN or infinite values, in {len(bad)} of {len(leaf)} samples, the first at index {bad[0]}: "
             "drop these samples or fill the values in"
         )
-    return jnp.asarray(leaf)
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, leaf.dtype)  # with its dtype nothing is compiled
 
 
 def _all_finite(leaf: Any) -> bool:
-    if isinstance(leaf, np.ndarray):
-        return bool(np.isfinite(leaf).all())
-    # A finite sum has finite terms and is five times faster; one that is not may have overflown.
-    return bool(jnp.isfinite(leaf.sum())) or bool(jnp.isfinite(leaf).all())
+    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and {d.platform for d in leaf.devices()} == {"cpu"}:
+        leaf = np.asarray(leaf)  # a view, unless it lies on several devices; and NumPy has nothing to compile
+    module = np if isinstance(leaf, np.ndarray) else jnp
+    with np.errstate(all="ignore"):
+        # A finite sum has finite terms and is five times faster; one that is not may have overflown.
+        return bool(module.isfinite(leaf.sum())) or bool(module.isfinite(leaf).all())
 
 
 def as_host_array(leaf: Any, what: str) -> np.ndarray:

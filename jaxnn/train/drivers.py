@@ -19,7 +19,7 @@ from jaxnn.core.scope import abstract, child_key
 from jaxnn.train.batches import leading_size
 from jaxnn.train.epoch import array_program, inputs_of, pieces
 from jaxnn.train.evaluation import as_numbers
-from jaxnn.train.hyperparameters import loss_of, model_of, split
+from jaxnn.train.hyperparameters import by_kind, loss_of, model_of, split
 from jaxnn.train.state import TrainState
 from jaxnn.train.step import objective_of
 
@@ -36,7 +36,8 @@ class Plan(dict):
     def _items(self) -> Iterator[tuple]:
         for name, value in self.items():
             if name == "hyperparameters":  # of traced ones only the name counts
-                value = (split(value)[0], tuple(split(value)[1]))
+                fixed, numbers = by_kind(value)
+                value = (fixed, tuple(numbers))
             yield name, tuple(value.items()) if isinstance(value, dict) else value
 
 

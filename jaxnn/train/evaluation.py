@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxnn import kernels
 from jaxnn.core.layer import Layer
 from jaxnn.core.options import whole
-from jaxnn.train.batches import over_batches
+from jaxnn.train.batches import even_size, leading_size, over_batches
 from jaxnn.train.checks import checked_data, checked_inputs, checked_labels
 from jaxnn.train.hyperparameters import model_of, split
 from jaxnn.train.step import objective_of
@@ -108,7 +108,7 @@ def evaluation(
             value, (_, predictions) = objective(layer, params, state, batch, None)
             return update(totals, value, predictions, batch), None
 
-        totals, _ = over_batches(one, start(), data, batch_size)
+        totals, _ = over_batches(one, start(), data, even_size(leading_size(data), batch_size))
         logs = finish(totals)
         return logs if loss is not None else {k: v for k, v in logs.items() if k != "loss"}
 
@@ -150,6 +150,6 @@ def _prediction_program(model: Layer, batch_size: int) -> Callable:
         def one(carry, batch):
             return carry, model.apply(params, state, batch)[0]
 
-        return over_batches(one, None, x, batch_size)[1]
+        return over_batches(one, None, x, even_size(leading_size(x), batch_size))[1]
 
     return kernels.jit(run)

@@ -45,7 +45,18 @@ class Hyperparameters:
 
 
 def split(hyperparameters: Mapping[str, Any] | None) -> tuple[Hyperparameters, dict[str, jax.Array]]:
-    """The fixed ones with the schedules, and the traced ones as float32 scalars.
+    """The fixed ones with the schedules, and the traced ones as float32 scalars; raises what `by_kind` raises."""
+    fixed, numbers = by_kind(hyperparameters)
+    return fixed, {name: _as_scalar(value) for name, value in numbers.items()}
+
+
+def _as_scalar(number: Any) -> jax.Array:
+    known = number if isinstance(number, jax.Array) else np.asarray(number, np.float32)  # NumPy has nothing to compile
+    return jnp.asarray(known, jnp.float32)
+
+
+def by_kind(hyperparameters: Mapping[str, Any] | None) -> tuple[Hyperparameters, dict[str, Any]]:
+    """The fixed ones with the schedules, and the numbers that are to be traced, as they were given.
 
     Raises:
         TypeError: if they do not come by name, or one is of no kind that can be taken.
@@ -53,7 +64,7 @@ def split(hyperparameters: Mapping[str, Any] | None) -> tuple[Hyperparameters, d
     """
     if not isinstance(hyperparameters, Mapping | None):
         raise TypeError(f'hyperparameters are given by name, as {{"learning_rate": 1e-3}}, got {hyperparameters!r}')
-    fixed, schedules, traced = {}, {}, {}
+    fixed, schedules, numbers = {}, {}, {}
     for name, value in (hyperparameters or {}).items():
         if callable(value):
             schedules[name] = value
@@ -62,13 +73,13 @@ def split(hyperparameters: Mapping[str, Any] | None) -> tuple[Hyperparameters, d
         elif isinstance(value, float | np.floating | np.ndarray | jax.Array) and np.ndim(value) == 0:
             if not isinstance(value, jax.core.Tracer) and not np.isfinite(value):
                 raise ValueError(f"the hyperparameter {name!r} is {value}, expected a finite number")
-            traced[name] = jnp.asarray(value, jnp.float32)
+            numbers[name] = value
         else:
             raise TypeError(
                 f"the hyperparameter {name!r} is {value!r}; expected a number (a float is traced, an int fixed), a string, "
                 "or a schedule, a function of the step"
             )
-    return Hyperparameters(tuple(fixed.items()), tuple(schedules.items())), traced
+    return Hyperparameters(tuple(fixed.items()), tuple(schedules.items())), numbers
 
 
 def model_of(model: Any, values: Mapping[str, Any]) -> Layer:

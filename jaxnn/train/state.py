@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnn.core.scope import check_key, child_key
 from jaxnn.train.hooks import Callback, start_memory
@@ -116,7 +117,7 @@ def init_train_state(
         epoch=_zero(),
         position=_zero(),
         skipped=_zero(),
-        stopped=jnp.zeros((), bool),
+        stopped=_zero(bool),
         hyperparameters=traced,
         loss_scale=LossScale(jnp.asarray(2.0**15, jnp.float32), _zero()) if loss_scaling else (),
         totals=totals_of(metrics)[0](),
@@ -125,6 +126,6 @@ def init_train_state(
     return train_state._replace(memory=start_memory(callbacks, train_state))
 
 
-def _zero() -> jax.Array:
-    """A buffer of its own each time, as a train state may be donated."""
-    return jnp.zeros((), jnp.int32)
+def _zero(dtype: Any = np.int32) -> jax.Array:
+    """A buffer of its own each time, as a train state may be donated; of NumPy, which has nothing to compile."""
+    return jnp.asarray(np.zeros((), dtype), dtype)

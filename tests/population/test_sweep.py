@@ -35,6 +35,16 @@ def close(a, b, tolerance=2e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
+@pytest.fixture
+def compiled():
+    """A list that grows with each program that XLA compiles."""
+    events: list[str] = []
+    listen = lambda event, *_, **__: events.append(event) if "backend_compile" in event else None  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 @pytest.fixture(scope="module")
 def mixed():
     """Two structures, settings enough for several blocks, early stopping, validation data."""
@@ -133,7 +143,7 @@ def test_members_that_keep_much_are_blocks_of_their_own(monkeypatch):
     close(alone.params, together.params)
 
 
-def test_every_float_is_traced_and_reaches_its_place():
+def test_every_float_is_traced_and_reaches_its_place(compiled):
     def model(scale, rate):
         return nn.serial(nn.dropout(rate), nn.dense(2, kernel_init=nn.initializers.normal(scale)))
 
@@ -176,24 +186,27 @@ def test_every_float_is_traced_and_reaches_its_place():
     settings = [base, *({**base, name: value} for name, value in others.items())]
     result = sweep(settings, **options)
     assert "1 group;" in result.note
+    compiled.clear()
     kernels = result.params["dense"]["kernel"]
     for i, name in enumerate(others, 1):
         assert np.abs(kernels[i] - kernels[0]).max() > 1e-4, name
 
-    compiled = []
-    listen = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        again = [{name: 0.9 * value + 0.01 for name, value in setting.items()} for setting in settings]
-        other = sweep(again, **options, seeds=[7], key=jax.random.key(1))
-        assert not compiled  # every value, both seeds' and the key are others
-        many = sweep([{**each, "peak": 0.05 * k} for k in range(1, 9) for each in again], **options)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert 0 < len(compiled) <= 3 + 2  # a larger block: to draw, to train, to take the weights; and to cut its arguments
+    again = [{name: 0.9 * value + 0.01 for name, value in setting.items()} for setting in settings]
+    other = sweep(again, **options, seeds=[7], key=jax.random.key(1))
+    assert not compiled  # every value, both seeds' and the key are others
+    many = sweep([{**each, "peak": 0.05 * k} for k in range(1, 9) for each in again], **options)
+    assert len(compiled) == 3  # a larger block: to draw, to train, to take the weights
     assert "1 group" in many.note
     assert "3 programs" in many.note
     assert np.abs(other.params["dense"]["kernel"] - kernels).max() > 1e-2
+
+
+def test_a_sweep_compiles_its_programs_and_nothing_else(compiled):
+    key, x, y = jax.random.key(9), np.random.default_rng(9).normal(size=(31, 7)).astype(np.float32), np.arange(31) % 3
+    nn.kernels.compiler_options()  # tries them once a process
+    compiled.clear()
+    nn.sweep(nn.dense(3), (x, y), {"learning_rate": [0.1, 0.2, 0.3]}, epochs=2, **COMMON | {"key": key})
+    assert len(compiled) == 2  # to draw and to train: the rest is NumPy's
 
 
 def test_structural_values_of_all_kinds_make_groups():
@@ -215,7 +228,7 @@ def test_programs_of_one_text_are_compiled_once():
     space = {"init": list(inits), "learning_rate": [0.1]}
     result = sweep(space, model=lambda init: nn.dense(2, kernel_init=inits[init]), optimizer=optax.sgd, epochs=1)
     assert "2 groups" in result.note
-    assert "4 programs" in result.note  # two that draw, one that trains, one that takes the weights
+    assert "3 programs" in result.note  # two that draw, one that trains
 
 
 def test_the_epochs_of_a_space_stand_in_the_table():

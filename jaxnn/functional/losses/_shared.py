@@ -264,9 +264,22 @@ def classified(scores: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Arr
 def expected(values: jax.Array, targets: jax.Array) -> jax.Array:
     """Return Σⱼ yⱼ valuesⱼ over the last axis, for labels or for rows y, with 0 · ∞ = 0."""
     if jnp.issubdtype(targets.dtype, jnp.integer):
-        right, values = classified(values, targets)
-        return jnp.sum(jnp.where(right, values, 0), axis=-1)  # a dense select, since its gradient needs no scatter
+        labels, last = targets.astype(int), values.shape[-1] - 1
+        return nan_unless((labels >= 0) & (labels <= last), _picked(values, jnp.clip(labels, 0, last)))
     return jnp.sum(weighted(targets.astype(values.dtype), values), axis=-1)
+
+
+@jax.custom_jvp
+def _picked(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the label's own of the scores (…, C)."""
+    return jnp.take_along_axis(scores, labels[..., None], -1, mode="promise_in_bounds")[..., 0]
+
+
+@_picked.defjvp
+def _picked_jvp(primals, tangents):
+    scores, labels = primals
+    right = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1) == labels[..., None]
+    return _picked(scores, labels), jnp.sum(jnp.where(right, tangents[0], 0), axis=-1)  # its transpose needs no scatter
 
 
 def weighted(weights: jax.Array, values: jax.Array) -> jax.Array:

@@ -1,10 +1,12 @@
 """What a dense layer does with an array of many rows: a product over the last axis, a bias, and their gradients."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxnn.kernels.forms import choose_form
 
@@ -35,8 +37,8 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, fo
         >>> linear(jnp.ones((2, 3, 4)), jnp.ones((4, 5)), jnp.ones(5)).shape
         (2, 3, 5)
     """
-    rows = x.ndim > 2 and choose_form(form, "rows", x, kernel) == "rows"
-    y = jnp.dot(lax.collapse(x, 0, x.ndim - 1) if rows else x, kernel)
+    rows = x.ndim > 1 and choose_form(form, "rows", x, kernel) == "rows"
+    y = _product(lax.collapse(x, 0, x.ndim - 1), kernel) if rows else jnp.dot(x, kernel)
     y = y.reshape(*x.shape[:-1], kernel.shape[-1])
     return y if bias is None else y + spread(bias.astype(y.dtype), y, form=form)
 
@@ -107,6 +109,22 @@ def column_sum(x: jax.Array, *, form: str | None = None) -> jax.Array:
     """
     rows = x.ndim > 2 and choose_form(form, "rows", x) == "rows"
     return _column_sum(x) if rows else _plain_sum(x)
+
+
+@jax.custom_jvp
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.dot(x, kernel)
+
+
+@partial(_product.defjvp, symbolic_zeros=True)
+def _product_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """The kernel's part as it is written transposes to a product of xᵀ, copied, which `vmap` leaves to the fast library."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    parts = [] if isinstance(dx, SymbolicZero) else [jnp.dot(dx, kernel)]
+    if not isinstance(dkernel, SymbolicZero):
+        parts += [lax.dot_general(x.T, dkernel, (((0,), (0,)), ((), ())))]
+    y = jnp.dot(x, kernel)
+    return y, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(y)
 
 
 def _broadcast(vector: jax.Array, shape: tuple[int, ...]) -> jax.Array:

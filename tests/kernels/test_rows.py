@@ -29,6 +29,7 @@ def plain_batch_norm(x, scale, bias):
 
 CASES = {
     "linear": (lambda *a: linear(*a, form="rows"), plain_linear, ((2, 3, 4), (4, 5), (5,))),
+    "linear, one axis of rows": (lambda *a: linear(*a, form="rows"), plain_linear, ((3, 4), (4, 5), (5,))),
     "spread": (
         lambda v, x: spread(v, x, form="rows") * x,
         lambda v, x: jnp.broadcast_to(v, x.shape) * x,

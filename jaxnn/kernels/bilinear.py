@@ -73,7 +73,7 @@ def _input_cotangent(g: jax.Array, x: Any, kernel: jax.Array, *, member: Member)
 def _kernel_cotangent(g: jax.Array, x: jax.Array, kernel: Any, *, member: Member) -> jax.Array:
     *window, channels, _ = kernel.aval.shape
     pointwise = math.prod(window) == 1 == max(member.lhs_dilation) and not any(map(any, member.padding))
-    if pointwise and (channels > 1 or member.groups == 1):
+    if pointwise and (channels != 1 or member.groups == 1):
         x = x[(slice(None), *(slice(None, None, s) for s in member.strides))]
         # (groups, batch · places, C)
         x, wide = (jnp.moveaxis(split(lax.collapse(widen(v), 0, v.ndim - 1), member.groups), 1, 0) for v in (x, g))
@@ -84,8 +84,7 @@ def _kernel_cotangent(g: jax.Array, x: jax.Array, kernel: Any, *, member: Member
     padding = tuple(
         (low, dilated(k, r) - 1 + dilated(places, s) - dilated(n, d) - low) for n, k, places, s, (low, _), d, r in rows
     )
-    x = split(x, member.groups)
-    x = _features_first(x) if x.shape[-1] > 1 else x.swapaxes(0, -1)  # (C_in, *space, groups, batch)
+    x = _features_first(split(x, member.groups))  # (C_in, *space, groups, batch)
     swapped = Member(member.rhs_dilation, padding, member.lhs_dilation, member.strides, member.groups)
     return jnp.moveaxis(convolve(merge(x), jnp.moveaxis(g, 0, -2), swapped), 0, -2)
 
@@ -96,7 +95,8 @@ def _features_first(x: jax.Array) -> jax.Array:
     Left whole, the transposition is fused with what made x. That is then computed again, all the way back through the
     network's elementwise operations, in an order that jumps about in memory. A loop takes x as it is.
     """
-    if x.ndim < 5 or math.prod(x.shape[1:]) < LOOPED_IMAGE:
+    size = math.prod(x.shape[1:])  # which may be symbolic in a second derivative, where the batch is a feature
+    if x.ndim < 5 or x.shape[-1] == 1 or not isinstance(size, int) or size < LOOPED_IMAGE:
         return x.swapaxes(0, -1)
 
     def row(i: jax.Array, y: jax.Array) -> jax.Array:

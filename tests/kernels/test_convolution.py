@@ -255,13 +255,18 @@ def test_nan_reaches_the_outputs_that_see_it_and_no_others():
     np.testing.assert_array_equal(jnp.isnan(y), [False, True, True, True, False, False])
 
 
-def test_abstract_evaluation_and_export_with_a_symbolic_batch():
-    x, kernel, options = operands("groups", "float32")
+@pytest.mark.parametrize(
+    "name", ["plain", "larger image", "groups", "groups, one tap", "few outputs", "depthwise, small window"]
+)
+def test_abstract_evaluation_and_export_with_a_symbolic_batch(name):
+    x, kernel, options = operands(name, "float32")
     gradient = jax.jit(jax.grad(loss("canonical", options), (0, 1)))
+    curvature = jax.jit(jax.grad(lambda *v: sum(jnp.sum(jnp.cos(g)) for g in gradient(*v)), (0, 1)))
     assert jax.eval_shape(gradient, x, kernel)[0].shape == x.shape
     (batch,) = jax.export.symbolic_shape("batch")
     exported = jax.export.export(gradient)(jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), kernel)
     assert_close(exported.call(x, kernel), gradient(x, kernel), 1e-5)
+    jax.export.export(curvature)(jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), kernel)
 
 
 @pytest.mark.parametrize("name", ["strided", "larger image", "one channel", "one tap", "groups", "depthwise"])

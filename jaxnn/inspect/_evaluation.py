@@ -126,12 +126,14 @@ class Evaluation:
             env.pop(v, None)
 
     def _together(self, piece: _Piece, values: list[Value]) -> list[Value] | None:
-        """The outputs of a piece, or None if one of them is not finite without being known to follow from a NaN before."""
-        before = _origins(v for v in values if v.nan and not all(origin.meant for origin in v.origins))
-        outputs = [Value(array, *_finite_nan(array), False) for array in piece.compute(*(v.array for v in values))]
-        if not all(v.finite or (v.nan and before) for v in outputs):
+        """The outputs of a piece, or None if something that it takes or gives is not finite.
+
+        What follows from a NaN is mostly NaN, but where one is masked, another may begin anew: only its operations tell.
+        """
+        if not all(v.finite for v in values):
             return None
-        return [v if v.finite else v._replace(origins=before) for v in outputs]
+        outputs = [Value(array, *_finite_nan(array), False) for array in piece.compute(*(v.array for v in values))]
+        return outputs if all(v.finite for v in outputs) else None
 
     def _equation(self, eqn: Any, values: list[Value], place: Place) -> list[Value]:
         name, programs = eqn.primitive.name, bodies(eqn)

@@ -292,9 +292,10 @@ def test_an_overflow_in_the_backward_pass_and_names_that_are_no_layers():
     assert "3.4e+38" in found.hint
 
 
-def test_pieces_of_a_program_are_the_program(monkeypatch):
-    monkeypatch.setattr(_evaluation, "PIECES", (8, 3))
-    model = after_weight(hidden=lambda x: jnp.where(x > 0, jnp.log(x), 1), more=nn.tanh, root=jnp.sqrt, last=nn.dense(1))
+@pytest.mark.parametrize("pieces", [(8, 3), (7, 3), (5, 2), (1, 1)])
+def test_pieces_of_a_program_are_the_program(pieces, monkeypatch):
+    monkeypatch.setattr(_evaluation, "PIECES", pieces)
+    model = after_weight(hidden=lambda x: jnp.where(x > 0, jnp.log(x), 0), more=nn.tanh, root=jnp.sqrt, last=nn.dense(1))
     for x, expected in ((X, None), (ZERO_IN_TWO, ("hidden", "backward", (2,))), (-X, None), (0.5 * X, ("root", "forward"))):
         found = find(model, x)
         got = None if found is None else (found.path, found.phase, found.samples)[: len(expected)]

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# A busy machine is no failure.
+# A deadline would measure the machine.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 

@@ -15,7 +15,7 @@ from jax.extend.core import Literal
 # Calls whose program is evaluated in their place; what is not listed, and is no loop or branch, is one operation.
 CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
 # How operations begin that make a value of many values, also where shapes are alike.
-TOGETHER = ("dot", "canonical", "conv_", "cum", "scatter", "reduce", "sort", "triangular", "cholesky", "fft")
+TOGETHER = ("dot", "canonical", "tiled", "conv_", "cum", "scatter", "reduce", "sort", "triangular", "cholesky", "fft")
 PIECES = 128, 16  # so many equations are computed as one, and so many of those if something is not finite
 
 

@@ -95,6 +95,8 @@ def forms(jaxpr: Any, scope: Scope = ()) -> Iterator[tuple[Scope, str]]:
         if eqn.primitive.name == "canonical_convolution":
             x, kernel = (v.aval for v in eqn.invars)
             yield inner, f"conv {choose_way(x, kernel, eqn.params['member'])}"
+        elif eqn.primitive.name == "tiled_kernel_gradient":
+            yield inner, "conv tiles"
         elif eqn.primitive.name == "conv_general_dilated":
             yield inner, "conv xla"
         for body, _ in bodies(eqn):
@@ -182,6 +184,12 @@ def _canonical(eqn: Any) -> int:
     return 2 * pairs * x[0] * kernel[-2] * y[-1]
 
 
+def _tiled_kernel_gradient(eqn: Any) -> int:
+    """As the convolution that it is the gradient of."""
+    g, x, member = *(v.aval.shape for v in eqn.invars), eqn.params["member"]
+    return 2 * _pairs(zip(x[1:-1], (3, 3), g[1:-1], strict=True), *member[:4]) * x[0] * x[-1] * g[-1]
+
+
 def _pairs(sizes: Any, strides: Any, padding: Any, input_dilation: Any, kernel_dilation: Any) -> int:
     total = 1
     for (n, k, places), s, (low, _), d, r in zip(sizes, strides, padding, input_dilation, kernel_dilation, strict=True):
@@ -194,6 +202,7 @@ _COUNTS: dict[str, Callable[[Any], int]] = {
     "dot_general": _product,
     "conv_general_dilated": _convolution,
     "canonical_convolution": _canonical,
+    "tiled_kernel_gradient": _tiled_kernel_gradient,
     "select_and_scatter_add": lambda eqn: eqn.invars[0].aval.size * math.prod(eqn.params["window_dimensions"]),
     "scatter-add": lambda eqn: eqn.invars[2].aval.size,
     "scatter_add": lambda eqn: eqn.invars[2].aval.size,

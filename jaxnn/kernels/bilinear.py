@@ -25,8 +25,9 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxnn.kernels import winograd
 from jaxnn.kernels.forms import varying, widen
-from jaxnn.kernels.members import Member, evaluate, merge, output_shape, split
+from jaxnn.kernels.members import Member, by_tiles, evaluate, merge, output_shape, split
 from jaxnn.kernels.windows import dilated
 
 # From this size on an image is worth the steps of a loop over its rows.
@@ -79,6 +80,13 @@ def _kernel_cotangent(g: jax.Array, x: jax.Array, kernel: Any, *, member: Member
         x, wide = (jnp.moveaxis(split(lax.collapse(widen(v), 0, v.ndim - 1), member.groups), 1, 0) for v in (x, g))
         product = x.mT @ wide if member.groups > 1 else (x[0].T @ wide[0])[None]
         return jnp.moveaxis(product, 0, 1).reshape(kernel.aval.shape).astype(g.dtype)
+    if by_tiles(x, kernel.aval, member, gradient=True):
+        return tiled_gradient_p.bind(g, x, member=member)
+    return _swapped(g, x, tuple(window), member)
+
+
+def _swapped(g: jax.Array, x: jax.Array, window: tuple[int, ...], member: Member) -> jax.Array:
+    """The kernel's gradient as a member of the family."""
     rows = zip(x.shape[1:-1], window, g.shape[1:-1], *member[:4], strict=True)
     # The high padding leaves off the tail of x that no window reached, so exactly the kernel's size comes out.
     padding = tuple(
@@ -136,3 +144,30 @@ convolution_p.def_abstract_eval(_abstract)
 mlir.register_lowering(convolution_p, mlir.lower_fun(evaluate, multiple_results=False))
 ad.defbilinear(convolution_p, _input_cotangent, _kernel_cotangent)
 batching.primitive_batchers[convolution_p] = _batched
+
+
+# The kernel's gradient by tiles: ⟨gradient(g, x), w⟩ = ⟨convolve(x, w), g⟩, so its transposes are the family's members
+
+
+def _tiled_gradient(g: jax.Array, x: jax.Array, *, member: Member) -> jax.Array:
+    return winograd.kernel_gradient(widen(x), widen(g), member.padding).astype(g.dtype)
+
+
+def _abstract_gradient(g: Any, x: Any, *, member: Member) -> Any:
+    return g.update(shape=(3, 3, x.shape[-1], g.shape[-1]), weak_type=False)
+
+
+def _batched_gradient(operands: tuple, axes: tuple, *, member: Member) -> tuple[jax.Array, int]:
+    return jax.vmap(lambda g, x: _swapped(g, x, (3, 3), member), axes)(*operands), 0
+
+
+tiled_gradient_p = Primitive("tiled_kernel_gradient")
+tiled_gradient_p.def_impl(jax.jit(_tiled_gradient, static_argnames="member"))
+tiled_gradient_p.def_abstract_eval(_abstract_gradient)
+mlir.register_lowering(tiled_gradient_p, mlir.lower_fun(_tiled_gradient, multiple_results=False))
+ad.defbilinear(
+    tiled_gradient_p,
+    lambda kernel, g, x, *, member: convolve(x, kernel, member),
+    lambda kernel, g, x, *, member: _input_cotangent(g, x, kernel, member=member),
+)
+batching.primitive_batchers[tiled_gradient_p] = _batched_gradient

@@ -29,7 +29,8 @@ def conv(
         y[b, j, o] = Σ_{t, c} x[b, j·s + t·d − p, c] · kernel[t, c, o]
 
     where x is 0 outside itself. On a CPU the convolution and all its derivatives are written so that they stay fast
-    inside `jax.lax.scan`; elsewhere XLA's own form is used.
+    inside `jax.lax.scan`; elsewhere XLA's own form is used. There, windows of 3×3 over many channels are computed with
+    fewer multiplications (Winograd 1980), unless `jax.default_matmul_precision("highest")` asks for the sum as it stands.
 
     Args:
         x: The input, (batch, *space, C_in), with one to three spatial axes.

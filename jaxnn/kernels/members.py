@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnn.kernels import winograd
 from jaxnn.kernels.forms import widen
 from jaxnn.kernels.phases import at_once, by_phases, common_windows
 from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes
@@ -57,6 +58,7 @@ def choose_way(x: Any, kernel: Any, member: Member) -> str:
       gradient.
     - "columns": one example with few places, in groups, as a sum over columns: the kernel gradient of a depthwise one.
     - "groups": other groups, one by one.
+    - "tiles": windows of 3×3 over images of many channels and places, by fewer multiplications.
     - "exchanged": a kernel larger than the input changes places with it.
     - "canonical": all else, as a convolution in canonical labels.
 
@@ -84,6 +86,8 @@ def choose_way(x: Any, kernel: Any, member: Member) -> str:
         return "products"
     if member.groups > 1:
         return "columns" if x.shape[0] == 1 and math.prod(places) <= MOST_TAPS else "groups"
+    if by_tiles(x, kernel, member):
+        return "tiles"
     return "exchanged" if math.prod(kernel.shape[:-2]) > math.prod(x.shape[1:-1]) else "canonical"
 
 
@@ -123,6 +127,40 @@ def _small_and_depthwise(kernel: jax.Array, member: Member) -> bool:
     *taps, channels, features = kernel.shape
     most = 16 if min(member.strides) > 1 else 9
     return channels == 1 and features == member.groups >= 16 and math.prod(taps) <= most
+
+
+def by_tiles(x: Any, kernel: Any, member: Member, *, gradient: bool = False) -> bool:
+    """Whether a convolution, or its gradient in the kernel, is computed by :mod:`jaxnn.kernels.winograd`.
+
+    Under `jax.default_matmul_precision("highest")` it is not: tiles round relative to the largest numbers in a window, so
+    that a tap of zero does not quite hide what it meets.
+
+    Args:
+        x: The input, or anything with its shape and dtype.
+        kernel: The kernel, or anything with its shape.
+        member: Strides, padding, dilations and groups.
+        gradient: Whether it is the kernel's gradient that is asked for.
+
+    Returns:
+        True if so.
+
+    Example:
+        >>> image, kernel = jax.ShapeDtypeStruct((64, 14, 14, 64), "float32"), jax.ShapeDtypeStruct((3, 3, 64, 64), "float32")
+        >>> member = Member((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
+        >>> by_tiles(image, kernel, member)
+        True
+        >>> with jax.default_matmul_precision("highest"):
+        ...     by_tiles(image, kernel, member)
+        False
+    """
+    *window, channels, features = kernel.shape
+    plain = max(*member.strides, *member.lhs_dilation, *member.rhs_dilation, member.groups) == 1
+    if window != [3, 3] or not plain or not all(isinstance(n, int) for n in x.shape):
+        return False
+    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")  # type: ignore[attr-defined]
+    if exact or not jnp.issubdtype(x.dtype, jnp.floating):
+        return False
+    return winograd.pays(x.shape[0], output_shape(x, kernel, member)[1:-1], channels, features, gradient=gradient)
 
 
 def _exchanged(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
@@ -367,6 +405,7 @@ _WAYS = {
     "products": _sum_of_products,
     "columns": _sum_over_columns,
     "groups": _one_group_at_a_time,
+    "tiles": lambda x, kernel, member: winograd.convolve(x, kernel, member.padding),
     "exchanged": _exchanged,
     "canonical": _canonical,
 }

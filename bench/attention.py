@@ -22,26 +22,27 @@ from common import interleave, table
 
 import jaxnn as nn
 
-STEPS = 4
+# batch, length, steps a round: in a scan the first step also pays for fresh memory
+SHAPES = ((16, 128, 64), (8, 512, 16), (2, 2048, 6))
 
 
-def jaxnn_steps(attend, arrays):
+def jaxnn_steps(attend, arrays, steps: int):
     """A compiled scan of steps of gradient descent on query, key and value."""
 
     def step(arrays, _):
         gradient = jax.grad(lambda arrays: jnp.sum(attend(*arrays) ** 2))(arrays)
         return jax.tree.map(lambda x, g: x - 1e-3 * g, arrays, gradient), None
 
-    return nn.kernels.jit(lambda arrays: jax.lax.scan(step, arrays, length=STEPS)[0]).lower(arrays).compile()
+    return nn.kernels.jit(lambda arrays: jax.lax.scan(step, arrays, length=steps)[0]).lower(arrays).compile()
 
 
-def torch_steps(arrays, threads: int):
+def torch_steps(arrays, steps: int, threads: int):
     import torch
 
     def run():
         torch.set_num_threads(threads)
         tensors = [torch.tensor(np.asarray(x)).transpose(1, 2).contiguous().requires_grad_() for x in arrays]
-        for _ in range(STEPS):
+        for _ in range(steps):
             y = torch.nn.functional.scaled_dot_product_attention(*tensors, is_causal=True)
             gradients = torch.autograd.grad((y**2).sum(), tensors)
             with torch.no_grad():
@@ -63,9 +64,9 @@ def operands(batch: int, length: int) -> tuple:
 def growth(name: str, batch: int, length: int) -> float:
     """MiB by which the peak of this process grows in the first call, compiling not counted."""
     if name in OURS:
-        program = lambda arrays: functools.partial(jaxnn_steps(OURS[name], arrays), arrays)  # noqa: E731
+        program = lambda arrays: functools.partial(jaxnn_steps(OURS[name], arrays, 4), arrays)  # noqa: E731
     else:
-        program = lambda arrays: torch_steps(arrays, 2)  # noqa: E731
+        program = lambda arrays: torch_steps(arrays, 4, 2)  # noqa: E731
     jax.block_until_ready(program(operands(1, 32))())
     run = program(operands(batch, length))
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is in use now
@@ -79,13 +80,13 @@ def status(field: str) -> float:
 
 
 def main(rounds: int) -> None:
-    for batch, length in ((16, 128), (8, 512), (2, 2048)):
+    for batch, length, steps in SHAPES:
         arrays = operands(batch, length)
-        compiled = {name: jaxnn_steps(attend, arrays) for name, attend in OURS.items()}
-        runs = {name: functools.partial(steps, arrays) for name, steps in compiled.items()}
-        runs |= {f"PyTorch, {n} thread{'s' * (n > 1)}": torch_steps(arrays, n) for n in (1, 2)}
+        compiled = {name: jaxnn_steps(attend, arrays, steps) for name, attend in OURS.items()}
+        runs = {name: functools.partial(run, arrays) for name, run in compiled.items()}
+        runs |= {f"PyTorch, {n} thread{'s' * (n > 1)}": torch_steps(arrays, steps, n) for n in (1, 2)}
         title = f"causal attention, batch {batch}, length {length}, 4 heads of 32, forward + backward"
-        table(title, "ms a step", interleave(runs, rounds, 1e3 / STEPS), "jaxnn", ("jax", "torch"))
+        table(title, "ms a step", interleave(runs, rounds, 1e3 / steps), "jaxnn", ("jax", "torch"))
         reserved = {name: f", {f.memory_analysis().temp_size_in_bytes / 2**20:.0f} reserved" for name, f in compiled.items()}
         for name in (*OURS, "PyTorch") if Path("/proc/self/clear_refs").exists() else ():
             with multiprocessing.get_context("spawn").Pool(1) as fresh:

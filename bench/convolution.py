@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from common import interleave, table
-from grid import Case, loop
+from grid import Case, loop, seconds_a_step
 
 import jaxnn as nn
 
-STEPS = 16  # long enough to outlast the threads that PyTorch leaves spinning
+SHORTEST = 0.2  # seconds of a round of ours: in a loop the first step also pays for fresh memory
 CASES = {  # name: (operation, input, kernel, options)
     "Depthwise 3×3, 16×32×32×64": ("conv", (16, 32, 32, 64), (3, 3, 1, 64), {"groups": 64}),
     "Depthwise 7×7, 16×32×32×64": ("conv", (16, 32, 32, 64), (7, 7, 1, 64), {"groups": 64}),
@@ -32,7 +32,7 @@ CASES = {  # name: (operation, input, kernel, options)
 }
 
 
-def theirs(operation, x, kernel, g, options) -> dict:
+def theirs(operation, x, kernel, g, options, steps: int) -> dict:
     axes = x.ndim - 2
     convolve = getattr(torch.nn.functional, f"{operation}{axes}d")
     # both pad as "SAME" does: k // 2 at stride 1; a transposed one of 4 taps and stride 2 cuts off 1 on either side
@@ -42,7 +42,7 @@ def theirs(operation, x, kernel, g, options) -> dict:
 
     def run(x, kernel, g, threads):
         torch.set_num_threads(threads)
-        for _ in range(STEPS):
+        for _ in range(steps):
             x.grad = kernel.grad = None
             convolve(x, kernel, **settings).backward(g)
 
@@ -70,8 +70,9 @@ if __name__ == "__main__":
         values = {name: np.array(v) for name, v in (("x", x), ("kernel", kernel), ("g", g))}
         case = Case(operation, x_shape, kernel_shape, options)
         ours, xlas = (loop(case, "all three", form, values) for form in (None, "xla"))
-        runs = {"jaxnn": lambda run=ours: run(STEPS), **theirs(operation, x, kernel, g, options)}
-        times = interleave(runs, rounds, 1e3 / STEPS)
+        steps = max(8, round(SHORTEST / seconds_a_step(ours)))
+        runs = {"jaxnn": lambda run=ours, steps=steps: run(steps), **theirs(operation, x, kernel, g, options, steps)}
+        times = interleave(runs, rounds, 1e3 / steps)
         xla = interleave({"XLA's form": lambda run=xlas: run(2)}, 1, 1e3 / 2)
         times["XLA's form"] = xla["XLA's form"] * rounds
         table(f"{title}, forward and backward", "ms", times, "jaxnn", ("jax", "torch"))

@@ -19,7 +19,7 @@ from common import interleave, table
 
 import jaxnn as nn
 
-STEPS = 64  # long enough to outlast the threads that PyTorch leaves spinning
+STEPS = 256  # in a loop the first step also pays for fresh memory
 
 
 def scanned(function, x, g):

@@ -19,7 +19,7 @@ from common import interleave, table
 
 import jaxnn as nn
 
-WIDTH, HEADS, LAYERS, LENGTH, BATCH, VOCABULARY, STEPS = 128, 4, 4, 128, 16, 256, 4
+WIDTH, HEADS, LAYERS, LENGTH, BATCH, VOCABULARY, STEPS = 128, 4, 4, 128, 16, 256, 16
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, (BATCH, LENGTH + 1)).astype(np.int32)
 
 

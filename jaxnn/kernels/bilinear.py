@@ -17,6 +17,7 @@ The condition is symmetric enough that solving it for x or for w gives the same 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxnn.kernels import winograd
 from jaxnn.kernels.forms import varying, widen
-from jaxnn.kernels.members import Member, by_tiles, evaluate, merge, output_shape, split
+from jaxnn.kernels.members import Member, by_tiles, by_xla, evaluate, merge, output_shape, split
 from jaxnn.kernels.windows import dilated
 
 # From this size on an image is worth the steps of a loop over its rows.
@@ -138,10 +139,21 @@ def _abstract(x: Any, kernel: Any, *, member: Member) -> Any:
     return x.update(shape=output_shape(x, kernel, member), weak_type=False)
 
 
-convolution_p = Primitive("canonical_convolution")
-convolution_p.def_impl(jax.jit(evaluate, static_argnames="member"))
-convolution_p.def_abstract_eval(_abstract)
-mlir.register_lowering(convolution_p, mlir.lower_fun(evaluate, multiple_results=False))
+def _primitive(name: str, ours: Callable, xlas: Callable, result: Callable) -> Primitive:
+    """A bilinear operation that is computed in our way on a CPU and in XLA's where a program is lowered for another."""
+    primitive = Primitive(name)
+    primitive.def_impl(jax.jit(ours, static_argnames="member"))
+    primitive.def_abstract_eval(result)
+    mlir.register_lowering(primitive, mlir.lower_fun(ours, multiple_results=False), platform="cpu")
+    mlir.register_lowering(primitive, mlir.lower_fun(xlas, multiple_results=False))
+    return primitive
+
+
+def _xlas(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
+    return by_xla(x, kernel, member)
+
+
+convolution_p = _primitive("canonical_convolution", evaluate, _xlas, _abstract)
 ad.defbilinear(convolution_p, _input_cotangent, _kernel_cotangent)
 batching.primitive_batchers[convolution_p] = _batched
 
@@ -161,10 +173,12 @@ def _batched_gradient(operands: tuple, axes: tuple, *, member: Member) -> tuple[
     return jax.vmap(lambda g, x: _swapped(g, x, (3, 3), member), axes)(*operands), 0
 
 
-tiled_gradient_p = Primitive("tiled_kernel_gradient")
-tiled_gradient_p.def_impl(jax.jit(_tiled_gradient, static_argnames="member"))
-tiled_gradient_p.def_abstract_eval(_abstract_gradient)
-mlir.register_lowering(tiled_gradient_p, mlir.lower_fun(_tiled_gradient, multiple_results=False))
+def _xlas_gradient(g: jax.Array, x: jax.Array, *, member: Member) -> jax.Array:
+    kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], g.shape[-1]), g.dtype)
+    return jax.linear_transpose(lambda kernel: by_xla(x, kernel, member), kernel)(g)[0]
+
+
+tiled_gradient_p = _primitive("tiled_kernel_gradient", _tiled_gradient, _xlas_gradient, _abstract_gradient)
 ad.defbilinear(
     tiled_gradient_p,
     lambda kernel, g, x, *, member: convolve(x, kernel, member),

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnn.kernels.forms import choose_form
-from jaxnn.kernels.members import LABELS, Member
+from jaxnn.kernels.members import LABELS, Member, by_xla
 from jaxnn.kernels.windows import dilated, output_sizes, per_axis, resolve_padding
 
 
@@ -71,7 +70,7 @@ def conv(
         )
     member = Member(strides, padding, (1,) * axes, dilation, groups)
     if choose_form(form, "canonical", x, kernel) == "xla":
-        return _xla(x, kernel, member)
+        return by_xla(x, kernel, member)
     return _canonical(x, kernel, member)
 
 
@@ -135,21 +134,7 @@ def conv_transpose(
         raise ValueError(f"nothing is left of the output after a padding of {padding} is cut off; use a smaller padding")
     member = Member((1,) * axes, around, strides, dilation, groups)
     kernel = jnp.flip(kernel, range(axes))
-    return _xla(x, kernel, member) if choose_form(form, "canonical", x, kernel) == "xla" else _canonical(x, kernel, member)
-
-
-def _xla(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
-    """The reference: XLA's convolution and XLA's gradients."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        member.strides,
-        member.padding,
-        lhs_dilation=member.lhs_dilation,
-        rhs_dilation=member.rhs_dilation,
-        dimension_numbers=LABELS[x.ndim - 2],
-        feature_group_count=member.groups,
-    )
+    return by_xla(x, kernel, member) if choose_form(form, "canonical", x, kernel) == "xla" else _canonical(x, kernel, member)
 
 
 def _check_operands(x: jax.Array, kernel: jax.Array, groups: int) -> None:

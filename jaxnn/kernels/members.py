@@ -97,7 +97,22 @@ def evaluate(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
     return way(widen(x), widen(kernel), member).astype(x.dtype)
 
 
-def _canonical(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+def by_xla(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
+    """Compute a member of the family as XLA does: the reference, and what other platforms than a CPU take.
+
+    Args:
+        x: The input, (batch, *space, groups · C_in).
+        kernel: The kernel, (*window, C_in, groups · C_out), of x's dtype.
+        member: Strides, padding, dilations and groups.
+
+    Returns:
+        (batch, *places, groups · C_out), in x's dtype.
+
+    Example:
+        >>> x, kernel = jnp.ones((1, 3, 1)), jnp.ones((2, 1, 1))
+        >>> by_xla(x, kernel, Member((1,), ((0, 0),), (1,), (1,), 1)).ravel()
+        Array([2., 2.], dtype=float32)
+    """
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -106,6 +121,7 @@ def _canonical(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
         lhs_dilation=member.lhs_dilation,
         rhs_dilation=member.rhs_dilation,
         dimension_numbers=LABELS[x.ndim - 2],
+        feature_group_count=member.groups,
     )
 
 
@@ -176,7 +192,7 @@ def _exchanged(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     flipped = Member(member.strides, padding, member.rhs_dilation, member.lhs_dilation, 1)
     kernel = jnp.flip(jnp.moveaxis(kernel, -1, 0), space)  # (C_out, *window, C_in)
     x = jnp.moveaxis(jnp.flip(x, space), 0, -1)  # (*space, C_in, batch)
-    return jnp.swapaxes(_canonical(kernel, x, flipped), 0, -1)
+    return jnp.swapaxes(by_xla(kernel, x, flipped), 0, -1)
 
 
 def _sum_over_taps(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
@@ -407,5 +423,5 @@ _WAYS = {
     "groups": _one_group_at_a_time,
     "tiles": lambda x, kernel, member: winograd.convolve(x, kernel, member.padding),
     "exchanged": _exchanged,
-    "canonical": _canonical,
+    "canonical": by_xla,
 }

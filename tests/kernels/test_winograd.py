@@ -148,3 +148,17 @@ def test_a_nan_reaches_the_outputs_that_see_it_and_no_others(place, everywhere):
     reached = np.zeros((3, 6, 7, 1), bool)
     reached[1, max(place[0] - 1, 0) : place[0] + 2, max(place[1] - 1, 0) : place[1] + 2] = True
     np.testing.assert_array_equal(np.isnan(winograd.convolve(x, kernel, ((1, 1), (1, 1)))), reached)
+
+
+def test_a_program_for_another_platform_takes_xlas_convolutions():
+    x, kernel = jax.ShapeDtypeStruct((64, 8, 8, 256), "float32"), jax.ShapeDtypeStruct((3, 3, 256, 256), "float32")
+    program = jax.jit(functools.partial(gradients, form="canonical"))
+
+    def loops_and_convolutions(*platforms):
+        text = jax.export.export(program, platforms=platforms)(x, kernel).mlir_module()
+        return text.count("stablehlo.while"), text.count("stablehlo.convolution")
+
+    assert loops_and_convolutions("cuda") == loops_and_convolutions("tpu") == (0, 3)
+    loops, convolutions = loops_and_convolutions("cpu")
+    assert loops > 0 == convolutions
+    assert loops_and_convolutions("cpu", "cuda") == (loops, 3)

@@ -27,8 +27,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnn.kernels import winograd
+from jaxnn.kernels.family import Member, by_xla, merge, output_shape, split
 from jaxnn.kernels.forms import varying, widen
-from jaxnn.kernels.members import Member, by_tiles, by_xla, evaluate, merge, output_shape, split
+from jaxnn.kernels.members import evaluate
 from jaxnn.kernels.windows import dilated
 
 # From this size on an image is worth the steps of a loop over its rows.
@@ -81,7 +82,7 @@ def _kernel_cotangent(g: jax.Array, x: jax.Array, kernel: Any, *, member: Member
         x, wide = (jnp.moveaxis(split(lax.collapse(widen(v), 0, v.ndim - 1), member.groups), 1, 0) for v in (x, g))
         product = x.mT @ wide if member.groups > 1 else (x[0].T @ wide[0])[None]
         return jnp.moveaxis(product, 0, 1).reshape(kernel.aval.shape).astype(g.dtype)
-    if by_tiles(x, kernel.aval, member, gradient=True):
+    if winograd.by_tiles(x, kernel.aval, member, gradient=True):
         return tiled_gradient_p.bind(g, x, member=member)
     return _swapped(g, x, tuple(window), member)
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnn.kernels.family import LABELS, Member, by_xla
 from jaxnn.kernels.forms import choose_form
-from jaxnn.kernels.members import LABELS, Member, by_xla
 from jaxnn.kernels.windows import dilated, output_sizes, per_axis, resolve_padding
 
 

@@ -4,7 +4,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,37 +12,17 @@ import numpy as np
 from jax import lax
 
 from jaxnn.kernels import winograd
+from jaxnn.kernels.columns import sum_over_columns
+from jaxnn.kernels.family import LABELS, Member, by_xla, merge, output_shape, padded, split
 from jaxnn.kernels.forms import widen
 from jaxnn.kernels.phases import at_once, by_phases, common_windows
-from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes
+from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated
 
-LABELS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
-# From this size on images are gone through one by one, so that each stays in the cache.
-LARGE_IMAGE = 2**17
-# Up to so many columns of places are unrolled by the compiler, which then knows where a term meets padding and where not.
-UNROLLED_PLACES = 3
 # From this number of products with all taps on, examples are gone through in blocks.
 MOST_PRODUCTS = 2**21
 FEW_CHANNELS = (1, 2, 3, 4)  # listed, since a symbolic size can be compared for equality only
 # Up to so many groups are unrolled, which spares the copies of a loop; more would take long to compile.
 FEW_GROUPS = 8
-
-
-class Member(NamedTuple):
-    """One member of the family: a tuple entry per spatial axis; padding may be negative, which crops."""
-
-    strides: tuple[int, ...]
-    padding: Pairs
-    lhs_dilation: tuple[int, ...]
-    rhs_dilation: tuple[int, ...]
-    groups: int
-
-
-def output_shape(x: Any, kernel: Any, member: Member) -> tuple[int, ...]:
-    """(batch, *places, groups · C_out)."""
-    sizes = [dilated(n, d) for n, d in zip(x.shape[1:-1], member.lhs_dilation, strict=True)]
-    window = [dilated(k, d) for k, d in zip(kernel.shape[:-2], member.rhs_dilation, strict=True)]
-    return (x.shape[0], *output_sizes(sizes, window, member.strides, member.padding), kernel.shape[-1])
 
 
 def choose_way(x: Any, kernel: Any, member: Member) -> str:
@@ -86,7 +66,7 @@ def choose_way(x: Any, kernel: Any, member: Member) -> str:
         return "products"
     if member.groups > 1:
         return "columns" if x.shape[0] == 1 and math.prod(places) <= MOST_TAPS else "groups"
-    if by_tiles(x, kernel, member):
+    if winograd.by_tiles(x, kernel, member):
         return "tiles"
     return "exchanged" if math.prod(kernel.shape[:-2]) > math.prod(x.shape[1:-1]) else "canonical"
 
@@ -95,34 +75,6 @@ def evaluate(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
     """Compute a member of the family in the way that is fast on a CPU, in a loop or out of it."""
     way = _WAYS[choose_way(x, kernel, member)]
     return way(widen(x), widen(kernel), member).astype(x.dtype)
-
-
-def by_xla(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
-    """Compute a member of the family as XLA does: the reference, and what other platforms than a CPU take.
-
-    Args:
-        x: The input, (batch, *space, groups · C_in).
-        kernel: The kernel, (*window, C_in, groups · C_out), of x's dtype.
-        member: Strides, padding, dilations and groups.
-
-    Returns:
-        (batch, *places, groups · C_out), in x's dtype.
-
-    Example:
-        >>> x, kernel = jnp.ones((1, 3, 1)), jnp.ones((2, 1, 1))
-        >>> by_xla(x, kernel, Member((1,), ((0, 0),), (1,), (1,), 1)).ravel()
-        Array([2., 2.], dtype=float32)
-    """
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        member.strides,
-        member.padding,
-        lhs_dilation=member.lhs_dilation,
-        rhs_dilation=member.rhs_dilation,
-        dimension_numbers=LABELS[x.ndim - 2],
-        feature_group_count=member.groups,
-    )
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
@@ -145,40 +97,6 @@ def _small_and_depthwise(kernel: jax.Array, member: Member) -> bool:
     return channels == 1 and features == member.groups >= 16 and math.prod(taps) <= most
 
 
-def by_tiles(x: Any, kernel: Any, member: Member, *, gradient: bool = False) -> bool:
-    """Whether a convolution, or its gradient in the kernel, is computed by :mod:`jaxnn.kernels.winograd`.
-
-    Under `jax.default_matmul_precision("highest")` it is not: tiles round relative to the largest numbers in a window, so
-    that a tap of zero does not quite hide what it meets.
-
-    Args:
-        x: The input, or anything with its shape and dtype.
-        kernel: The kernel, or anything with its shape.
-        member: Strides, padding, dilations and groups.
-        gradient: Whether it is the kernel's gradient that is asked for.
-
-    Returns:
-        True if so.
-
-    Example:
-        >>> image, kernel = jax.ShapeDtypeStruct((64, 14, 14, 64), "float32"), jax.ShapeDtypeStruct((3, 3, 64, 64), "float32")
-        >>> member = Member((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
-        >>> by_tiles(image, kernel, member)
-        True
-        >>> with jax.default_matmul_precision("highest"):
-        ...     by_tiles(image, kernel, member)
-        False
-    """
-    *window, channels, features = kernel.shape
-    plain = max(*member.strides, *member.lhs_dilation, *member.rhs_dilation, member.groups) == 1
-    if window != [3, 3] or not plain or not all(isinstance(n, int) for n in x.shape):
-        return False
-    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")  # type: ignore[attr-defined]
-    if exact or not jnp.issubdtype(x.dtype, jnp.floating):
-        return False
-    return winograd.pays(x.shape[0], output_shape(x, kernel, member)[1:-1], channels, features, gradient=gradient)
-
-
 def _exchanged(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """The kernel as the input and the input as the kernel, both flipped in space.
 
@@ -198,7 +116,7 @@ def _exchanged(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
 def _sum_over_taps(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """Few taps and channels: shifted copies of each channel, times its tap, fused by the compiler into one pass."""
     taps, places = kernel.shape[:-2], output_shape(x, kernel, member)[1:-1]
-    x = split(_padded(x, member), member.groups)  # (batch, *space, groups, C_in)
+    x = split(padded(x, member), member.groups)  # (batch, *space, groups, C_in)
     # Behind a barrier, lest a kernel that was flipped or transposed be so again for each output.
     kernel = split(lax.optimization_barrier(kernel), member.groups)  # (*taps, C_in, groups, C_out)
 
@@ -283,7 +201,7 @@ def _phase_by_phase(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Arra
     ones = (1,) * len(taps)
     inside = Member(ones, ((0, 0),) * len(taps), ones, ones, member.groups)
     if math.prod(taps) == 1:
-        return _padded(evaluate(x, kernel, member=inside), member)
+        return padded(evaluate(x, kernel, member=inside), member)
     rest = features, member.lhs_dilation, member.padding, output_shape(x, kernel, member)[1:-1]
     if _few_products(kernel, member.groups):
         convolve = lambda x, products, padding: _shifted_sum(products, ones, padding)  # noqa: E731
@@ -307,84 +225,6 @@ def _much_in_common(kernel: jax.Array, member: Member) -> bool:
     return member.groups == 1 and filled <= most
 
 
-def _padded(x: jax.Array, member: Member) -> jax.Array:
-    edges = [(low, high, d - 1) for (low, high), d in zip(member.padding, member.lhs_dilation, strict=True)]
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-
-
-def _sum_over_columns(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
-    """One example, few places and many taps: the kernel's gradient where the convolution is a sum over taps.
-
-    For each row of places, a sum over the columns of taps is fused into one pass, in which the same rows of x and of
-    the kernel meet at all columns of places and so stay in the cache; what would meet padding is left out. A product
-    with ones then sums over the rest.
-    """
-    places = output_shape(x, kernel, member)[1:-1]
-    *rows, width = places
-    step, dilation = member.strides[-1], member.rhs_dilation[-1]
-    x = split(x, member.groups).swapaxes(0, -1)[..., 0]  # (C_in, *space, groups)
-    kernel = jnp.moveaxis(kernel, -2, 0)  # (C_in, *taps, groups · C_out)
-    many = kernel.shape[-2] > 2 * MOST_TAPS  # too many columns to unroll
-    if many or width > UNROLLED_PLACES or max(member.lhs_dilation) > 1:
-        x, member = _padded(x, member), member._replace(padding=((0, 0),) * len(places))
-    x = jnp.repeat(x, kernel.shape[-1] // member.groups, -1)
-
-    def row(place: tuple[int, ...], x: jax.Array, kernel: jax.Array) -> jax.Array:
-        for axis, p in enumerate(place):
-            first = p * member.strides[axis] - member.padding[axis][0]
-            x, met = _met(x, 1 + axis, first, member.rhs_dilation[axis], kernel.shape[1 + axis])
-            kernel = lax.slice_in_dim(kernel, *met, axis=1 + axis)
-
-        def term(column: int) -> jax.Array:
-            inside, (start, stop) = _met(x, -2, column * dilation - member.padding[-1][0], step, width)
-            edges = [(0, 0, 0)] * (x.ndim - 2) + [(start, width - stop, 0), (0, 0, 0)]
-            return lax.pad(inside, jnp.zeros((), x.dtype), edges) * lax.slice_in_dim(kernel, column, column + 1, axis=-2)
-
-        total = functools.reduce(operator.add, map(term, range(kernel.shape[-2])))
-        total = lax.collapse(total, 0, total.ndim - 1)  # (C_in · taps · width, groups · C_out)
-        ones = lax.broadcast_in_dim(jnp.eye(width, dtype=x.dtype), (width, total.shape[0] // width, width), (0, 2))
-        return lax.collapse(ones, 1) @ total
-
-    def one_pass(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.stack([row(place, x, kernel) for place in np.ndindex(*rows)])
-
-    if many:
-        blocks = _in_blocks(x, kernel, dilation, dilated(width, step) - 1)
-        y = lax.map(lambda block: one_pass(*block), blocks).sum(0)
-    elif math.prod(kernel.shape[1:]) >= LARGE_IMAGE:
-        y = lax.map(lambda image: one_pass(image[0][None], image[1][None]), (x, kernel)).sum(0)
-    else:
-        y = one_pass(x, kernel)
-    return y.reshape(1, *places, -1)
-
-
-def _met(x: jax.Array, axis: int, first: int, step: int, count: int) -> tuple[jax.Array, tuple[int, int]]:
-    """Of `count` indices from `first` on those that are in x, as a slice of it, and which these are, from and to."""
-    size = x.shape[axis]
-    start = min(max(-(first // step), 0), count)
-    stop = max(min(-((first - size) // step), count), start)
-    begin = first + start * step if stop > start else 0
-    return lax.slice_in_dim(x, begin, begin + dilated(stop - start, step), step, axis), (start, stop)
-
-
-def _in_blocks(x: jax.Array, kernel: jax.Array, dilation: int, overlap: int) -> tuple[jax.Array, jax.Array]:
-    """Cut long rows, (..., columns, C), into blocks, (blocks, ..., columns, C).
-
-    Each block of x goes on for `overlap` columns into the next one; the kernel's last block is filled up with zeros.
-    """
-    columns = kernel.shape[-2]
-    size = max(MOST_TAPS, -(-overlap // dilation))
-    blocks = -(-columns // size)
-    around = [(0, 0, 0)] * (x.ndim - 2)
-    zero = jnp.zeros((), x.dtype)
-    x = lax.pad(x, zero, [*around, (0, (blocks + 1) * size * dilation - x.shape[-2], 0), (0, 0, 0)])
-    kernel = lax.pad(kernel, zero, [*around, (0, blocks * size - columns, 0), (0, 0, 0)])
-    x = x.reshape(*x.shape[:-2], blocks + 1, size * dilation, x.shape[-1])
-    x = jnp.concatenate([x[..., :-1, :, :], x[..., 1:, :overlap, :]], -2)
-    kernel = kernel.reshape(*kernel.shape[:-2], blocks, size, kernel.shape[-1])
-    return jnp.moveaxis(x, -3, 0), jnp.moveaxis(kernel, -3, 0)
-
-
 def _one_group_at_a_time(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
     """Each group is a canonical convolution, where XLA's grouped one has no fast path at all; of one tap, a product."""
     single = member._replace(groups=1)
@@ -403,23 +243,13 @@ def _one_group_at_a_time(x: jax.Array, kernel: jax.Array, member: Member) -> jax
     return merge(jnp.moveaxis(y, 0, -2))
 
 
-def split(v: jax.Array, groups: int) -> jax.Array:
-    """(..., groups · C) to (..., groups, C)."""
-    return v.reshape(*v.shape[:-1], groups, v.shape[-1] // groups)
-
-
-def merge(v: jax.Array) -> jax.Array:
-    """(..., groups, C) to (..., groups · C)."""
-    return lax.collapse(v, v.ndim - 2)
-
-
 _WAYS = {
     "phases": _phase_by_phase,
     "subpixel": _all_phases_at_once,
     "depthwise": _depthwise,
     "taps": _sum_over_taps,
     "products": _sum_of_products,
-    "columns": _sum_over_columns,
+    "columns": sum_over_columns,
     "groups": _one_group_at_a_time,
     "tiles": lambda x, kernel, member: winograd.convolve(x, kernel, member.padding),
     "exchanged": _exchanged,

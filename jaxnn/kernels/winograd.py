@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnn.kernels.family import Member, output_shape
 from jaxnn.kernels.windows import Pairs
 
 # Examples are gone through in blocks of about so many transformed numbers a place in a tile, so that they stay in the cache.
@@ -35,6 +36,40 @@ BLOCK = 2**18
 LARGEST_IMAGE = 2**24
 
 Grid = Sequence[Sequence[jax.Array]]
+
+
+def by_tiles(x: Any, kernel: Any, member: Member, *, gradient: bool = False) -> bool:
+    """Whether a convolution, or its gradient in the kernel, is computed by tiles.
+
+    Under `jax.default_matmul_precision("highest")` it is not: tiles round relative to the largest numbers in a window, so
+    that a tap of zero does not quite hide what it meets.
+
+    Args:
+        x: The input, or anything with its shape and dtype.
+        kernel: The kernel, or anything with its shape.
+        member: Strides, padding, dilations and groups.
+        gradient: Whether it is the kernel's gradient that is asked for.
+
+    Returns:
+        True if so.
+
+    Example:
+        >>> image, kernel = jax.ShapeDtypeStruct((64, 14, 14, 64), "float32"), jax.ShapeDtypeStruct((3, 3, 64, 64), "float32")
+        >>> member = Member((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
+        >>> by_tiles(image, kernel, member)
+        True
+        >>> with jax.default_matmul_precision("highest"):
+        ...     by_tiles(image, kernel, member)
+        False
+    """
+    *window, channels, features = kernel.shape
+    plain = max(*member.strides, *member.lhs_dilation, *member.rhs_dilation, member.groups) == 1
+    if window != [3, 3] or not plain or not all(isinstance(n, int) for n in x.shape):
+        return False
+    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")  # type: ignore[attr-defined]
+    if exact or not jnp.issubdtype(x.dtype, jnp.floating):
+        return False
+    return pays(x.shape[0], output_shape(x, kernel, member)[1:-1], channels, features, gradient=gradient)
 
 
 def pays(batch: int, places: Sequence[int], channels: int, features: int, *, gradient: bool = False) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxnn.kernels import conv, members
+from jaxnn.kernels import columns, conv, members
 
 CANONICAL_LABELS = {"b0f_0io->b0f", "b01f_01io->b01f", "b012f_012io->b012f"}
 
@@ -139,7 +139,7 @@ def test_every_transformation(name, x64):
 @pytest.mark.parametrize("large", [0, 2**17])
 def test_kernel_gradients_of_depthwise_convolutions(large, monkeypatch, x64):
     # Long rows are cut into blocks, large images go one by one; both must sum to the same.
-    monkeypatch.setattr(members, "LARGE_IMAGE", large)
+    monkeypatch.setattr(columns, "LARGE_IMAGE", large)
     for name in ("depthwise", "depthwise, wide padding", "depthwise, long rows"):
         x, kernel, options = operands(name)
         gradients = [jax.jit(jax.grad(loss(form, options), 1))(x, kernel) for form in ("canonical", "xla")]

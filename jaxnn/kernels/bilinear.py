@@ -150,11 +150,7 @@ def _primitive(name: str, ours: Callable, xlas: Callable, result: Callable) -> P
     return primitive
 
 
-def _xlas(x: jax.Array, kernel: jax.Array, *, member: Member) -> jax.Array:
-    return by_xla(x, kernel, member)
-
-
-convolution_p = _primitive("canonical_convolution", evaluate, _xlas, _abstract)
+convolution_p = _primitive("canonical_convolution", evaluate, by_xla, _abstract)
 ad.defbilinear(convolution_p, _input_cotangent, _kernel_cotangent)
 batching.primitive_batchers[convolution_p] = _batched
 

@@ -34,6 +34,10 @@ from jaxnn.kernels.windows import Pairs
 BLOCK = 2**18
 # Images of more transformed numbers, over all places in a tile, would take more memory than is saved in time.
 LARGEST_IMAGE = 2**24
+# As measured: what a transformed number must be worth (see `pays`), in a kernel's gradient twice that, as both factors are
+# transformed; and tiles times worth, which have to make up for the kernel's own transform.
+LEAST_WORTH, LEAST_WORTH_OF_GRADIENT = 32, 64
+LEAST_TILES_TIMES_WORTH = 50_000
 
 Grid = Sequence[Sequence[jax.Array]]
 
@@ -91,10 +95,11 @@ def pays(batch: int, places: Sequence[int], channels: int, features: int, *, gra
         >>> pays(64, (14, 14), 64, 64), pays(64, (14, 14), 16, 16)
         (True, False)
     """
-    worth = channels * features / (channels + features)
+    worth = channels * features / (channels + features)  # products for each transformed number, up to a factor
     if 16 * math.prod(-(-n // 2) for n in places) * (channels + features) > LARGEST_IMAGE:
         return False
-    return worth >= (64 if gradient else 32) and batch * math.prod(places) / 4 * worth >= 5e4
+    least = LEAST_WORTH_OF_GRADIENT if gradient else LEAST_WORTH
+    return worth >= least and batch * math.prod(places) / 4 * worth >= LEAST_TILES_TIMES_WORTH
 
 
 def convolve(x: jax.Array, kernel: jax.Array, padding: Pairs) -> jax.Array:

@@ -19,7 +19,7 @@ from common import interleave, table
 
 import jaxnn as nn
 
-STEPS = 256  # in a loop the first step also pays for fresh memory
+STEPS = 512  # in a loop the first step also pays for fresh memory
 
 
 def scanned(function, x, g):

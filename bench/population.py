@@ -52,7 +52,7 @@ def workload(name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...], int, i
 
 def swept(x, y, sizes, batch, epochs, members: int = MEMBERS, threads: int | None = None) -> Callable[[], Any]:
     """Ours, as it is called."""
-    from jaxnn.population import runner
+    from jaxnn.population import scheduler as runner
 
     rates = np.logspace(-4, -2, members).tolist()
     model, data, usual = training.network(sizes), jax.device_put((x, y)), runner.strategy_for

@@ -68,7 +68,7 @@ def jaxnn_fit(x, y, sizes, batch, epochs):
 
 def by_hand(x, y, sizes, batch, epochs):
     """What one would write without `fit`, with the same model, step, order of the samples and options of the compiler."""
-    from jaxnn.train.batches import shuffled
+    from jaxnn.problem.batches import shuffled
 
     model, optimizer, data = network(sizes), optax.adam(RATE), (jnp.asarray(x), jnp.asarray(y))
     step = nn.train_step(model, loss=nn.losses.cross_entropy, optimizer=optimizer)

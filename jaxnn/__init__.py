@@ -13,7 +13,7 @@ from jaxnn import kernels
 from jaxnn.core import trees
 from jaxnn.core.block import block
 from jaxnn.core.combinators import branch, dtype_policy, parallel, positionwise, remat, repeat, residual, serial
-from jaxnn.core.draw import param
+from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, as_layer, stateless
 from jaxnn.functional import initializers
 from jaxnn.functional.activations import *  # noqa: F403
@@ -64,9 +64,9 @@ if TYPE_CHECKING:
     from jaxnn.train.history import History
     from jaxnn.train.learning_rate_finder import LearningRates, find_learning_rate
     from jaxnn.train.optimizers import by_path, decay_mask, named_optimizer
+    from jaxnn.train.sources import DataError
     from jaxnn.train.state import TrainState, init_train_state
     from jaxnn.train.step import Objective, train_step
-    from jaxnn.train.streams import DataError
 
 __version__ = "0.1.0"
 
@@ -196,7 +196,7 @@ _LATER = {  # what is imported when it is first used: not every program trains, 
     **dict.fromkeys(("TrainState", "init_train_state"), "train.state"),
     **dict.fromkeys(("evaluate", "predict"), "train.evaluation"),
     **dict.fromkeys(("train_epoch", "train_run"), "train.epoch"),
-    "DataError": "train.streams",
+    "DataError": "train.sources",
     "History": "train.history",
     **dict.fromkeys(("by_path", "decay_mask", "named_optimizer"), "train.optimizers"),
     "summary": "inspect",

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn._arguments import parser as make_parser
+from jaxnn.cli.arguments import parser as make_parser
 from jaxnn.data import Dataset, load, moments, split, standardize
 
 SUITS = {2: ("table", ("mlp",)), 3: ("sequence", ("rnn", "mlp")), 4: ("image", ("cnn", "mlp", "rnn"))}
@@ -115,7 +115,7 @@ def _prepared(arguments: argparse.Namespace) -> _Job:
         raise ValueError(f"--out {arguments.out} cannot be made: {error.strerror}; expected a folder to write to") from error
 
     import jaxnn as nn
-    from jaxnn.inspect import plots
+    from jaxnn.plots import figures as plots
 
     _optimizer(arguments)(learning_rate=1.0)
     _check_checkpoints(arguments)
@@ -402,7 +402,7 @@ def _ending(result: Any, arguments: argparse.Namespace) -> str:
 def _report(job: _Job, history: dict[str, list[float]], output: np.ndarray) -> Any:
     """Say how good the model is on the test part, and return the picture."""
     import jaxnn as nn
-    from jaxnn.inspect import plots
+    from jaxnn.plots import figures as plots
 
     test, title = job.parts[2], f"{job.arguments.model} on {job.data.name}"
     if test.task == "regression":
@@ -418,7 +418,7 @@ def _report(job: _Job, history: dict[str, list[float]], output: np.ndarray) -> A
 
 
 def _most_confused(labels: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> str:
-    from jaxnn.inspect import plots
+    from jaxnn.plots import figures as plots
 
     counts = plots.confusion(labels, predicted, len(classes))
     mistakes = counts - np.diag(np.diag(counts))

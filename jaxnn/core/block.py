@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.core.layer import Layer, Params, Spec, State, as_layer, from_setup
-from jaxnn.core.scope import abstract, check_name, child_key, explained, inside
+from jaxnn.core.naming import abstract, check_name, child_key, explained, inside
 
 
 def block(forward: Callable[..., Any], **children: Any) -> Layer:

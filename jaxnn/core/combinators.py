@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.core.block import compose
-from jaxnn.core.draw import is_undrawn
 from jaxnn.core.dtypes import cast_floating, promote
+from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
-from jaxnn.core.scope import abstract, check_name, name_hash
+from jaxnn.core.naming import abstract, check_name, name_hash
 
 
 def serial(*layers: Any, **named: Any) -> Layer:

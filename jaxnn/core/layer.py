@@ -22,8 +22,8 @@ from typing import Any
 
 import jax
 
-from jaxnn.core.draw import draw, undrawn_call
-from jaxnn.core.scope import abstract, check_key, explained
+from jaxnn.core.initialize import draw, undrawn_call
+from jaxnn.core.naming import abstract, check_key, explained
 
 Params = dict[str, Any]
 State = dict[str, Any]

@@ -9,21 +9,6 @@ from typing import TYPE_CHECKING
 from jaxnn.inspect.summary import Row, Summary, summary
 
 if TYPE_CHECKING:
-    from jaxnn.inspect.animations import (
-        Movie,
-        animate_activations,
-        animate_boundary,
-        animate_functions,
-        animate_landscape,
-        animate_losses,
-    )
-    from jaxnn.inspect.classifier_plots import (
-        plot_calibration,
-        plot_confusion_matrix,
-        plot_decision_boundary,
-        plot_precision_recall,
-        plot_roc,
-    )
     from jaxnn.inspect.drawing import Diagram, diagram
     from jaxnn.inspect.landscapes import (
         Landscape,
@@ -33,7 +18,24 @@ if TYPE_CHECKING:
         plot_landscape,
         random_directions,
     )
-    from jaxnn.inspect.network_plots import (
+    from jaxnn.inspect.layer_outputs import activations
+    from jaxnn.inspect.nonfinite import NonFinite, find_nonfinite, first_nonfinite_path
+    from jaxnn.plots.animations import (
+        Movie,
+        animate_activations,
+        animate_boundary,
+        animate_functions,
+        animate_landscape,
+        animate_losses,
+    )
+    from jaxnn.plots.classifiers import (
+        plot_calibration,
+        plot_confusion_matrix,
+        plot_decision_boundary,
+        plot_precision_recall,
+        plot_roc,
+    )
+    from jaxnn.plots.networks import (
         activation_statistics,
         plot_activations,
         plot_attention,
@@ -43,9 +45,7 @@ if TYPE_CHECKING:
         plot_histograms,
         plot_spectrum,
     )
-    from jaxnn.inspect.nonfinite import NonFinite, find_nonfinite, first_nonfinite_path
-    from jaxnn.inspect.tapped import activations
-    from jaxnn.inspect.training_plots import (
+    from jaxnn.plots.training import (
         plot_learning_curves,
         plot_learning_rates,
         plot_parallel_coordinates,
@@ -94,25 +94,25 @@ __all__ = [
 ]
 
 _ROOMS = {  # imported when first used; a module is not called like what is in it
-    "Movie": "animations",
-    "activation_statistics": "network_plots",
-    "activations": "tapped",
-    **dict.fromkeys(("Diagram", "diagram"), "drawing"),
-    **dict.fromkeys(("NonFinite", "find_nonfinite", "first_nonfinite_path"), "nonfinite"),
-    **dict.fromkeys(("Landscape", "around", "loss_landscape", "path_directions", "random_directions"), "landscapes"),
-    "plot_landscape": "landscapes",
-    **dict.fromkeys(("plot_learning_curves", "plot_learning_rates"), "training_plots"),
-    **dict.fromkeys(("plot_parallel_coordinates", "plot_sweep"), "training_plots"),
-    **dict.fromkeys(("plot_calibration", "plot_confusion_matrix", "plot_decision_boundary"), "classifier_plots"),
-    **dict.fromkeys(("plot_precision_recall", "plot_roc"), "classifier_plots"),
+    "activations": "inspect.layer_outputs",
+    **dict.fromkeys(("Diagram", "diagram"), "inspect.drawing"),
+    **dict.fromkeys(("NonFinite", "find_nonfinite", "first_nonfinite_path"), "inspect.nonfinite"),
+    **dict.fromkeys(("Landscape", "around", "loss_landscape", "path_directions", "random_directions"), "inspect.landscapes"),
+    "plot_landscape": "inspect.landscapes",
+    "Movie": "plots.animations",
+    "activation_statistics": "plots.networks",
+    **dict.fromkeys(("plot_learning_curves", "plot_learning_rates"), "plots.training"),
+    **dict.fromkeys(("plot_parallel_coordinates", "plot_sweep"), "plots.training"),
+    **dict.fromkeys(("plot_calibration", "plot_confusion_matrix", "plot_decision_boundary"), "plots.classifiers"),
+    **dict.fromkeys(("plot_precision_recall", "plot_roc"), "plots.classifiers"),
 }
 
 
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module 'jaxnn.inspect' has no attribute {name!r}")
-    room = _ROOMS.get(name, "animations" if name.startswith("animate_") else "network_plots")
-    return getattr(_import_module(f"jaxnn.inspect.{room}"), name)
+    room = _ROOMS.get(name, "plots.animations" if name.startswith("animate_") else "plots.networks")
+    return getattr(_import_module(f"jaxnn.{room}"), name)
 
 
 def __dir__() -> list[str]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 
-from jaxnn.core.draw import is_undrawn
+from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer
-from jaxnn.core.scope import abstract
-from jaxnn.inspect.flops import Scope
+from jaxnn.core.naming import abstract
 from jaxnn.inspect.summary import scaled, shape_text
-from jaxnn.inspect.wiring import INPUT, OUTPUT, Wiring, wirings
+from jaxnn.programs.costs import Scope
+from jaxnn.programs.wiring import INPUT, OUTPUT, Wiring, wirings
 
 _BOX, _GAP, _LANE, _PAD, _TITLE = (164.0, 38.0), 26.0, 16.0, 14.0, 20.0  # pixels
 _LETTER = 6.3  # the width of one, at 11 pixels

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.inspect._axes import ORANGE, axes, titled
+from jaxnn.plots.axes import ORANGE, axes, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

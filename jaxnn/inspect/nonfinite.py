@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import jaxlib
 
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
-from jaxnn.core.scope import abstract
+from jaxnn.core.naming import abstract
 from jaxnn.core.trees import paths
-from jaxnn.inspect._evaluation import Evaluation, Origin, Place, bodies, finite, first
+from jaxnn.programs.evaluation import Evaluation, Origin, Place, bodies, finite, first
 
 _MODEL, _LOSS = "the model/", "the loss/"  # scopes: no layer's name has a slash
 _FOREIGN = tuple(str(Path(m).parent) + os.sep for m in (jax.__file__, jaxlib.__file__, Path(__file__).parent))

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.draw import is_undrawn
+from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer
-from jaxnn.core.scope import abstract
-from jaxnn.inspect.flops import Scope, forms, kept, operations
+from jaxnn.core.naming import abstract
 from jaxnn.kernels.forms import definitions
+from jaxnn.programs.costs import Scope, forms, kept, operations
 
 COLUMNS = ("layer", "output", "dtype", "parameters", "share", "forward", "backward", "share", "kept")
 

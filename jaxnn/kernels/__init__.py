@@ -2,13 +2,13 @@
 
 from jaxnn.kernels.attention import dot_product_attention
 from jaxnn.kernels.compiler import compiler_options, jit
-from jaxnn.kernels.convolution import conv, conv_transpose
+from jaxnn.kernels.convolution.public import conv, conv_transpose
 from jaxnn.kernels.cross_entropy import linear_cross_entropy
 from jaxnn.kernels.dropout import dropout
+from jaxnn.kernels.linear import column_sum, linear, spread
 from jaxnn.kernels.normalization import batch_norm
 from jaxnn.kernels.pooling import avg_pool, max_pool, sum_pool
 from jaxnn.kernels.recurrence import recurrence
-from jaxnn.kernels.rows import column_sum, linear, spread
 
 __all__ = [
     "avg_pool",

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnn.kernels.rows import column_sum, spread, spread_tangent
+from jaxnn.kernels.linear import column_sum, spread, spread_tangent
 
 
 @jax.custom_jvp

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from jaxnn import kernels
 from jaxnn.core.block import compose
-from jaxnn.core.draw import param
+from jaxnn.core.checks import whole
 from jaxnn.core.dtypes import at_least_float32, promote
+from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.core.options import whole
 from jaxnn.functional.initializers import glorot_uniform, ones, zeros
 from jaxnn.layers.embedding import rotary
 from jaxnn.layers.linear import dense

@@ -8,11 +8,11 @@ from dataclasses import replace
 import jax.numpy as jnp
 
 from jaxnn import kernels
+from jaxnn.core.checks import whole
 from jaxnn.core.combinators import serial
-from jaxnn.core.draw import param
 from jaxnn.core.dtypes import promote
+from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.core.options import whole
 from jaxnn.functional.initializers import he_normal, zeros
 
 Size = int | Sequence[int]

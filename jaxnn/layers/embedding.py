@@ -7,11 +7,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxnn.core.checks import whole
 from jaxnn.core.combinators import positionwise
-from jaxnn.core.draw import param
 from jaxnn.core.dtypes import at_least_float32, promote
+from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.core.options import whole
 from jaxnn.functional.initializers import normal, zeros
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnn import kernels
+from jaxnn.core.checks import whole
 from jaxnn.core.combinators import positionwise
-from jaxnn.core.draw import param
 from jaxnn.core.dtypes import promote
+from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.core.options import whole
 from jaxnn.functional.initializers import he_normal, lecun_normal, zeros
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.core.draw import param
+from jaxnn.core.checks import whole
+from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
-from jaxnn.core.options import whole
-from jaxnn.core.scope import inside
+from jaxnn.core.naming import inside
 from jaxnn.functional.initializers import lecun_normal, zeros
 
 

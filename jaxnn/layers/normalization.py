@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import kernels
+from jaxnn.core.checks import whole
 from jaxnn.core.combinators import positionwise, split_mask
-from jaxnn.core.draw import param
 from jaxnn.core.dtypes import at_least_float32
+from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.core.options import whole
 from jaxnn.functional.initializers import ones, zeros
 
 

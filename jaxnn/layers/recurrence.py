@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxnn import kernels
 from jaxnn.core.block import compose
 from jaxnn.core.combinators import split_mask
-from jaxnn.core.draw import draw, param
 from jaxnn.core.dtypes import promote
+from jaxnn.core.initialize import draw, param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
-from jaxnn.core.scope import abstract
+from jaxnn.core.naming import abstract
 from jaxnn.functional.initializers import zeros
 
 

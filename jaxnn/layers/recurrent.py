@@ -14,10 +14,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnn.core.draw import param
+from jaxnn.core.checks import whole
 from jaxnn.core.dtypes import at_least_float32
+from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer
-from jaxnn.core.options import whole
 from jaxnn.functional.activations import sigmoid, tanh
 from jaxnn.functional.initializers import fan_in_uniform, ones, zeros
 from jaxnn.layers.recurrence import gates, recurrent

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
-from jaxnn.core.draw import param
+from jaxnn.core.checks import whole
 from jaxnn.core.dtypes import promote
+from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer
-from jaxnn.core.options import whole
 from jaxnn.functional.activations import relu, sigmoid, tanh
 from jaxnn.functional.initializers import fan_in_uniform, uniform, zeros
 from jaxnn.layers.convolution import Size, spatial

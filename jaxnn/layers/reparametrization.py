@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnn.core.draw import draw
 from jaxnn.core.dtypes import at_least_float32
+from jaxnn.core.initialize import draw
 from jaxnn.core.layer import Layer, as_layer
-from jaxnn.core.scope import child_key
+from jaxnn.core.naming import child_key
 from jaxnn.functional.initializers import normal
 
 TINY = 1e-24  # a squared length below which a column counts as zero, and stays so

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxnn.core.checks import whole
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.core.options import whole
 from jaxnn.layers.convolution import Size, spatial
 
 Margins = int | Sequence[tuple[int, int]]

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.core.block import compose
+from jaxnn.core.checks import whole
 from jaxnn.core.combinators import positionwise
-from jaxnn.core.draw import is_undrawn, param
 from jaxnn.core.dtypes import promote
+from jaxnn.core.initialize import is_undrawn, param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
-from jaxnn.core.options import whole
-from jaxnn.core.scope import child_key, inside
+from jaxnn.core.naming import child_key, inside
 from jaxnn.functional.activations import gelu
 from jaxnn.functional.initializers import glorot_uniform, zeros
 from jaxnn.layers.attention import split_any_mask

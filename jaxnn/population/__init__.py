@@ -10,7 +10,7 @@ from jaxnn.population.ensemble import (
     uncertainty,
     vote,
 )
-from jaxnn.population.folds import bootstrap, cross_validation
+from jaxnn.population.resampling import bootstrap, cross_validation
 from jaxnn.population.result import Member, Stacked, Sweep
 from jaxnn.population.search import hyperband, optuna_search, population_based_training, successive_halving
 from jaxnn.population.space import Distribution, choice, grid, integers, log_uniform, random, sobol, uniform

@@ -12,12 +12,12 @@ import numpy as np
 from jax import lax
 
 from jaxnn import kernels
-from jaxnn.core.options import whole
+from jaxnn.core.checks import whole
 from jaxnn.population.result import Sweep
-from jaxnn.train.batches import over_batches
-from jaxnn.train.checks import checked_inputs
-from jaxnn.train.drivers import Plan
-from jaxnn.train.hyperparameters import model_of, split
+from jaxnn.problem.batches import over_batches
+from jaxnn.problem.checks import checked_inputs
+from jaxnn.problem.hyperparameters import model_of, split
+from jaxnn.train.executors import Plan
 
 MEMBERS = 16  # mapped over at a time
 

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.options import whole
+from jaxnn.core.checks import whole
 from jaxnn.population.space import Setting
-from jaxnn.train.drivers import Plan
+from jaxnn.problem.hyperparameters import LENGTHS, by_kind, model_of, optimizer_of, parameters_of
 from jaxnn.train.epoch import lengths
-from jaxnn.train.hyperparameters import LENGTHS, by_kind, model_of, optimizer_of, parameters_of
+from jaxnn.train.executors import Plan
 from jaxnn.train.state import TrainState, init_train_state
 
 OWN = ("batch_size", "epochs")  # what a space may name besides hyperparameters

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from jaxnn.core.layer import Layer
+from jaxnn.population.group_run import Trained, Work
 from jaxnn.population.groups import OWN, Group
 from jaxnn.population.space import Setting
-from jaxnn.population.work import Trained, Work
+from jaxnn.problem.hyperparameters import loss_of, model_of
 from jaxnn.train.history import History
-from jaxnn.train.hyperparameters import loss_of, model_of
 from jaxnn.train.step import Objective
 
 

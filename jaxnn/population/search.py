@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.options import whole
-from jaxnn.core.scope import child_key
+from jaxnn.core.checks import whole
+from jaxnn.core.naming import child_key
 from jaxnn.population.result import Sweep
 from jaxnn.population.saver import Saver, store_of
 from jaxnn.population.space import Setting, settings_of

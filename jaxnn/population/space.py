@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.options import whole
-from jaxnn.core.scope import check_key
+from jaxnn.core.checks import whole
+from jaxnn.core.naming import check_key
 
 Setting = dict[str, Any]
 

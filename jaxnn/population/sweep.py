@@ -12,18 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.options import whole
-from jaxnn.core.scope import check_key
+from jaxnn.core.checks import whole
+from jaxnn.core.naming import check_key
+from jaxnn.population.group_run import Work
 from jaxnn.population.groups import groups_of
 from jaxnn.population.result import Sweep
-from jaxnn.population.runner import Runner, Strategy, strategy_for
 from jaxnn.population.saver import Saver
+from jaxnn.population.scheduler import Runner, Strategy, strategy_for
 from jaxnn.population.space import Setting, settings_of
-from jaxnn.population.work import Work
-from jaxnn.train.batches import leading_size
-from jaxnn.train.checks import checked_data, checked_inputs, checked_labels
+from jaxnn.problem.batches import leading_size
+from jaxnn.problem.checks import checked_data, checked_inputs, checked_labels
+from jaxnn.problem.hyperparameters import model_of
 from jaxnn.train.hooks import Callback
-from jaxnn.train.hyperparameters import model_of
 from jaxnn.train.interrupts import deferred_interrupt
 from jaxnn.train.step import Objective
 

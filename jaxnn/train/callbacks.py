@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.core.options import whole
-from jaxnn.train import logs
+from jaxnn.core.checks import whole
+from jaxnn.train import table_files as logs
 from jaxnn.train.hooks import Callback
 
 __all__ = [
@@ -380,7 +380,7 @@ def plot(path: str | os.PathLike, *, name: str = "plot") -> Callback:
     watched: list[Any] = []
 
     def on_start(history):
-        from jaxnn.inspect import plots
+        from jaxnn.plots import figures as plots
 
         plots.new_figure()  # says now, not after the training, if matplotlib is missing
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnn.core.scope import child_key
-from jaxnn.train.batches import leading_size, over_batches, scan, shuffled
+from jaxnn.core.naming import child_key
+from jaxnn.problem.batches import leading_size, over_batches, scan, shuffled
+from jaxnn.problem.hyperparameters import loss_of, split
+from jaxnn.problem.running import check_numbers, totals_of, with_validation
 from jaxnn.train.evaluation import evaluation
 from jaxnn.train.hooks import Callback, after_epoch, after_step, evaluated_weights
-from jaxnn.train.hyperparameters import loss_of, split
 from jaxnn.train.state import TrainState, init_train_state
 from jaxnn.train.step import objective_of, train_step
-from jaxnn.train.totals import check_numbers, totals_of, with_validation
 
 
 @dataclass(frozen=True)

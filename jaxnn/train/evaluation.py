@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
+from jaxnn.core.checks import whole
 from jaxnn.core.layer import Layer
-from jaxnn.core.options import whole
-from jaxnn.train.batches import even_size, leading_size, over_batches
-from jaxnn.train.checks import checked_data, checked_inputs, checked_labels
-from jaxnn.train.hyperparameters import model_of, split
+from jaxnn.problem.batches import even_size, leading_size, over_batches
+from jaxnn.problem.checks import checked_data, checked_inputs, checked_labels
+from jaxnn.problem.hyperparameters import model_of, split
+from jaxnn.problem.running import named_metrics, totals_of
 from jaxnn.train.step import objective_of
-from jaxnn.train.totals import named_metrics, totals_of
 
 
 def evaluate(

@@ -11,24 +11,24 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn.core.checks import whole
 from jaxnn.core.layer import Layer
-from jaxnn.core.options import whole
-from jaxnn.core.scope import check_key
-from jaxnn.train.batches import leading_size
-from jaxnn.train.checks import as_host_array, checked_data, checked_inputs, checked_labels
-from jaxnn.train.drivers import Arrays, Driver
+from jaxnn.core.naming import check_key
+from jaxnn.problem.batches import leading_size
+from jaxnn.problem.checks import as_host_array, checked_data, checked_inputs, checked_labels
+from jaxnn.problem.hyperparameters import LENGTHS, check_used, loss_of, model_of, optimizer_of, split
+from jaxnn.problem.running import named_metrics
 from jaxnn.train.epoch import inputs_of, lengths
 from jaxnn.train.evaluation import trained
+from jaxnn.train.executors import Arrays, Driver
 from jaxnn.train.history import History
 from jaxnn.train.hooks import Callback, final_weights
-from jaxnn.train.hyperparameters import LENGTHS, check_used, loss_of, model_of, optimizer_of, split
 from jaxnn.train.interrupts import deferred_interrupt
 from jaxnn.train.progress import Progress
 from jaxnn.train.saver import Saver
+from jaxnn.train.sources import Batches, DataError, Rows, Stream
 from jaxnn.train.state import TrainState, init_train_state
 from jaxnn.train.step import Objective
-from jaxnn.train.streams import Batches, DataError, Rows, Stream
-from jaxnn.train.totals import named_metrics
 
 CALL_SECONDS = 0.4  # what a call of the program shall take: the progress bar moves, and the call's own cost is far below 1%
 MOST_ROWS = 64  # epochs a call

@@ -173,7 +173,7 @@ class History(Mapping[str, list]):
             ImportError: matplotlib is not installed.
             ValueError: there is nothing to draw yet.
         """
-        from jaxnn.inspect import plots
+        from jaxnn.plots import figures as plots
 
         curves = [name for name in self if name not in ("epoch", "step", *SETTINGS, *TIMES) and self._finite(name)]
         settings = [name for name in reversed(SETTINGS) if len(set(self._finite(name).values())) > 1]

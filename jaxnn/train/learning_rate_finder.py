@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import kernels
-from jaxnn.core.options import whole
-from jaxnn.train.batches import leading_size, shuffled
-from jaxnn.train.checks import checked_data
+from jaxnn.core.checks import whole
+from jaxnn.problem.batches import leading_size, shuffled
+from jaxnn.problem.checks import checked_data
 from jaxnn.train.state import init_train_state
 from jaxnn.train.step import train_step
 
@@ -53,8 +53,8 @@ class LearningRates:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from jaxnn.inspect import plots
-        from jaxnn.inspect.training_plots import plot_learning_rates
+        from jaxnn.plots import figures as plots
+        from jaxnn.plots.training import plot_learning_rates
 
         figure = plots.new_figure(7, 4)
         plot_learning_rates(self, ax=figure.subplots())

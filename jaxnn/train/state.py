@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.scope import check_key, child_key
+from jaxnn.core.naming import check_key, child_key
+from jaxnn.problem.hyperparameters import model_of, optimizer_of, split
+from jaxnn.problem.running import totals_of
 from jaxnn.train.hooks import Callback, start_memory
-from jaxnn.train.hyperparameters import model_of, optimizer_of, split
-from jaxnn.train.totals import totals_of
 
 
 class LossScale(NamedTuple):

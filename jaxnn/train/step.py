@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxnn.core.layer import Layer
-from jaxnn.core.scope import child_key
-from jaxnn.train.batches import leading_size, over_batches
-from jaxnn.train.hyperparameters import loss_of, model_of, optimizer_of, split
+from jaxnn.core.naming import child_key
+from jaxnn.problem.batches import leading_size, over_batches
+from jaxnn.problem.hyperparameters import loss_of, model_of, optimizer_of, split
+from jaxnn.problem.running import weight_of
 from jaxnn.train.state import LossScale, TrainState
-from jaxnn.train.totals import weight_of
 
 STEPS_TO_GROW = 2000
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.inspect import _evaluation
 from jaxnn.inspect.nonfinite import NonFinite, find_nonfinite, first_nonfinite_path, locate
+from jaxnn.programs import evaluation as _evaluation
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).uniform(1, 2, (6, 3)).astype(np.float32)

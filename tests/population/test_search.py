@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits, load_iris
 
 import jaxnn as nn
 from jaxnn import population
-from jaxnn.population.work import Work
+from jaxnn.population.group_run import Work
 
 KEY = jax.random.key(3)
 X = np.random.default_rng(1).normal(size=(96, 4)).astype(np.float32)
@@ -188,7 +188,7 @@ def test_copies_replace_the_worst():
     ],
 )  # fmt: skip
 def test_mistakes_are_named(call, message, monkeypatch):
-    from jaxnn.population import block
+    from jaxnn.population import programs as block
 
     monkeypatch.setattr(block.Program, "compile", lambda self: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
@@ -260,7 +260,7 @@ def test_folds_leave_out_what_they_say():
     assert len(result) == 8
     [row] = result.by_setting("val_accuracy")
     assert row["val_accuracy"] > 0.9
-    from jaxnn.population.folds import _bits, _folds
+    from jaxnn.population.resampling import _bits, _folds
 
     fold = _folds(_bits({"key": KEY}, "folds"), jnp.asarray(y), 150, 4)
     assert sorted(np.bincount(fold)) == [37, 37, 38, 38]
@@ -278,7 +278,7 @@ def test_a_weight_of_zero_is_no_sample():
         nn.dense(1), (X, Y + 0.1 * X[:, 2:3] ** 2), folds=3, loss=nn.losses.mse, optimizer=optax.sgd(0.1), epochs=200, key=KEY,
         batch_size=96, progress=False,
     )  # fmt: skip
-    from jaxnn.population.folds import _bits, _folds
+    from jaxnn.population.resampling import _bits, _folds
 
     fold = _folds(_bits({"key": KEY}, "folds"), jnp.asarray(Y), 96, 3)
     for k in range(3):

@@ -15,7 +15,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import population
-from jaxnn.population import runner
+from jaxnn.population import scheduler as runner
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(90, 5)).astype(np.float32)
@@ -266,7 +266,7 @@ def test_a_member_that_diverges_is_reported_and_harms_no_other():
 @pytest.mark.slow
 def test_members_that_stopped_are_left_out_when_that_saves_time(monkeypatch):
     """Of 16 members 14 stop soon: the epochs that are computed, those of frozen members included, are much fewer."""
-    from jaxnn.population.work import Work
+    from jaxnn.population.group_run import Work
 
     monkeypatch.setattr(runner, "MOST_ROWS", 2)
     monkeypatch.setattr(runner, "_cores", lambda: 1)
@@ -351,7 +351,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
 @pytest.mark.slow
 def test_a_group_that_was_cut_goes_on_in_the_same_blocks(tmp_path, monkeypatch):
     pytest.importorskip("orbax.checkpoint")
-    from jaxnn.population.work import Work
+    from jaxnn.population.group_run import Work
 
     class Cut(Exception):
         pass
@@ -415,7 +415,7 @@ def test_checkpoints_of_another_sweep_are_refused(tmp_path):
     ],
 )
 def test_mistakes_are_found_before_anything_is_compiled(space, options, message, monkeypatch):
-    from jaxnn.population import block
+    from jaxnn.population import programs as block
 
     monkeypatch.setattr(block.Program, "compile", lambda self: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
@@ -456,7 +456,7 @@ def test_ctrl_c_keeps_what_is_finished():
         import os, signal, threading, time
         import jax, numpy as np, optax, jaxnn as nn
         x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-        from jaxnn.population import work
+        from jaxnn.population import group_run as work
         keep_rows = work.Work.keep_rows
         asked = []
         def watched(self, *arguments):

@@ -51,7 +51,7 @@ def plain():
 
 @pytest.mark.parametrize("budget", [1, 3, 5, 1000])
 def test_the_length_of_a_call_changes_no_bit(budget, monkeypatch):
-    from jaxnn.train.drivers import Arrays
+    from jaxnn.train.executors import Arrays
 
     call = Arrays.call
     monkeypatch.setattr(Arrays, "call", lambda self, state, steps: call(self, state, budget))

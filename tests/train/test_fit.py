@@ -70,8 +70,8 @@ def test_an_epoch_is_the_loop_of_steps_and_every_sample_counts_once():
     assert sorted(set(seen)) == list(range(103))  # the callback also runs in the backward pass: not once each
     assert int(state.step) == 7
 
-    from jaxnn.core.scope import child_key
-    from jaxnn.train.batches import shuffled
+    from jaxnn.core.naming import child_key
+    from jaxnn.problem.batches import shuffled
 
     order = shuffled(jax.random.fold_in(child_key(start.key, "order"), start.step), 103)
     step = jax.jit(nn.train_step(model, loss=nn.losses.cross_entropy, optimizer=optimizer))
@@ -373,7 +373,7 @@ equal(jax.jit(parts)(start, data), jax.jit(stepped(nn.losses.cross_entropy))(sta
 
 
 def test_data_on_the_device_are_finite_one_by_one():
-    from jaxnn.train.checks import checked_inputs
+    from jaxnn.problem.checks import checked_inputs
 
     assert len(checked_inputs(jnp.full(10, 3e38), "x")) == 10  # their sum is infinite
     for bad in ([1.0, np.inf, -np.inf], [np.nan, 0.0, 0.0]):

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxnn.inspect import plots
+from jaxnn.plots import figures as plots
 from jaxnn.train.history import History
-from jaxnn.train.logs import csv_log, jsonl_log, tensorboard_log
 from jaxnn.train.rows import replace_file
+from jaxnn.train.table_files import csv_log, jsonl_log, tensorboard_log
 
 NAN, INF = math.nan, math.inf
 ROWS = [{"epoch": n, "loss": 0.1 * n, **({"val_loss": 1 / 3 / n} if n % 2 == 0 else {}), "seconds": 0.5} for n in range(1, 6)]

@@ -105,7 +105,7 @@ def fit(checkpoints=None, model=MODEL, **options):
 
 
 def test_a_run_cut_in_the_middle_of_an_epoch_goes_on_from_there(tmp_path, monkeypatch):
-    from jaxnn.train.drivers import Arrays
+    from jaxnn.train.executors import Arrays
 
     call, calls = Arrays.call, []
 

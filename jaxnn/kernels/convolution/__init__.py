@@ -1,0 +1,1 @@
+"""Convolutions: one primitive, and its fast forms on a CPU."""

@@ -1,0 +1,221 @@
+"""Pictures of a training run. Matplotlib's object interface only: no global state, no window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnn.plots.axes import BLUE, GREY, ORANGE, RED, extra, grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+_TRAINING, _VALIDATION, _WRONG, _QUIET = BLUE, ORANGE, RED, GREY
+_COLUMNS, _ROWS = 10, 3
+
+History = Mapping[str, Sequence[float]]
+
+
+def new_figure(width: float = 10.0, height: float = 8.0) -> Figure:
+    """An empty figure of `width` × `height` inches; `figure.savefig(path)` writes it.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+
+    Example:
+        >>> new_figure(4, 3).get_size_inches().tolist()
+        [4.0, 3.0]
+    """
+    with extra():
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    return Figure(figsize=(width, height), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+
+
+def classification_figure(
+    history: History,
+    x: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    classes: Sequence[str],
+    *,
+    title: str,
+) -> Figure:
+    """Loss and accuracy curves, and below them sample predictions for images or the confusion matrix for other inputs.
+
+    Args:
+        history: Lists of one value an epoch: `loss` and `accuracy`, `val_loss` and `val_accuracy` if there are any.
+        x: Inputs of the test part as they are to be shown: grey or RGB images (N, H, W, 1 or 3), or anything else.
+        labels: True labels (N,).
+        predicted: Predicted labels (N,).
+        classes: The classes' names.
+        title: A line for the top.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> history = {"loss": [1.0, 0.5], "accuracy": [0.5, 0.9]}
+        >>> figure = classification_figure(history, np.zeros((2, 8, 8, 1)), [0, 1], [0, 0], ["a", "b"], title="tiny")
+        >>> figure.savefig("tiny.png")  # doctest: +SKIP
+    """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    figure = new_figure()
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    loss, accuracy = halves[0].subplots(1, 2)
+    plot_curves(loss, history, "loss", log=True)
+    plot_curves(accuracy, history, "accuracy")
+    if x.ndim == 4 and x.shape[-1] in (1, 3):
+        plot_predictions(halves[1], x, labels, predicted, classes)
+    else:
+        plot_confusion(halves[1].subplots(), labels, predicted, classes)
+    return figure
+
+
+def regression_figure(history: History, targets: np.ndarray, predicted: np.ndarray, *, title: str) -> Figure:
+    """The loss curve, and beside it the test part's predictions against the truth.
+
+    Args:
+        history: Lists of one value an epoch: `loss`, and `val_loss` if there is one.
+        targets: True values (N,) or (N, 1).
+        predicted: Predicted values, of the same shape.
+        title: A line for the top.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure = regression_figure({"loss": [1.0, 0.5]}, np.arange(3.0), np.arange(3.0), title="exact")
+        >>> len(figure.axes)
+        2
+    """
+    figure = new_figure(10.0, 4.8)
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    loss, scatter = figure.subplots(1, 2)
+    plot_curves(loss, history, "loss")
+    plot_truth(scatter, targets, predicted)
+    return figure
+
+
+def history_figure(history: History, names: Sequence[str]) -> Figure:
+    """One picture a name, the curves of `plot_curves`, side by side.
+
+    Args:
+        history: Lists of one value an epoch.
+        names: What to draw, without `val_`.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> history = {"loss": [1.0, 0.5], "val_loss": [1.0, 0.75], "accuracy": [0.5, 0.75]}
+        >>> len(history_figure(history, ["loss", "accuracy"]).axes)
+        2
+    """
+    columns = min(len(names), 3 if len(names) != 4 else 2)
+    rows = -(-len(names) // columns)
+    figure = new_figure(0.6 + 4.4 * columns, 3.4 * rows)
+    for place, name in enumerate(names, 1):
+        plot_curves(figure.add_subplot(rows, columns, place), history, name, log=name in ("loss", "learning_rate"))
+    return figure
+
+
+def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -> None:
+    """Draw `history[name]` and `history["val_" + name]`, one of which may be missing, over the epochs.
+
+    Values that are missing or not finite are passed over. With `log` the axis is logarithmic if the values span more than
+    two decades.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    drawn = {}
+    for key, label, color in ((name, "training", _TRAINING), (f"val_{name}", "validation", _VALIDATION)):
+        values = np.asarray(list(history.get(key, ())), float)
+        epochs = np.asarray(history.get("epoch", np.arange(1, len(values) + 1)))
+        shown = np.isfinite(values)
+        if shown.any():
+            marker = "o" if shown.sum() <= 10 else None
+            axes.plot(epochs[shown], values[shown], color=color, marker=marker, markersize=4, label=label)
+            drawn[key] = values[shown]
+    both = np.concatenate(list(drawn.values())) if drawn else np.zeros(1)
+    if log and both.max() > 100 * both.min() > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if both.max() < 1e4 * both.min() else (1,)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_title(name if name in drawn else f"val_{name}", loc="left", fontsize=11)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid(axes)
+    if len(drawn) == 2:
+        axes.legend(frameon=False)
+
+
+def plot_predictions(
+    figure: Figure | SubFigure, images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Draw up to 30 images with what they were read as: the wrong ones first, framed, at most two thirds of them."""
+    wrong, right = np.flatnonzero(labels != predicted), np.flatnonzero(labels == predicted)
+    room = _ROWS * _COLUMNS
+    shown = [*wrong[: max(2 * room // 3, room - len(right))], *right][:room]
+    figure.suptitle(f"{len(wrong)} of {len(labels)} test images read wrong; those shown are framed", fontsize=11)
+    low, high = float(images.min()), float(images.max())
+    panels: Any = figure.subplots(_ROWS, _COLUMNS)
+    for axes, index in zip(panels.flat, shown, strict=False):
+        image = (images[index] - low) / max(high - low, 1e-12)
+        axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray_r", vmin=0, vmax=1)
+        true, read = classes[int(labels[index])], classes[int(predicted[index])]
+        mistaken = labels[index] != predicted[index]
+        axes.set_title(f"{true}\nread as {read}" if mistaken else true, fontsize=7, pad=3, color=_WRONG if mistaken else _QUIET)
+        for spine in axes.spines.values():
+            spine.set(color=_WRONG if mistaken else "#dddddd", linewidth=2 if mistaken else 0.8)
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[])
+    for axes in panels.flat[len(shown) :]:
+        axes.set_axis_off()
+
+
+def plot_confusion(axes: Axes, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> None:
+    """Draw how many of each true class (rows) were read as each class (columns), shaded by the share of the row."""
+    counts = confusion(labels, predicted, len(classes))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_title("confusion of the test part", loc="left", fontsize=11)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= 20:
+        longest = max(map(len, classes))
+        slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        turned = longest > 12 or (longest > 2 and len(classes) > 8)
+        axes.set_xticks(range(len(classes)), classes, fontsize=8, **(slanted if turned else {}))
+        axes.set_yticks(range(len(classes)), classes, fontsize=8)
+        for row, column in np.ndindex(counts.shape):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=color)
+
+
+def plot_truth(axes: Axes, targets: np.ndarray, predicted: np.ndarray) -> None:
+    """Draw predicted over true values, with the line on which both are equal."""
+    targets, predicted = np.ravel(targets), np.ravel(predicted)
+    ends = [min(targets.min(), predicted.min()), max(targets.max(), predicted.max())]
+    axes.plot(ends, ends, color=_QUIET, linewidth=1, linestyle="--", label="exact")
+    axes.scatter(targets, predicted, s=18, alpha=0.6, color=_TRAINING, edgecolors="none")
+    axes.set_title("test part", loc="left", fontsize=11)
+    axes.set(xlabel="true", ylabel="predicted", aspect="equal")
+    grid(axes)
+    axes.legend(frameon=False)
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Count samples of each true class (rows) read as each class (columns).
+
+    Example:
+        >>> confusion([0, 0, 1], [0, 1, 1], 2).tolist()
+        [[1, 1], [0, 1]]
+    """
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (np.asarray(labels), np.asarray(predicted)), 1)
+    return counts

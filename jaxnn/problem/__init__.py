@@ -1,0 +1,1 @@
+"""What is trained, bound once: model, loss, hyperparameters and data, as pure functions."""

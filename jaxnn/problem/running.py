@@ -1,0 +1,87 @@
+"""Running totals of the loss and the metrics over batches that may differ in size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.functional.metrics import Metric, as_metric
+from jaxnn.problem.batches import leading_size
+
+
+def totals_of(metrics: Mapping[str, Any] | None) -> tuple[Callable, Callable, Callable]:
+    """How totals start, grow and end.
+
+    Returns:
+        `start() -> totals`, `update(totals, loss, predictions, batch) -> totals`, where the loss is the batch's mean, and
+        `finish(totals) -> logs`. To metrics, a sample of weight 0 is none; other weights are the loss's alone.
+    """
+    streams = named_metrics(metrics)
+
+    def start():
+        return jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), {k: m.init() for k, m in streams.items()}
+
+    def update(totals, loss, predictions, batch):
+        total, weights, states = totals
+        weight, where = weight_of(batch), {"where": batch[2] > 0} if _has_weights(batch) else {}
+        states = {k: m.update(states[k], predictions, targets_of(batch), **where) for k, m in streams.items()}
+        return total + jnp.asarray(loss, jnp.float32) * weight, weights + weight, states
+
+    def finish(totals):
+        total, weights, states = totals
+        return {"loss": total / weights} | {k: m.compute(states[k]) for k, m in streams.items()}
+
+    return start, update, finish
+
+
+def named_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
+    """The metrics by name, functions made into metrics.
+
+    Raises:
+        TypeError: if they do not come by name, or one is no metric.
+        ValueError: if one is called `"loss"`.
+    """
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(f'metrics are given by name, as {{"accuracy": nn.metrics.accuracy}}, got {metrics!r}')
+    if "loss" in (metrics or {}):
+        raise ValueError("a metric called 'loss' would hide the loss: give it another name")
+    return {name: as_metric(metric) for name, metric in (metrics or {}).items()}
+
+
+def weight_of(batch: Any) -> jax.Array:
+    """What a batch weighs in a mean: its samples, or the sum of their weights."""
+    if _has_weights(batch):
+        return jnp.sum(batch[2].astype(jnp.float32))
+    return jnp.asarray(leading_size(batch), jnp.float32)
+
+
+def targets_of(batch: Any) -> Any:
+    """What metrics compare predictions with."""
+    return batch[1] if isinstance(batch, tuple) else batch
+
+
+def _has_weights(batch: Any) -> bool:
+    return isinstance(batch, tuple) and len(batch) == 3
+
+
+def with_validation(logs: dict, validation: dict | None) -> dict:
+    """The logs of training and validation as one."""
+    return logs | {f"val_{name}": value for name, value in (validation or {}).items()}
+
+
+def check_numbers(logs: dict) -> dict:
+    """The logs, if each is a number.
+
+    Raises:
+        ValueError: if one is an array, which a history has no room for.
+    """
+    for name, value in logs.items():
+        if jnp.shape(value):
+            raise ValueError(
+                f"the metric {name!r} is an array of shape {list(jnp.shape(value))}, and a history holds numbers: "
+                "take it after training, nn.evaluate(model, result, data, metrics={...})"
+            )
+    return logs

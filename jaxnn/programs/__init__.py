@@ -1,0 +1,1 @@
+"""Reading programs (jaxprs): equations, taps, wiring, costs."""

@@ -1,0 +1,231 @@
+"""What is drawn of runs, networks and landscapes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from matplotlib import pyplot
+from matplotlib.colors import to_rgb
+
+import jaxnn as nn
+from jaxnn.plots.axes import COLORS, mosaic, ramp
+from jaxnn.plots.networks import principal_components
+
+RUNS = {
+    "learning_rate": [0.1, 0.1, 0.01, 0.01, 0.1, 0.001],
+    "init": ["he", "glorot", "he", "glorot", "he", "he"],
+    "seed": [0, 0, 0, 0, 1, 0],
+    "loss": [1.0, 2.0, 3.0, 4.0, 3.0, np.nan],
+}
+
+
+def test_learning_curves_and_learning_rates():
+    history = {"epoch": [1, 2, 3], "loss": [3.0, np.nan, 1.0], "val_loss": [2.0, 2.0, 2.0]}
+    ax = nn.inspect.plot_learning_curves(history)
+    assert [line.get_data()[0].tolist() for line in ax.lines] == [[1, 3], [1, 2, 3]]
+    assert ax.lines[0].get_data()[1].tolist() == [3.0, 1.0]
+    with pytest.raises(ValueError, match="no 'accuracy'; it has 'epoch', 'loss'"):
+        nn.inspect.plot_learning_curves(history, "accuracy")
+    found = nn.LearningRates(np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 0.1)
+    figure = found.plot()
+    assert [line.get_xdata()[0] for line in figure.axes[0].lines] == [0.1, 0.1, 0.1]
+    assert figure.axes[0].get_xscale() == "log"
+
+
+def test_sweep_averages_over_all_else():
+    ax = nn.inspect.plot_sweep(RUNS, "learning_rate", "init", "loss")
+    np.testing.assert_array_equal(ax.images[0].get_array().filled(np.nan), [[np.nan, 3.0, 2.0], [np.nan, 4.0, 2.0]])
+    assert [text.get_text() for text in ax.texts] == ["3", "2", "4", "2"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0.001", "0.01", "0.1"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["he", "glorot"]
+    with pytest.raises(ValueError, match="no column 'rate'"):
+        nn.inspect.plot_sweep(RUNS, "rate", "init", "loss")
+
+
+def test_parallel_coordinates_are_logarithmic_where_a_decade_is_spanned():
+    table = {**RUNS, "learning_rate": [1.0, 0.1, 0.01, 0.01, 0.01, 0.01]}
+    ax = nn.inspect.plot_parallel_coordinates(table, "loss", names=["learning_rate", "seed"])
+    (lines,) = [c for c in ax.collections if hasattr(c, "get_segments")]
+    heights = sorted([y for _, y in line] for line in lines.get_segments())
+    np.testing.assert_allclose(heights, [[0, 0, 2 / 3], [0, 0, 1], [0, 1, 2 / 3], [0.5, 0, 1 / 3], [1, 0, 0]], atol=1e-12)
+    assert lines.get_array().tolist() == [4.0, 3.0, 3.0, 2.0, 1.0]  # the best on top
+    with pytest.raises(ValueError, match="no run has a finite 'loss'"):
+        nn.inspect.plot_parallel_coordinates({"a": [1], "loss": [np.inf]}, "loss")
+
+
+def test_a_sweep_is_its_table():
+    sweep = nn.sweep(
+        nn.dense(1), (np.ones((4, 1), np.float32),) * 2, {"learning_rate": [0.1, 0.2], "momentum": [0.0, 0.5]}, epochs=1,
+        loss=nn.losses.mse, optimizer=optax.sgd, key=jax.random.key(0), progress=False,
+    )  # fmt: skip
+    image = nn.inspect.plot_sweep(sweep, "learning_rate", "momentum", "loss").images[0]
+    np.testing.assert_allclose(image.get_array().T.ravel(), sweep.columns["loss"])
+    ax = nn.inspect.plot_parallel_coordinates(sweep, "loss")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["learning_rate", "momentum", "loss"]
+
+
+def test_colours_of_lines_can_be_read_on_white_and_on_black():
+    colors = np.concatenate([[to_rgb(color) for color in COLORS], ramp()(np.linspace(0, 1, 50))[:, :3]])
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]  # of the contrast ratio (WCAG 2.1), which is 21 for black on white
+    assert (1.05 / (luminance + 0.05)).min() > 2.4
+    assert ((luminance + 0.05) / 0.05).min() > 4.2
+
+
+def test_images_stand_in_their_tiles():
+    _, ax = pyplot.subplots()
+    drawn = np.asarray(mosaic(ax, np.arange(12.0).reshape(3, 2, 2), cmap="viridis", symmetric=False).get_array())
+    nan = np.nan
+    wanted = [[0, 1, nan, 4, 5], [2, 3, nan, 6, 7], [nan] * 5, [8, 9, nan, nan, nan], [10, 11, nan, nan, nan]]
+    np.testing.assert_array_equal(np.ma.filled(drawn, nan), wanted)
+    kernel = np.arange(2 * 2 * 2 * 3.0).reshape(2, 2, 2, 3)
+    image = np.ma.filled(nn.inspect.plot_filters(jnp.asarray(kernel)).images[0].get_array(), nan)
+    np.testing.assert_array_equal(image[3:5, 6:8], kernel[:, :, 1, 2])  # row: input channel, column: filter
+    colors = np.asarray(nn.inspect.plot_filters(np.random.default_rng(0).normal(size=(3, 3, 3, 4))).images[0].get_array())
+    assert colors.shape == (7, 7, 4)
+    assert colors[:3, :3, :3].min() == 0.0
+    assert colors[:3, :3, :3].max() == 1.0
+    assert colors[3, :, 3].tolist() == [0.0] * 7  # between the tiles one looks through
+    maps = nn.inspect.plot_feature_maps(np.ones((4, 4, 2)))
+    assert np.nansum(np.ma.filled(maps.images[0].get_array(), nan)) == 32
+    heads = nn.inspect.plot_attention(np.stack([np.eye(4)] * 2))
+    assert heads.get_title(loc="left") == "2 heads"
+    for plot, wrong in ((nn.inspect.plot_filters, np.ones((3, 3))), (nn.inspect.plot_feature_maps, np.ones((1, 3, 3, 2)))):
+        with pytest.raises(ValueError, match="is needed, got shape"):
+            plot(wrong)
+    with pytest.raises(ValueError, match="1 tokens for a map"):
+        nn.inspect.plot_attention(np.eye(2), ["a"])
+
+
+def test_histograms_by_layer_and_step():
+    steps = [{"b": np.full(10, -1.0), "a": {"k": np.array([1.0, 3.0, np.nan])}}, {"b": np.zeros(10), "a": {"k": np.ones(2)}}]
+    ax = nn.inspect.plot_histograms(steps, steps=[0, 50], bins=7)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a/k", "b"]
+    assert len(ax.collections) == 4
+    top = [ridge.get_paths()[0].vertices[:, 1].max() for ridge in ax.collections]
+    np.testing.assert_allclose(top, [1.425, 1.85, 0.85, 0.85])  # half of the values, all of them, and so on
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["step 0", "step 50"]
+    log = nn.inspect.plot_histograms({"g": np.array([0.0, 1e-8, 1e-8, 1.0])}, log=True)
+    assert log.get_xlim()[0] < -8 < 0 < log.get_xlim()[1]
+    with pytest.raises(ValueError, match="nothing to draw"):
+        nn.inspect.plot_histograms({"g": np.zeros(3)}, log=True)
+
+
+def test_activation_statistics_find_dead_units():
+    values = np.array([[0.0, 1.0, -1.0], [0.0, 0.0, 2.0]])
+    table = nn.inspect.activation_statistics({"layer": values})
+    assert table["layer"] == ["layer"]
+    np.testing.assert_allclose([table[k][0] for k in ("mean", "std", "zero", "dead")], [1 / 3, values.std(), 0.5, 1 / 3])
+    ax = nn.inspect.plot_activations({"layer": values})
+    assert [text.get_text() for text in ax.texts] == ["33% dead"]
+    bar = ax.patches[0]
+    np.testing.assert_allclose([bar.get_x(), bar.get_width()], [1 / 3 - values.std(), 2 * values.std()])
+
+
+def test_principal_components_are_scikit_learns():
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    vectors = np.random.default_rng(0).normal(size=(30, 5)) * [1, 5, 2, 1, 0.1]
+    points, shares = principal_components(vectors)
+    pca = decomposition.PCA(2).fit(vectors)
+    np.testing.assert_allclose(np.abs(points), np.abs(pca.transform(vectors)), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(shares, pca.explained_variance_ratio_, rtol=1e-6)
+    ax = nn.inspect.plot_embeddings(vectors, np.arange(30) % 3)
+    assert [len(c.get_offsets()) for c in ax.collections] == [10, 10, 10]
+    words = nn.inspect.plot_embeddings(vectors[:3], ["a", "b", "c"])
+    assert [text.get_text() for text in words.texts] == ["a", "b", "c"]
+
+
+def test_spectrum_density_weighs_eigenvalues():
+    x, density = nn.inspect.plot_spectrum([[0.0, 1.0], [0.0, 1.0]], [[0.9, 0.1], [0.7, 0.3]]).lines[0].get_data()
+    step = x[1] - x[0]
+    np.testing.assert_allclose([density[x < 0.5].sum() * step, density[x > 0.5].sum() * step], [0.8, 0.2], atol=1e-3)
+    with pytest.raises(ValueError, match="one weight an eigenvalue"):
+        nn.inspect.plot_spectrum([1.0, 2.0], [1.0])
+
+
+def quadratic(params):
+    return 3 * params["a"].sum() ** 2 + params["b"].sum() ** 2 + 1.0
+
+
+PATH = [{"a": jnp.array([a]), "b": jnp.array([b])} for a, b in ((2.0, 1.0), (1.0, 0.0), (0.0, 0.0))]
+
+
+def test_a_landscape_is_the_loss_on_the_plane():
+    u, v = {"a": jnp.array([2.0]), "b": jnp.array([0.0])}, {"a": jnp.array([0.0]), "b": jnp.array([1.0])}
+    center = {"a": jnp.array([1.0]), "b": jnp.array([0.0])}
+    landscape = nn.inspect.loss_landscape(quadratic, center, (u, v), extent=(-1.0, 1.0, 0.0, 2.0), points=5)
+    a, b = np.meshgrid(np.linspace(-1, 1, 5), np.linspace(0, 2, 5))
+    np.testing.assert_allclose(landscape.losses, 3 * (1 + 2 * a) ** 2 + b**2 + 1, rtol=1e-6)
+    np.testing.assert_allclose(landscape.project(PATH), [[0.5, 1.0], [0.0, 0.0], [-0.5, 0.0]], atol=1e-6)
+    held = nn.inspect.loss_landscape(quadratic, center, (u, v), path=PATH, points=3)  # from −0.5 to 0.5, and from 0 to 1
+    np.testing.assert_allclose([held.x, held.y], [[-0.8, 0.0, 0.8], [-0.3, 0.5, 1.3]], atol=1e-6)
+    ax = nn.inspect.plot_landscape(landscape, PATH)
+    np.testing.assert_allclose(ax.lines[1].get_data(), [[0.5, 0.0, -0.5], [1.0, 0.0, 0.0]], atol=1e-6)
+    with pytest.raises(ValueError, match="two directions like the parameters"):
+        nn.inspect.loss_landscape(quadratic, center, (u, {"a": jnp.ones(2), "b": jnp.ones(1)}))
+
+
+def test_directions():
+    u, v = nn.inspect.path_directions(PATH)
+    basis = np.array([[u["a"][0], u["b"][0]], [v["a"][0], v["b"][0]]])
+    np.testing.assert_allclose(basis @ basis.T, np.eye(2), atol=1e-6)
+    path = np.array([[2.0, 1.0], [1.0, 0.0]])
+    expected = np.linalg.eigh(path.T @ path)[1][:, ::-1].T
+    np.testing.assert_allclose(np.abs(basis), np.abs(expected), atol=1e-6)
+    params = {"kernel": jax.random.normal(jax.random.key(1), (3, 3, 2, 4)), "bias": jnp.ones(4)}
+    first, second = nn.inspect.random_directions(jax.random.key(0), params)
+    for direction in (first, second):
+        sizes = [jnp.sqrt((tree["kernel"] ** 2).sum((0, 1, 2))) for tree in (direction, params)]
+        np.testing.assert_allclose(*sizes, rtol=1e-5)
+        assert not direction["bias"].any()
+    assert not np.allclose(first["kernel"], second["kernel"])
+    with pytest.raises(ValueError, match="three points"):
+        nn.inspect.path_directions(PATH[:2])
+
+
+LABELS, SCORES = np.array([0, 1, 1, 0]), np.array([0.1, 0.8, 0.4, 0.6])
+PICTURES = {
+    "plot_activations": lambda **o: nn.inspect.plot_activations({"relu": np.eye(3)}, **o),
+    "plot_attention": lambda **o: nn.inspect.plot_attention(np.eye(3), ["a", "b", "c"], **o),
+    "plot_calibration": lambda **o: nn.inspect.plot_calibration(LABELS, SCORES, **o),
+    "plot_confusion_matrix": lambda **o: nn.inspect.plot_confusion_matrix(LABELS, LABELS, 2, **o),
+    "plot_decision_boundary": lambda **o: nn.inspect.plot_decision_boundary(lambda x: x, np.eye(2), [0, 1], points=5, **o),
+    "plot_embeddings": lambda **o: nn.inspect.plot_embeddings(np.arange(8.0).reshape(4, 2), LABELS, **o),
+    "plot_feature_maps": lambda **o: nn.inspect.plot_feature_maps(np.ones((4, 4, 3)), **o),
+    "plot_filters": lambda **o: nn.inspect.plot_filters(np.arange(72.0).reshape(3, 3, 2, 4), **o),
+    "plot_histograms": lambda **o: nn.inspect.plot_histograms([{"a": np.arange(9.0)}] * 2, **o),
+    "plot_landscape": lambda **o: nn.inspect.plot_landscape(
+        nn.inspect.Landscape(np.arange(3.0), np.arange(3.0), np.arange(9.0).reshape(3, 3), PATH[0], (PATH[0], PATH[1])), **o
+    ),
+    "plot_learning_curves": lambda **o: nn.inspect.plot_learning_curves({"loss": [2.0, 1.0], "val_loss": [2.0, 1.5]}, **o),
+    "plot_learning_rates": lambda **o: nn.inspect.plot_learning_rates(
+        nn.LearningRates(np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 0.1), **o
+    ),
+    "plot_parallel_coordinates": lambda **o: nn.inspect.plot_parallel_coordinates(RUNS, "loss", **o),
+    "plot_precision_recall": lambda **o: nn.inspect.plot_precision_recall(LABELS, SCORES, **o),
+    "plot_roc": lambda **o: nn.inspect.plot_roc(LABELS, SCORES, **o),
+    "plot_spectrum": lambda **o: nn.inspect.plot_spectrum([0.0, 1.0, 4.0], **o),
+    "plot_sweep": lambda **o: nn.inspect.plot_sweep(RUNS, "learning_rate", "init", "loss", **o),
+}
+
+
+def test_every_picture_takes_axes_and_returns_them():
+    assert set(PICTURES) == {name for name in nn.inspect.__all__ if name.startswith("plot_")}
+    for name, ax in zip(PICTURES, pyplot.figure().subplots(4, 5).flat, strict=False):
+        assert PICTURES[name](ax=ax) is ax, name
+        assert ax.has_data(), name
+    assert len(pyplot.get_fignums()) == 1  # nobody opened another
+
+
+def test_pictures_follow_a_dark_style():
+    with pyplot.style.context("dark_background"):
+        axes = [
+            nn.inspect.plot_learning_curves({"loss": [1.0, 0.5]}),
+            nn.inspect.plot_spectrum([0.0, 1.0]),
+            nn.inspect.plot_parallel_coordinates(RUNS, "loss"),
+        ]
+    for ax in axes:
+        assert ax.figure.get_facecolor()[:3] == (0.0, 0.0, 0.0)
+        assert ax.title.get_color() == ax.xaxis.label.get_color() == "white"
+        assert all(text.get_color() == "white" for text in ax.texts)

@@ -1,0 +1,173 @@
+"""The one cache of compiled programs: bounded, clearable, and never behind what a function reads.
+
+A program is looked up by the fingerprint of the configuration that it is made from (`core/fingerprint.py`), by the shapes,
+dtypes and shardings of its arguments, and by JAX's own settings. Where the fingerprint is exact, nothing is traced the second
+time, whether or not the objects are the same. Where it is not, or no program has it, the program is traced and lowered, which
+takes a fraction of the time that compiling takes, and a compiled program of the same text is used if there is one.
+
+Only executables are kept, no functions: a model that is no longer referenced is freed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+
+from jaxnn import _jax
+from jaxnn.core.fingerprint import fingerprint
+from jaxnn.kernels.compiler import compiler_options
+
+MOST_PROGRAMS = 256  # a program of an epoch takes some megabytes
+
+
+def clear_programs() -> None:
+    """Free all compiled programs that `fit`, `sweep`, `evaluate`, `predict` and the like have kept.
+
+    Programs in use are freed when they end. The next call of each compiles again.
+
+    Example:
+        >>> import jaxnn as nn
+        >>> nn.clear_programs()
+    """
+    with _lock:
+        _programs.clear()
+
+
+class Program:
+    """A function, traced for arguments of certain shapes, that is compiled once, by the first thread that asks.
+
+    Attributes:
+        output: The output's pytree of `jax.ShapeDtypeStruct`.
+        seconds: The time that tracing and compiling took.
+    """
+
+    def __init__(self, function: Callable, arguments: tuple, donate: bool):
+        start = time.perf_counter()
+        jitted = jax.jit(function, compiler_options=compiler_options(), donate_argnums=0 if donate else ())
+        self._lowered: Any = jitted.lower(*arguments)
+        self.output = self._lowered.out_info
+        self._executable = _executable(self._lowered, jax.tree.structure((arguments, self.output)), donate)
+        self._tracing = time.perf_counter() - start
+
+    @property
+    def seconds(self) -> float:
+        return self._tracing + self._executable.seconds
+
+    @property
+    def bytes(self) -> int:
+        """The memory that the compiled program takes."""
+        return self._executable.bytes
+
+    def compile(self) -> Callable:
+        """The compiled program."""
+        executable = self._executable
+        with executable.lock:
+            if executable.call is None:
+                start = time.perf_counter()
+                executable.call = self._lowered.compile()
+                executable.seconds = time.perf_counter() - start
+        self._lowered = None  # which holds what was traced
+        return executable.call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.compile()(*arguments)
+
+
+class _Executable:
+    """A compiled program, shared by all `Program`s of one text."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.call: Any = None
+        self.seconds = 0.0
+
+    @cached_property  # XLA takes some milliseconds to tell
+    def bytes(self) -> int:
+        """Arguments that are not donated, results and temporaries."""
+        memory = self.call.memory_analysis()
+        if memory is None:
+            return 0
+        own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return own + memory.temp_size_in_bytes
+
+
+def program(
+    name: str, make: Callable[[], Callable], configuration: tuple, arguments: tuple, *, donate: bool = False
+) -> Program:
+    """The program of `make()` for arguments like these, kept from an earlier call or traced now.
+
+    Args:
+        name: What tells programs of one configuration apart, such as `"epochs"`.
+        make: Returns the function; called only if it must be traced.
+        configuration: All that the function depends on.
+        arguments: Arrays, or `jax.ShapeDtypeStruct`s.
+        donate: Whether the first argument's buffers are used up.
+
+    Returns:
+        The `Program`.
+    """
+    found = fingerprint(configuration)
+    key = (name, found.digest, donate, signature(arguments), _jax.trace_context(), tuple(compiler_options().items()))
+    with _lock:
+        kept = _programs.get(key)
+        if kept is not None and found.exact:
+            _programs.move_to_end(key)
+            return kept
+    structs = jax.tree.map(_struct, arguments)
+    made = Program(make(), structs, donate)
+    with _lock:
+        _programs[key] = made
+        _programs.move_to_end(key)
+        while len(_programs) > MOST_PROGRAMS:
+            _programs.popitem(last=False)
+    return made
+
+
+def shapes(name: str, make: Callable[[], Callable], configuration: tuple, arguments: tuple) -> Any:
+    """`jax.eval_shape(make(), *arguments)`, kept likewise."""
+    found = fingerprint(configuration)
+    key = (name, found.digest, "shapes", signature(arguments), _jax.trace_context())
+    with _lock:
+        if found.exact and key in _programs:
+            _programs.move_to_end(key)
+            return _programs[key]
+    output = jax.eval_shape(make(), *jax.tree.map(_struct, arguments))
+    with _lock:
+        _programs[key] = output
+    return output
+
+
+def signature(arguments: Any) -> tuple:
+    """What a program is compiled for: shapes, dtypes, and where the arrays were put, if that was said."""
+    leaves, structure = jax.tree.flatten(jax.tree.map(_struct, arguments))
+    return tuple((leaf.shape, leaf.dtype, leaf.weak_type, leaf.sharding) for leaf in leaves), structure
+
+
+def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    sharding = leaf.sharding if getattr(leaf, "committed", False) else None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+_lock = threading.RLock()
+_programs: OrderedDict[tuple, Any] = OrderedDict()
+_executables: weakref.WeakValueDictionary[tuple, _Executable] = weakref.WeakValueDictionary()
+
+
+def _executable(lowered: Any, structure: Any, donate: bool) -> _Executable:
+    text = hashlib.blake2b(lowered.as_text().encode(), digest_size=32).digest()
+    key = (text, structure, donate, tuple(compiler_options().items()))
+    with _lock:
+        kept = _executables.get(key)
+        if kept is None:
+            kept = _executables[key] = _Executable()
+        return kept

@@ -1,6 +1,7 @@
 """Activations against float64 NumPy, PyTorch and their analytic derivatives."""
 
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxnn as nn
 from jaxnn.functional import activations
 
 # name: (function, formula, derivative, slope at 0)
@@ -112,9 +114,40 @@ def test_all_of_jax_nn_is_here_jitted_and_named():
     assert functions - not_activations <= set(activations.__all__)
     for name in activations.__all__:
         function = getattr(activations, name)
-        assert hasattr(function, "lower"), f"{name} is not jitted"
-        expected = {"linear": "identity", "swish": "silu", "hard_swish": "hard_silu"}.get(name, name)
+        # `linear` must see whether its argument is a Python int
+        assert hasattr(function, "lower") or name == "linear", f"{name} is not jitted"
+        expected = {"swish": "silu", "hard_swish": "hard_silu"}.get(name, name)
         assert function.__name__ == expected
+
+
+def test_linear_is_the_identity():
+    x = jnp.arange(-2, 3)
+    np.testing.assert_array_equal(nn.linear(x), x)
+    assert nn.linear(-1.5) == jax.jit(nn.linear)(-1.5) == -1.5
+    assert jax.grad(nn.linear)(3.0) == 1
+    assert jax.jit(nn.linear)(3) == 3  # traced: an array
+    assert nn.linear(np.int32(3)) == 3
+    model = nn.serial(nn.dense(2), nn.linear)
+    assert nn.as_layer(nn.linear).name == "linear"
+    params, _ = model.init(jax.random.key(0), jnp.ones((1, 3)))
+    assert model(params, jnp.ones((1, 3))).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "expected"),
+    [
+        ((10,), {}, "nn.dense(10)"),
+        ((784, 10), {}, "nn.dense(10)"),
+        ((784, 10, False), {}, "nn.dense(10)"),
+        ((10,), {"use_bias": False}, "nn.dense(10)"),
+        ((), {"in_features": 784, "out_features": 10}, "nn.dense(10)"),
+        ((), {"features": 10}, "nn.dense(10)"),
+        ((jnp.ones(2), 3.0), {}, "nn.dense(features)"),
+    ],
+)
+def test_linear_called_as_a_layer_names_dense(args, kwargs, expected):
+    with pytest.raises(TypeError, match=re.escape(f"the fully connected layer is {expected}")):
+        nn.linear(*args, **kwargs)
 
 
 def test_static_options_of_jax_nn_still_work():

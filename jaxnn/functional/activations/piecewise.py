@@ -1,5 +1,7 @@
 """Activations of straight pieces: rectifiers, and the hard forms of smooth ones. They cost next to nothing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -9,7 +11,7 @@ from jaxnn.functional.activations._floating import floating
 
 @jax.jit
 def identity(x: ArrayLike) -> jax.Array:
-    """Return `x` unchanged: f(x) = x. Also called `linear`.
+    """Return `x` unchanged: f(x) = x. The activation `linear` is the same function.
 
     Derivative 1, range (−∞, ∞). The teaching notes: for the output layer of a regression; it adds no non-linearity, so
     a stack of layers with it is one linear map.
@@ -27,7 +29,34 @@ def identity(x: ArrayLike) -> jax.Array:
     return x  # type: ignore[return-value]  # under jit an array, whatever came in
 
 
-linear = identity
+def linear(x: ArrayLike | None = None, *args: Any, **kwargs: Any) -> jax.Array:
+    """Return `x` unchanged: f(x) = x, the activation that the teaching notes call linear. The same as `identity`.
+
+    It is not the fully connected layer, which is `dense`: a call that looks like the construction of that layer, such as
+    `linear(10)` or `linear(784, 10)`, is an error. To see a Python int, the function is not jitted as a whole.
+
+    Args:
+        x: Any array or float.
+        *args: Not accepted; an error that names `dense`.
+        **kwargs: Not accepted; an error that names `dense`.
+
+    Returns:
+        `x`.
+
+    Raises:
+        TypeError: If `x` is missing or a Python int, or if there are further arguments.
+
+    Example:
+        >>> linear(-2.0).item()
+        -2.0
+    """
+    if x is None or args or kwargs or type(x) is int:
+        features = [value for value in (x, *args, *kwargs.values()) if type(value) is int] or ["features"]
+        raise TypeError(
+            "linear is the activation f(x) = x, a function of one array, and is passed to a stack as nn.linear; "
+            f"the fully connected layer is nn.dense({features[-1]})"
+        )
+    return identity(x)
 
 
 @jax.jit

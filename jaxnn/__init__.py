@@ -54,19 +54,22 @@ from jaxnn.layers.transformer import feed_forward, moe, transformer_block
 
 if TYPE_CHECKING:
     from jaxnn import data, inspect, io, models, population
+    from jaxnn.compiled import clear_programs
     from jaxnn.functional import losses, metrics, schedules
     from jaxnn.inspect import summary
     from jaxnn.population.sweep import sweep
+    from jaxnn.problem.objective import Objective
+    from jaxnn.problem.problem import Problem
     from jaxnn.train import callbacks
-    from jaxnn.train.epoch import train_epoch, train_run
     from jaxnn.train.evaluation import evaluate, predict
-    from jaxnn.train.fit import FitResult, NonFiniteError, fit
+    from jaxnn.train.feed import DataError
+    from jaxnn.train.fit import fit
     from jaxnn.train.history import History
     from jaxnn.train.learning_rate_finder import LearningRates, find_learning_rate
     from jaxnn.train.optimizers import by_path, decay_mask, named_optimizer
-    from jaxnn.train.sources import DataError
-    from jaxnn.train.state import TrainState, init_train_state
-    from jaxnn.train.step import Objective, train_step
+    from jaxnn.train.result import FitResult, NonFiniteError
+    from jaxnn.train.state import TrainState
+    from jaxnn.train.training import Training, init_train_state, train_epoch, train_run, train_step, training
 
 __version__ = "0.1.0"
 
@@ -79,7 +82,9 @@ __all__ = [
     "LearningRates",
     "NonFiniteError",
     "Objective",
+    "Problem",
     "TrainState",
+    "Training",
     "adaptive_avg_pool",
     "adaptive_max_pool",
     "add",
@@ -98,6 +103,7 @@ __all__ = [
     "by_path",
     "callbacks",
     "carried",
+    "clear_programs",
     "concatenate",
     "conv",
     "conv_lstm",
@@ -177,6 +183,7 @@ __all__ = [
     "train_epoch",
     "train_run",
     "train_step",
+    "training",
     "transformer_block",
     "trees",
     "unit_norm",
@@ -190,13 +197,16 @@ _LATER = {  # what is imported when it is first used: not every program trains, 
     **dict.fromkeys(("data", "inspect", "io", "models", "population"), ""),
     **dict.fromkeys(("losses", "metrics", "schedules"), "functional"),
     "callbacks": "train",
-    **dict.fromkeys(("FitResult", "NonFiniteError", "fit"), "train.fit"),
+    "fit": "train.fit",
+    **dict.fromkeys(("FitResult", "NonFiniteError"), "train.result"),
     **dict.fromkeys(("LearningRates", "find_learning_rate"), "train.learning_rate_finder"),
-    **dict.fromkeys(("Objective", "train_step"), "train.step"),
-    **dict.fromkeys(("TrainState", "init_train_state"), "train.state"),
+    "Objective": "problem.objective",
+    "TrainState": "train.state",
+    **dict.fromkeys(("Training", "init_train_state", "train_epoch", "train_run", "train_step", "training"), "train.training"),
     **dict.fromkeys(("evaluate", "predict"), "train.evaluation"),
-    **dict.fromkeys(("train_epoch", "train_run"), "train.epoch"),
-    "DataError": "train.sources",
+    "DataError": "train.feed",
+    "Problem": "problem.problem",
+    "clear_programs": "compiled",
     "History": "train.history",
     **dict.fromkeys(("by_path", "decay_mask", "named_optimizer"), "train.optimizers"),
     "summary": "inspect",

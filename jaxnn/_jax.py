@@ -51,6 +51,20 @@ def matmul_precision() -> str | None:
     return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
+def trace_context() -> tuple:
+    """JAX's settings that decide on what a function is traced and compiled to, such as precision and promotion; hashable.
+
+    Example:
+        >>> with jax.default_matmul_precision("highest"):
+        ...     inside = trace_context()
+        >>> inside == trace_context()
+        False
+    """
+    from jax._src import config  # there is no public name for the key of JAX's own caches
+
+    return (jax.default_backend(), *config.trace_context())
+
+
 # Traces
 
 

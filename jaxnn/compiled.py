@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from typing import Any
 
@@ -46,7 +46,6 @@ class Program:
 
     Attributes:
         output: The output's pytree of `jax.ShapeDtypeStruct`.
-        seconds: The time that tracing and compiling took.
     """
 
     def __init__(self, function: Callable, arguments: tuple, donate: bool):
@@ -59,6 +58,7 @@ class Program:
 
     @property
     def seconds(self) -> float:
+        """The time that tracing and compiling took."""
         return self._tracing + self._executable.seconds
 
     @property
@@ -78,6 +78,7 @@ class Program:
         return executable.call
 
     def __call__(self, *arguments: Any) -> Any:
+        """Run the program."""
         return self.compile()(*arguments)
 
 
@@ -100,22 +101,29 @@ class _Executable:
 
 
 def program(
-    name: str, make: Callable[[], Callable], configuration: tuple, arguments: tuple, *, donate: bool = False
+    name: str,
+    make: Callable[[], Callable],
+    configuration: tuple,
+    arguments: tuple,
+    *,
+    context: Hashable = (),
+    donate: bool = False,
 ) -> Program:
     """The program of `make()` for arguments like these, kept from an earlier call or traced now.
 
     Args:
         name: What tells programs of one configuration apart, such as `"epochs"`.
         make: Returns the function; called only if it must be traced.
-        configuration: All that the function depends on.
+        configuration: All that the function depends on, told apart by its fingerprint.
         arguments: Arrays, or `jax.ShapeDtypeStruct`s.
+        context: What else it depends on, told apart by equality, such as a mesh.
         donate: Whether the first argument's buffers are used up.
 
     Returns:
         The `Program`.
     """
     found = fingerprint(configuration)
-    key = (name, found.digest, donate, signature(arguments), _jax.trace_context(), tuple(compiler_options().items()))
+    key = (name, found.digest, context, donate, signature(arguments), _jax.trace_context(), tuple(compiler_options().items()))
     with _lock:
         kept = _programs.get(key)
         if kept is not None and found.exact:

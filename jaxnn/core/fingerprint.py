@@ -28,7 +28,20 @@ import numpy as np
 
 # What is not followed inside: JAX and what it stands on, jaxnn, and large libraries that models are taken from.
 _FIXED = frozenset(sys.stdlib_module_names) - {"__main__"} | {"jax", "jaxlib", "jaxnn", "optax", "chex", "numpy", "ml_dtypes"}
-_FIXED |= {"flax", "equinox", "haiku", "keras", "einops", "jaxtyping", "scipy", "sklearn", "pandas", "torch", "matplotlib", "tqdm"}
+_FIXED |= {
+    "flax",
+    "equinox",
+    "haiku",
+    "keras",
+    "einops",
+    "jaxtyping",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "torch",
+    "matplotlib",
+    "tqdm",
+}
 _UNFOLLOWED = frozenset({"globals", "locals", "vars", "eval", "exec", "open", "input", "__import__"})
 _MOST_VALUES = 20_000  # above this, tracing again is quicker than following on
 
@@ -82,7 +95,7 @@ class _Walk:
         self._alive: list[Any] = []  # an id is a value's own only while the value lives
 
     def add(self, value: Any) -> None:
-        if value is None or isinstance(value, bool | int | float | complex | str | bytes) and type(value) in _PLAIN:
+        if value is None or (isinstance(value, bool | int | float | complex | str | bytes) and type(value) in _PLAIN):
             self._write(type(value).__name__, repr(value))
             return
         if id(value) in self._numbers:
@@ -167,10 +180,9 @@ class _Walk:
         names = value.__code__.co_freevars
         contents = {name: _contents(cell) for name, cell in zip(names, cells, strict=True)}
         self._each(value.__defaults__, value.__kwdefaults__)
+        read = {chain[0] for chain in code.reads}
         for name, content in contents.items():
-            if not isinstance(content, types.ModuleType):  # a module's attributes are followed where they are read
-                self.add(content)
-            elif name not in {chain[0] for chain in code.reads}:
+            if not (isinstance(content, types.ModuleType) and name in read):  # its attributes are followed where they are read
                 self.add(content)
         if value.__dict__ and value.__dict__.keys() != {"__wrapped__"}:
             self.add({name: item for name, item in value.__dict__.items() if name != "__wrapped__"})

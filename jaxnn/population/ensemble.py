@@ -1,9 +1,9 @@
-"""Many networks as one: predictions of all members, what they agree on, and their average."""
+"""Ensembles: the predictions of all members of a sweep, their agreement, and their averages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn import kernels
+from jaxnn import compiled
 from jaxnn.core.checks import whole
 from jaxnn.population.result import Sweep
 from jaxnn.problem.batches import over_batches
 from jaxnn.problem.checks import checked_inputs
-from jaxnn.problem.hyperparameters import model_of, split
-from jaxnn.train.executors import Plan
+from jaxnn.train.config import TrainingConfig
 
 MEMBERS = 16  # mapped over at a time
 
@@ -59,7 +58,10 @@ def predict_members(result: Sweep, x: Any, *, members: Sequence[int] | None = No
         seeds = len(stacked.members) // len(group.numbers)
         traced = {name: jnp.asarray(values[here // seeds]) for name, values in group.traced.items()}
         params, state = jax.tree.map(lambda a, here=here: jnp.asarray(a[here]), (stacked.params, stacked.state))
-        found.append(_program(group.plan, batch_size)(params, state, traced, x))
+        arguments = params, state, traced, x
+        make = partial(_members_program, group.config, batch_size)
+        program = compiled.program("predict_members", make, (*group.config.key(), batch_size), arguments)
+        found.append(program(*arguments))
         numbers.append(stacked.members[here])
     if len({part.shape[1:] for part in found}) > 1:
         raise ValueError(f"outputs differ in shape: {', '.join(str(part.shape[1:]) for part in found)}")
@@ -68,20 +70,19 @@ def predict_members(result: Sweep, x: Any, *, members: Sequence[int] | None = No
     return joined[order[np.searchsorted(np.sort(np.concatenate(numbers)), wanted)]]
 
 
-@lru_cache(maxsize=64)
-def _program(plan: Plan, batch_size: int) -> Callable:
-    fixed, _ = split(plan["hyperparameters"])
+def _members_program(config: TrainingConfig, batch_size: int) -> Callable:
+    problem = config.problem
 
     def run(params: Any, state: Any, traced: Any, x: Any):
         def member(arguments):
             params, state, traced = arguments
-            model = model_of(plan["model"], fixed.at(traced, 0))
+            model = problem.bound(problem.hyperparameters.at(traced), None).layer
             one = lambda carry, batch: (carry, model.apply(params, state, batch)[0])  # noqa: E731
             return over_batches(one, None, x, batch_size)[1]
 
         return lax.map(member, (params, state, traced), batch_size=MEMBERS)
 
-    return kernels.jit(run)
+    return run
 
 
 def mean_probabilities(logits: jax.Array, weights: Any = None) -> jax.Array:

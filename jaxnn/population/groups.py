@@ -1,22 +1,22 @@
-"""Which members one program can train: those that differ in nothing but traced numbers and seeds."""
+"""Groups: the settings that one program can train, as they differ in nothing but traced numbers and seeds."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxnn import compiled
 from jaxnn.core.checks import whole
 from jaxnn.population.space import Setting
-from jaxnn.problem.hyperparameters import LENGTHS, by_kind, model_of, optimizer_of, parameters_of
-from jaxnn.train.epoch import lengths
-from jaxnn.train.executors import Plan
-from jaxnn.train.state import TrainState, init_train_state
+from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, lengths, model_of, optimizer_of, parameters_of
+from jaxnn.train.config import TrainingConfig
+from jaxnn.train.state import TrainState, start
 
 OWN = ("batch_size", "epochs")  # what a space may name besides hyperparameters
 COLUMNS = ("seed", "loss", "val_loss", "epoch", "status")  # what the table has besides hyperparameters and metrics
@@ -28,73 +28,43 @@ class Group:
     """Settings that one program trains.
 
     Attributes:
-        numbers: of the settings, as the space counts them.
-        structural: what they have in common, by name.
-        plan: the arguments of `train.epoch.pieces`.
-        traced: an array of values by name, one a setting, float32.
-        epochs: how many at the most.
-        loss_scaling: as in `fit`.
+        numbers: The settings' numbers in the space.
+        structural: The values that they have in common, by name.
+        config: The configuration of their runs.
+        traced: An array of values by name, one per setting, float32.
+        epochs: The number of epochs, at most.
     """
 
     numbers: tuple[int, ...]
     structural: dict[str, Any]
-    plan: Plan
+    config: TrainingConfig
     traced: dict[str, np.ndarray]
     epochs: int
-    loss_scaling: bool
 
     def values(self, i: int) -> dict[str, Any]:
-        """All that is known by name of the group's setting `i`, at step 0."""
-        fixed, numbers = by_kind({**self.plan["hyperparameters"], **{k: float(v[i]) for k, v in self.traced.items()}})
-        return fixed.at(numbers, 0)
+        """All hyperparameters of the group's setting `i` by name, at step 0."""
+        given = {name: float(values[i]) for name, values in self.traced.items()}
+        known = self.config.with_hyperparameters(given).problem.hyperparameters
+        return known.at(known.numbers)
 
 
-def shapes(function: Callable, plan: Plan, *arguments: Any) -> Any:
-    """`jax.eval_shape` of `function(plan, *arguments)`, kept for the next sweep."""
-    leaves, structure = jax.tree.flatten(arguments)
-    return _shapes(function, plan, tuple((leaf.shape, leaf.dtype) for leaf in leaves), structure)
+def started(config: TrainingConfig, key: jax.Array, traced: Mapping[str, Any], x: Any) -> TrainState:
+    """The start of one member with these traced hyperparameters."""
+    return start(config.with_hyperparameters(traced), key, x)
 
 
-@lru_cache(maxsize=512)
-def _shapes(function: Callable, plan: Plan, leaves: tuple, structure: Any) -> Any:
-    arguments = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
-    return jax.eval_shape(partial(function, plan), *arguments)
-
-
-def started(plan: Plan, loss_scaling: bool, key: jax.Array, traced: Mapping[str, Any], x: Any) -> TrainState:
-    """One member's start."""
-    return init_train_state(
-        plan["model"],
-        plan["optimizer"],
-        key,
-        x,
-        hyperparameters={**plan["hyperparameters"], **traced},
-        metrics=plan["metrics"],
-        callbacks=plan["callbacks"],
-        loss_scaling=loss_scaling,
-    )
-
-
-def groups_of(
-    settings: Sequence[Setting],
-    plan: Mapping[str, Any],
-    *,
-    epochs: int,
-    samples: int,
-    loss_scaling: bool = False,
-) -> list[Group]:
+def groups_of(settings: Sequence[Setting], config: TrainingConfig, *, epochs: int, samples: int) -> list[Group]:
     """The groups, in the order of their first settings; every setting is checked.
 
     Args:
-        settings: by number.
-        plan: the arguments of `train.epoch.pieces` that all have in common.
-        epochs: for settings that do not say.
-        samples: how many there are to train on.
-        loss_scaling: as in `fit`.
+        settings: The settings, by number.
+        config: What all have in common.
+        epochs: The number of epochs, for settings that do not name it.
+        samples: The number of samples to train on.
 
     Raises:
-        TypeError: a function needs what nobody gives.
-        ValueError: nothing takes a hyperparameter, or a setting is refused by what takes it.
+        TypeError: If a function needs a value that no setting has.
+        ValueError: If nothing takes a hyperparameter, or what takes a setting refuses it.
     """
     if taken := [name for name in settings[0] if name in COLUMNS]:
         raise ValueError(f"the result has a column {taken[0]!r} of its own: give the hyperparameter another name")
@@ -102,47 +72,64 @@ def groups_of(
         for name in setting.keys() & set(OWN):
             whole("sweep", name, setting[name])
     settings = _as_floats(settings)
-    sorted_out: dict[tuple, list[int]] = {}
+    by_structure: dict[tuple, list[int]] = {}
     for number, setting in enumerate(settings):
         structural = tuple((name, value) for name, value in setting.items() if not isinstance(value, float))
-        sorted_out.setdefault(structural, []).append(number)
-    groups = []
-    for structural, numbers in sorted_out.items():
-        own = dict(structural)
-        steps = whole("sweep", "epochs", own.get("epochs", epochs))
-        batch_size = min(whole("sweep", "batch_size", own.get("batch_size", plan["batch_size"])), samples)
-        chosen = tuple((name, value) for name, value in structural if callable(value) and not _is_schedule(value))
-        takers = {what: _with(plan.get(what), chosen) for what in ("model", "optimizer", "loss", "augment", "view")}
-        own = {name: v for name, v in own.items() if name not in OWN and (name, v) not in chosen}
-        floats = [{name: value for name, value in settings[i].items() if isinstance(value, float)} for i in numbers]
-        known = {**lengths(samples, batch_size, steps), **(plan["hyperparameters"] or {}), **own}
-        _check_names({**known, **floats[0]}, dict(chosen), [plan.get(what) for what in takers], plan["callbacks"])
-        for number, traced in zip(numbers, floats, strict=True):
-            _check_setting(number, settings[number], {**known, **traced}, takers)
-        traced_columns = {name: np.asarray([row[name] for row in floats], np.float32) for name in floats[0]}
-        own_plan = Plan({**plan, **takers, "batch_size": batch_size, "hyperparameters": {**known, **floats[0]}})
-        groups.append(Group(tuple(numbers), dict(structural), own_plan, traced_columns, steps, loss_scaling))
-    return groups
+        by_structure.setdefault(structural, []).append(number)
+    return [_group(settings, numbers, structural, config, epochs, samples) for structural, numbers in by_structure.items()]
+
+
+def _group(
+    settings: Sequence[Setting],
+    numbers: list[int],
+    structural: tuple[tuple[str, Any], ...],
+    config: TrainingConfig,
+    epochs: int,
+    samples: int,
+) -> Group:
+    own = dict(structural)
+    epochs = whole("sweep", "epochs", own.get("epochs", epochs))
+    batch_size = min(whole("sweep", "batch_size", own.get("batch_size", config.batch_size)), samples)
+    chosen = tuple((name, value) for name, value in structural if callable(value) and not _is_schedule(value))
+    own = {name: value for name, value in own.items() if name not in OWN and (name, value) not in chosen}
+    floats = [{name: value for name, value in settings[i].items() if isinstance(value, float)} for i in numbers]
+    problem = config.problem
+    functions = {what: _with(getattr(problem, what), chosen) for what in ("model", "loss", "augment", "view")}
+    given = {**lengths(-(-samples // batch_size), epochs), **problem.hyperparameters.as_dict(), **own, **floats[0]}
+    config = replace(
+        config,
+        problem=replace(problem, **functions, hyperparameters=Hyperparameters.of(given)),
+        optimizer=_with(config.optimizer, chosen),
+        batch_size=batch_size,
+    )
+    _check_names(given, dict(chosen), [*functions.values(), config.optimizer], config.callbacks)
+    for number, traced in zip(numbers, floats, strict=True):
+        _check_setting(number, settings[number], config.with_hyperparameters(traced))
+    columns = {name: np.asarray([row[name] for row in floats], np.float32) for name in floats[0]}
+    return Group(tuple(numbers), dict(structural), config, columns, epochs)
 
 
 def check_traceable(group: Group, x: Any) -> TrainState:
-    """What a member's start looks like: its shapes and dtypes.
+    """The start of a member, as shapes and dtypes.
 
     Raises:
-        ValueError: if a float, which is traced, is used where a fixed number is needed.
+        ValueError: If a float, which is traced, is used where a fixed number is needed.
     """
     structs = {name: jax.ShapeDtypeStruct((), np.float32) for name in group.traced}
-    start = _scaled_start if group.loss_scaling else _start
     try:
-        return shapes(start, group.plan, structs, x)
+        return _start_shapes(group.config, structs, x)
     except Exception as error:
         for name in structs:
             rest = {other: struct for other, struct in structs.items() if other != name}
             value = float(group.traced[name][0])
             for fixed in (value, int(value)):
-                plan = Plan({**group.plan, "hyperparameters": {**group.plan["hyperparameters"], name: fixed}})
+                known = group.config.problem.hyperparameters
+                # A fixed float: `of` would trace it.
+                numbers = {k: v for k, v in known.numbers.items() if k != name}
+                hyperparameters = replace(known, fixed=(*known.fixed, (name, fixed)), traced=tuple(numbers), numbers=numbers)
+                config = replace(group.config, problem=replace(group.config.problem, hyperparameters=hyperparameters))
                 try:
-                    shapes(start, plan, rest, x)
+                    _start_shapes(config, rest, x)
                 except Exception:
                     continue
                 raise ValueError(
@@ -152,15 +139,15 @@ def check_traceable(group: Group, x: Any) -> TrainState:
         raise
 
 
-def _start(plan: Plan, traced: Mapping[str, Any], x: Any, loss_scaling: bool = False) -> TrainState:
-    return started(plan, loss_scaling, jax.random.key(0), traced, x)
+def _start_shapes(config: TrainingConfig, traced: Mapping[str, Any], x: Any) -> TrainState:
+    def make():
+        return lambda traced, x: started(config, jax.random.key(0), traced, x)
 
-
-_scaled_start = partial(_start, loss_scaling=True)
+    return compiled.shapes("start", make, config.key(), (dict(traced), x))
 
 
 def _as_floats(settings: Sequence[Setting]) -> list[Setting]:
-    """The settings; where one value of a name is a float, whole numbers of that name are floats, too."""
+    """The settings; where one value of a name is a float, whole numbers of that name become floats, too."""
     number = lambda value: isinstance(value, int | float) and not isinstance(value, bool)  # noqa: E731
     mixed = {
         name
@@ -170,12 +157,12 @@ def _as_floats(settings: Sequence[Setting]) -> list[Setting]:
     return [{name: float(v) if name in mixed else v for name, v in setting.items()} for setting in settings]
 
 
-def _check_names(given: Mapping[str, Any], chosen: Mapping[str, Any], takers: Sequence[Any], callbacks: Sequence) -> None:
+def _check_names(given: Mapping[str, Any], chosen: Mapping[str, Any], functions: Sequence[Any], callbacks: Sequence) -> None:
     for name in set(given) | set(chosen):
         if name in LENGTHS:
             continue
-        known = sorted({p for taker in takers for p in parameters_of(taker)} | set(OWN))
-        used = any(name in parameters_of(taker) for taker in takers)
+        known = sorted({p for function in functions for p in parameters_of(function)} | set(OWN))
+        used = any(name in parameters_of(function) for function in functions)
         used = used or any(name in parameters_of(v) for v in given.values() if callable(v))
         used = used or any(name in callback.hyperparameters for callback in callbacks)
         if not used:
@@ -187,30 +174,29 @@ def _check_names(given: Mapping[str, Any], chosen: Mapping[str, Any], takers: Se
             )
 
 
-def _check_setting(number: int, setting: Setting, given: Mapping[str, Any], takers: Mapping[str, Any]) -> None:
-    """Make what the setting says once with plain numbers, so that each layer and optimizer can refuse them."""
+def _check_setting(number: int, setting: Setting, config: TrainingConfig) -> None:
+    """Build what the setting describes once with plain numbers, so that each layer and optimizer can refuse them."""
     try:
-        fixed, numbers = by_kind(given)
-        values = fixed.at(numbers, 0)
+        known = config.problem.hyperparameters
+        values = known.at(known.numbers)
         for name in _NOT_NEGATIVE:
             if isinstance(values.get(name, 0.0), str | bool):
                 raise TypeError(f"{name} is {values[name]!r}, expected a number")
             if isinstance(values.get(name), float | int) and values[name] < 0:
                 raise ValueError(f"{name} is {values[name]}, expected at least 0")
-        model_of(takers["model"], values)
-        optimizer_of(takers["optimizer"], values)
+        model_of(config.problem.model, values)
+        optimizer_of(config.optimizer, values)
     except (TypeError, ValueError) as error:
         error.add_note(f"in setting {number} of the space, {setting}")
         raise
 
 
 def _is_schedule(function: Callable) -> bool:
-    """Whether it is a function of the step, as optax's schedules are, and no value such as an activation."""
+    """Whether it is a function of the step, as optax's schedules are, and not a value such as an activation."""
     return next(iter(parameters_of(function)), "") in ("step", "count")
 
 
-@lru_cache(maxsize=512)
 def _with(function: Any, chosen: tuple[tuple[str, Any], ...]) -> Any:
-    """The function with those values bound that it names; the same object each time, as programs are kept by it."""
+    """The function with those values bound that its signature names."""
     named = {name: value for name, value in chosen if name in parameters_of(function)}
     return partial(function, **named) if named else function

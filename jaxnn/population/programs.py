@@ -1,16 +1,12 @@
-"""The programs that train a block: a rectangle of members, seeds × settings, in one `vmap` of another.
+"""The programs that train a block: a rectangle of members, seeds × settings, by a `vmap` over settings inside one over seeds.
 
-Members of one seed share the order of the data and the keys that are drawn from, so these are not mapped over: a batch
-is gathered once for all of them, and their first layers' products are one product.
+Members of one seed share the order of the data and the random keys, so these are not mapped over: a batch is gathered once
+for all of them, and their first layers' products are one product.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -18,26 +14,26 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from jaxnn import kernels
+from jaxnn import compiled
 from jaxnn.population.groups import started
 from jaxnn.problem.batches import leading_size, over_batches
 from jaxnn.problem.running import check_numbers
-from jaxnn.train.epoch import Pieces, pieces
-from jaxnn.train.executors import Plan
+from jaxnn.train.config import TrainingConfig
+from jaxnn.train.epoch import EpochParts, epoch_parts
 from jaxnn.train.hooks import final_weights
 from jaxnn.train.state import TrainState
 
-MOST_ROWS = 32  # epochs a call
+MOST_EPOCHS = 32  # per call
 
 
 class Block(NamedTuple):
-    """Some members in training.
+    """Members in training.
 
     Attributes:
-        train_state: the key has an axis of seeds; the step, epoch and position have none, as they are the same for all;
-            everything else has two axes, seeds and settings.
-        epochs: how many epochs each member has finished, (seeds, settings), int32.
-        diverged: whether its loss was not finite, (seeds, settings). It is as it was before that epoch.
+        train_state: Their train states. The key has an axis of seeds; step, epoch and position have none, as they are the
+            same for all; everything else has two axes, seeds and settings.
+        epochs: The number of epochs that each member has finished, (seeds, settings), int32.
+        diverged: Whether its loss was not finite, (seeds, settings). Such a member stays as it was before that epoch.
     """
 
     train_state: TrainState
@@ -52,7 +48,7 @@ _AXES_OF_ONE_SEED = _AXES._replace(train_state=_AXES.train_state._replace(key=No
 
 
 def over_members(function: Callable) -> Callable:
-    """`function(block, *shared) -> (block, values)` of one member made one of a block."""
+    """Map `function(block, *shared) -> (block, values)`, written for one member, over a block."""
 
     def run(block: Block, *shared: Any):
         seeds, settings = block.epochs.shape
@@ -63,7 +59,7 @@ def over_members(function: Callable) -> Callable:
 
 
 def _over(function: Callable, axes: Any, shared_names: tuple[str, ...], size: int) -> Callable:
-    """`vmap` over a block's leading axis; one alone is no axis, which would make batched products of plain ones."""
+    """`vmap` over a block's leading axis. An axis of length 1 is dropped instead: it would make plain products batched."""
 
     def alone(block: Block, *shared: Any):
         after, values = function(of_each(lambda a: a[0], block, shared_names), *shared)
@@ -76,7 +72,7 @@ def _over(function: Callable, axes: Any, shared_names: tuple[str, ...], size: in
 
 
 def of_each(function: Callable, block: Block, shared_names: tuple[str, ...] = _SHARED) -> Block:
-    """The block with a function of every leaf that is not shared by all."""
+    """The block with a function applied to every leaf that is not shared."""
     shared = {name: getattr(block.train_state, name) for name in shared_names}
     own = block._replace(train_state=block.train_state._replace(**dict.fromkeys(shared_names)))  # type: ignore[arg-type]
     own = jax.tree.map(function, own)
@@ -84,15 +80,15 @@ def of_each(function: Callable, block: Block, shared_names: tuple[str, ...] = _S
 
 
 def columns_of(block: Block, columns: Any) -> Block:
-    """The block with these of its settings alone."""
+    """The block with only these of its settings."""
     return of_each(lambda a: a[:, columns], block, _OF_A_SEED)
 
 
-def start_program(plan: Plan, loss_scaling: bool, x: Any) -> Callable:
+def start_program(config: TrainingConfig, x: Any) -> Callable:
     """`start(key, seeds, traced, numbers) -> block`, for seeds (seeds,), traced hyperparameters and numbers (settings,)."""
 
     def one(key, values, number):
-        return Block(started(plan, loss_scaling, key, values, x), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+        return Block(started(config, key, values, x), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
     def start(key, seeds, traced, numbers):  # the numbers say how many settings there are, where nothing is traced
         def of_seed(seed):
@@ -105,58 +101,57 @@ def start_program(plan: Plan, loss_scaling: bool, x: Any) -> Callable:
     return start
 
 
-def epochs_program(plan: Plan, most_rows: int = MOST_ROWS, axis_name: str | None = None) -> Callable:
+def epochs_program(config: TrainingConfig, most_epochs: int = MOST_EPOCHS, axis_name: str | None = None) -> Callable:
     """Epochs of all members in one program.
 
     Args:
-        plan: the arguments of `train.epoch.pieces`.
-        most_rows: epochs a call at the most.
-        axis_name: of the mesh over whose devices the block is cut, under `shard_map`.
+        config: The configuration of the members' runs.
+        most_epochs: The number of epochs per call, at most.
+        axis_name: The axis of the mesh over whose devices the block is spread, under `shard_map`.
 
     Returns:
-        `program(block, data, validation, until) -> (block, rows, ended)`, which trains until the epoch `until` has ended,
-        or nobody goes on any more, or `most_rows` epochs have ended. `rows` has for each value of the logs an array
-        (most_rows, seeds, settings), NaN for members that have stopped.
+        `program(block, data, validation, until) -> (block, logs, ended)`, which trains until the epoch `until` has ended,
+        or all members have stopped, or `most_epochs` epochs have ended. `logs` has for each value an array
+        (most_epochs, seeds, settings), NaN for members that have stopped.
     """
-    parts = pieces(**plan)
-    stop_at_nonfinite = not plan.get("skip_nonfinite")
+    parts = epoch_parts(config)
 
     def epoch(block: Block, data: Any, validation: Any):
-        return _member_epoch(parts, plan["batch_size"], stop_at_nonfinite, block, data, validation)
+        return _member_epoch(parts, config, block, data, validation)
 
     run = jax.jit(over_members(epoch))  # traced once, for the logs' shapes and in the loop
 
-    def anybody(block: Block) -> jax.Array:
-        going = jnp.any(~block.train_state.stopped)
-        return going if axis_name is None else lax.pmax(going.astype(jnp.int32), axis_name) > 0
+    def any_active(block: Block) -> jax.Array:
+        active = jnp.any(~block.train_state.stopped)
+        return active if axis_name is None else lax.pmax(active.astype(jnp.int32), axis_name) > 0
 
     def program(block: Block, data: Any, validation: Any, until: jax.Array):
-        def goes_on(carry):
-            block, _, ended, going = carry
-            return (ended < most_rows) & (block.train_state.epoch < until) & going
+        def continues(carry):
+            block, _, ended, active = carry
+            return (ended < most_epochs) & (block.train_state.epoch < until) & active
 
         def once(carry):
-            block, rows, ended, _ = carry
-            block, logs = run(block, data, validation)
-            rows = jax.tree.map(lambda buffer, value: lax.dynamic_update_index_in_dim(buffer, value, ended, 0), rows, logs)
-            return block, rows, ended + 1, anybody(block)
+            block, logs, ended, _ = carry
+            block, new = run(block, data, validation)
+            logs = jax.tree.map(lambda buffer, value: lax.dynamic_update_index_in_dim(buffer, value, ended, 0), logs, new)
+            return block, logs, ended + 1, any_active(block)
 
-        logs = jax.eval_shape(run, block, data, validation)[1]
-        rows = jax.tree.map(lambda a: jnp.full((most_rows, *a.shape), jnp.nan, a.dtype), logs)
-        block, rows, ended, _ = lax.while_loop(goes_on, once, (block, rows, jnp.zeros((), jnp.int32), anybody(block)))
-        return block, rows, ended
+        like = jax.eval_shape(run, block, data, validation)[1]
+        logs = jax.tree.map(lambda a: jnp.full((most_epochs, *a.shape), jnp.nan, a.dtype), like)
+        block, logs, ended, _ = lax.while_loop(continues, once, (block, logs, jnp.zeros((), jnp.int32), any_active(block)))
+        return block, logs, ended
 
     return program
 
 
-def _member_epoch(parts: Pieces, batch_size: int, stop_at_nonfinite: bool, block: Block, data: Any, validation: Any):
+def _member_epoch(parts: EpochParts, config: TrainingConfig, block: Block, data: Any, validation: Any):
     before = block.train_state
     order = parts.order(before, leading_size(data))
     one = lambda train_state, batch: (parts.advance(train_state, batch)[0], None)  # noqa: E731
-    after, _ = over_batches(one, before, data, batch_size, order)
+    after, _ = over_batches(one, before, data, config.batch_size, order)
     after, logs = parts.finish(after, validation)
     logs = {name: jnp.asarray(value, jnp.float32) for name, value in check_numbers(logs).items()}
-    bad = ~jnp.isfinite(logs["loss"]) & stop_at_nonfinite
+    bad = ~jnp.isfinite(logs["loss"]) & (not config.skip_nonfinite)
     kept = before.stopped | bad
     as_for_all = {name: getattr(after, name) for name in ("key", "step", "epoch", "position", "totals")}
     after = jax.tree.map(lambda new, old: jnp.where(kept, old, new), after, before)
@@ -166,95 +161,43 @@ def _member_epoch(parts: Pieces, batch_size: int, stop_at_nonfinite: bool, block
     return Block(after, epochs, block.diverged | (bad & ~before.stopped)), logs
 
 
-def final_program(plan: Plan) -> Callable:
-    """`final(block) -> (epoch, (params, state))`, what each member returns: of early stopping, the best weights."""
-    callbacks = plan["callbacks"]
+def final_program(config: TrainingConfig) -> Callable:
+    """`final(block) -> (epoch, (params, state))`, the result of each member: with early stopping, the best weights."""
 
     def final(block: Block):
-        return block, final_weights(callbacks, block.train_state._replace(epoch=block.epochs))
+        return block, final_weights(config.callbacks, block.train_state._replace(epoch=block.epochs))
 
     return lambda block: over_members(final)(block)[1]
 
 
-class Program:
-    """A function that is traced in one thread and compiled in another; the first argument's buffers are used up."""
-
-    def __init__(self, function: Callable, arguments: tuple, donate: bool = False):
-        start = time.perf_counter()
-        self._traced = jax.jit(function, compiler_options=kernels.compiler_options(), donate_argnums=0 if donate else ()).lower(
-            *arguments
-        )
-        self.output = self._traced.out_info
-        self.place = _place(self._traced.as_text(), *map(jax.tree.structure, (arguments, self.output)))
-        self._tracing = time.perf_counter() - start
-
-    def compile(self) -> Callable:
-        """The compiled program; at once, if there is one of the same text, and after another thread if that is at it."""
-        with self.place.lock:
-            if self.place.program is None:
-                start = time.perf_counter()
-                self.place.program = self._traced.compile()
-                self.place.seconds = time.perf_counter() - start
-        return self.place.program
-
-    @property
-    def bytes(self) -> int:
-        """What the compiled program takes."""
-        return self.place.bytes
-
-    @property
-    def seconds(self) -> float:
-        """What tracing and compiling took, whenever it was."""
-        return self._tracing + self.place.seconds
-
-
-@dataclass
-class _Place:
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    program: Any = None
-    seconds: float = 0.0
-
-    @cached_property  # XLA takes some milliseconds to say
-    def bytes(self) -> int:
-        """Arguments that are not used up, results, and in between."""
-        memory = self.program.memory_analysis()
-        if memory is None:
-            return 0
-        own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        return own + memory.temp_size_in_bytes
-
-
-@lru_cache(maxsize=512)
-def _place(text: str, arguments: Any, output: Any) -> _Place:
-    """Where a compiled program is kept: programs of one text, such as those of two initializations, are one."""
-    return _Place()
-
-
-def program_for(plan: Plan, loss_scaling: bool, name: str, mesh: Any, arguments: tuple) -> Program:
+def program_for(config: TrainingConfig, name: str, mesh: Any, arguments: tuple) -> compiled.Program:
     """The program `"start"`, `"epochs"` or `"final"` for such arguments; those of `"start"` begin with the abstract inputs."""
-    leaves, structure = jax.tree.flatten(arguments)
-    forms = tuple((leaf.shape, leaf.dtype, leaf.sharding if getattr(leaf, "committed", False) else None) for leaf in leaves)
-    return _kept_program(plan, loss_scaling, name, mesh, forms, structure)
-
-
-@lru_cache(maxsize=512)
-def _kept_program(plan: Plan, loss_scaling: bool, name: str, mesh: Any, forms: tuple, structure: Any) -> Program:
-    """Kept, so that a second sweep neither traces nor compiles again."""
-    arguments = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(s, d, sharding=sharding) for s, d, sharding in forms])
     axis = None if mesh is None else mesh.axis_names[0]
+    x = None
     if name == "start":
-        x, *arguments = arguments
-        function = start_program(plan, loss_scaling, x)
-    else:
-        function = epochs_program(plan, MOST_ROWS, axis) if name == "epochs" else final_program(plan)
-    if mesh is not None:
-        each, none = P(None, axis), P()
-        state = TrainState(*[each] * len(TrainState._fields))._replace(key=none, step=none, epoch=none, position=none)  # type: ignore[arg-type]
-        block = Block(state, each, each)  # type: ignore[arg-type]
-        inputs, outputs = {
-            "start": ((none, none, P(axis), P(axis)), block),
-            "epochs": ((block, none, none, none), (block, P(None, None, axis), none)),
-            "final": ((block,), each),
-        }[name]
-        function = jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
-    return Program(function, tuple(arguments), donate=name == "epochs")
+        x, *rest = arguments
+        arguments = tuple(rest)
+
+    def make() -> Callable:
+        function = {
+            "start": lambda: start_program(config, x),
+            "epochs": lambda: epochs_program(config, MOST_EPOCHS, axis),
+            "final": lambda: final_program(config),
+        }[name]()
+        return function if mesh is None else _sharded(function, name, mesh, axis)
+
+    context = mesh, compiled.signature(x)
+    return compiled.program(f"sweep, {name}", make, config.key(), arguments, context=context, donate=name == "epochs")
+
+
+def _sharded(function: Callable, name: str, mesh: Any, axis: Any) -> Callable:
+    """The function with the settings of its block spread over the devices of the mesh."""
+    each, none = P(None, axis), P()
+    state = TrainState(*[each] * len(TrainState._fields))._replace(key=none, step=none, epoch=none, position=none)  # type: ignore[arg-type]
+    block = Block(state, each, each)  # type: ignore[arg-type]
+    inputs, outputs = {
+        "start": ((none, none, P(axis), P(axis)), block),
+        "epochs": ((block, none, none, none), (block, P(None, None, axis), none)),
+        "final": ((block,), each),
+    }[name]
+    return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)

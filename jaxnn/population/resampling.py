@@ -1,4 +1,4 @@
-"""Cross-validation and bootstrap: members that differ in the samples that they may see, in one program."""
+"""Cross-validation and bootstrap: members that differ in the samples that they are trained on, in one program."""
 
 from __future__ import annotations
 
@@ -11,33 +11,42 @@ import numpy as np
 from jaxnn.core.checks import whole
 from jaxnn.core.naming import check_key, child_key
 from jaxnn.population.result import Sweep
+from jaxnn.population.saver import Saver
 from jaxnn.population.space import settings_of
-from jaxnn.population.sweep import prepared
+from jaxnn.population.task import Task
 from jaxnn.problem.checks import checked_data
 
 
 def cross_validation(
-    model: Any, data: Any, space: Any = None, *, folds: int = 5, progress: bool = True, **options: Any
+    model: Any,
+    data: Any,
+    space: Any = None,
+    *,
+    folds: int = 5,
+    checkpoints: Any = None,
+    progress: bool = True,
+    **options: Any,
 ) -> Sweep:
-    """Each setting and seed trained `folds` times, each time without one part of the data, and validated on that part.
+    """Train each setting and seed `folds` times, each time without one part of the data, and validate on that part.
 
-    Members see the whole data, in which the samples of their fold weigh nothing, so a batch has about
-    (folds − 1)/folds · batch_size samples that count. Folds are drawn at random, of sizes that differ by one at the most,
-    and with integer labels so that each class is spread evenly over them.
+    Members see the whole data, in which the samples of their fold have weight 0, so a batch has about
+    (folds − 1)/folds · batch_size samples that count. Folds are drawn at random, with sizes that differ by at most one;
+    with integer labels, each class is spread evenly over them.
 
     Args:
-        model: as in `sweep`; one without state, as batch statistics would see what is left out.
+        model: As in `sweep`; without state, since batch statistics would see the samples that are left out.
         data: `(x, y)`.
-        space: as in `sweep`; `{}` or None for one setting.
-        folds: how many, at least 2.
-        progress: whether to show progress.
-        **options: as in `sweep`, without validation data.
+        space: As in `sweep`; `{}` or None for one setting.
+        folds: The number of folds, at least 2.
+        checkpoints: As in `sweep`.
+        progress: Whether to show progress.
+        **options: As in `sweep`, without validation data.
 
     Returns:
-        A `Sweep` with a column `fold`; `by_setting` takes mean and deviation over folds and seeds.
+        A `Sweep` with a column `fold`; `by_setting` takes means and deviations over folds and seeds.
 
     Raises:
-        ValueError: as `sweep`, on fewer samples than folds, or a model with state.
+        ValueError: As `sweep`; on fewer samples than folds; on a model with state.
 
     Example:
         >>> import jax, jaxnn as nn, optax
@@ -54,27 +63,37 @@ def cross_validation(
         raise ValueError(f"{n} samples cannot be cut into {folds} folds")
     fold = _folds(_bits(options, "folds"), y, n, folds)
     left_out = jnp.asarray(fold[:, None] == np.arange(folds)[None, :], jnp.float32)
-    return _trained(model, (x, y, 1 - left_out), (x, y, left_out), space, "fold", folds, progress, options)
+    return _trained(model, (x, y, 1 - left_out), (x, y, left_out), space, "fold", folds, checkpoints, progress, options)
 
 
-def bootstrap(model: Any, data: Any, space: Any = None, *, samples: int = 20, progress: bool = True, **options: Any) -> Sweep:
-    """Each setting and seed trained on `samples` draws of n samples with replacement, validated on what was not drawn.
+def bootstrap(
+    model: Any,
+    data: Any,
+    space: Any = None,
+    *,
+    samples: int = 20,
+    checkpoints: Any = None,
+    progress: bool = True,
+    **options: Any,
+) -> Sweep:
+    """Train each setting and seed on `samples` draws of n samples with replacement; validate on those that were not drawn.
 
-    A sample that was drawn twice weighs twice (Efron 1979; out-of-bag validation, Breiman 1996).
+    A sample that was drawn twice has weight 2 (Efron 1979; out-of-bag validation, Breiman 1996).
 
     Args:
-        model: as in `cross_validation`.
+        model: As in `cross_validation`.
         data: `(x, y)`.
-        space: as in `sweep`; `{}` or None for one setting.
-        samples: how many draws.
-        progress: whether to show progress.
-        **options: as in `sweep`, without validation data.
+        space: As in `sweep`; `{}` or None for one setting.
+        samples: The number of draws.
+        checkpoints: As in `sweep`.
+        progress: Whether to show progress.
+        **options: As in `sweep`, without validation data.
 
     Returns:
-        A `Sweep` with a column `draw`; `by_setting` takes mean and deviation over draws and seeds.
+        A `Sweep` with a column `draw`; `by_setting` takes means and deviations over draws and seeds.
 
     Raises:
-        ValueError: as `sweep`, on fewer than two samples, or a model with state.
+        ValueError: As `sweep`; on fewer than two samples; on a model with state.
 
     Example:
         >>> import jax, jaxnn as nn, optax
@@ -90,27 +109,32 @@ def bootstrap(model: Any, data: Any, space: Any = None, *, samples: int = 20, pr
     if n < 2:
         raise ValueError(f"a bootstrap takes at least two samples, got {n}")
     draws = _bits(options, "bootstrap").integers(0, n, (samples, n))
-    for row in draws:  # of few samples all may have been drawn: one is then left out
+    for row in draws:  # of few samples, all may have been drawn: one is then left out
         if len(np.unique(row)) == n:
             row[0] = row[1]
     counts = np.stack([np.bincount(row, minlength=n) for row in draws], 1)
     weights, outside = jnp.asarray(counts, jnp.float32), jnp.asarray(counts == 0, jnp.float32)
-    return _trained(model, (x, y, weights), (x, y, outside), space, "draw", samples, progress, options)
+    return _trained(model, (x, y, weights), (x, y, outside), space, "draw", samples, checkpoints, progress, options)
 
 
-def _trained(model, data, validation, space, name: str, count: int, progress: bool, options: dict[str, Any]) -> Sweep:
+def _trained(
+    model, data, validation, space, name: str, count: int, checkpoints: Any, progress: bool, options: dict[str, Any]
+) -> Sweep:
     if "validation" in options:
-        raise ValueError("members are validated on the samples that they were not trained on: leave validation out")
+        raise ValueError("members are validated on the samples that they were not trained on: give no validation")
     settings = [{}] if not space else settings_of(space)
     settings = [{**setting, name: float(k)} for setting in settings for k in range(count)]
     view = _fold_view if name == "fold" else _draw_view
-    task = prepared(model, data, settings, validation=validation, view=view, checked=True, **options)
-    if any(jax.tree.leaves(work.result.state) for work in task.works):
+    task = Task.of(model, data, settings, validation=validation, view=view, on_device=True, **options)
+    if any(jax.tree.leaves(run.result.state) for run in task.runs):
         raise ValueError(
             "the model has state, such as batch norm's statistics, which would see the samples that are left out: use "
             "layer_norm or group_norm, or call fit for each fold"
         )
-    task.train(progress)
+    saver = None if checkpoints is None else Saver(checkpoints, task)
+    if saver is not None:
+        saver.restore()
+    task.train(progress, saver)
     return task.result(progress, pooled=(name,))
 
 
@@ -130,19 +154,19 @@ def _column(batch: Any, k: Any) -> Any:
 def _pair(data: Any, what: str) -> tuple:
     data = checked_data(data)
     if len(data) != 2:
-        raise ValueError(f"{what} takes (x, y): it weighs the samples itself")
+        raise ValueError(f"{what} takes (x, y), since it weights the samples itself")
     return data
 
 
 def _bits(options: dict[str, Any], name: str) -> np.random.Generator:
     """A generator that follows from the sweep's key."""
     if "key" not in options:
-        raise TypeError("give key=, that of the whole sweep")
+        raise TypeError("key= is required: the key of the whole sweep")
     return np.random.default_rng(np.asarray(jax.random.bits(child_key(check_key(options["key"]), name), (4,))))
 
 
 def _folds(generator: np.random.Generator, y: Any, n: int, folds: int) -> np.ndarray:
-    """The fold of each sample: dealt out class by class, so that sizes differ by one and classes are spread evenly."""
+    """The fold of each sample, dealt out class by class: sizes differ by at most one, and classes are spread evenly."""
     order = generator.permutation(n)
     if isinstance(y, jax.Array) and y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer):
         order = order[np.argsort(np.asarray(y)[order], kind="stable")]

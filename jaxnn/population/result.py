@@ -1,4 +1,4 @@
-"""What a sweep leaves: a table, one row a member, and everybody's parameters."""
+"""The result of a sweep: a table with one row per member, and the parameters of all."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import jax
 import numpy as np
 
 from jaxnn.core.layer import Layer
-from jaxnn.population.group_run import Trained, Work
+from jaxnn.functional.metrics.direction import better
+from jaxnn.population.group_run import GroupRun, Trained
 from jaxnn.population.groups import OWN, Group
 from jaxnn.population.space import Setting
 from jaxnn.problem.hyperparameters import loss_of, model_of
+from jaxnn.problem.objective import Objective
 from jaxnn.train.history import History
-from jaxnn.train.step import Objective
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,16 @@ class Member:
     """One trained network of a sweep; `evaluate` and `predict` take it as they take what `fit` returns.
 
     Attributes:
-        index: its number in the sweep.
-        setting: its hyperparameters.
-        seed: its seed.
-        row: its line of the table.
-        params: its parameters.
-        state: its state.
-        history: as that of `fit`: one row an epoch that it was trained, `history.plot()`.
-        model: the model, made of its hyperparameters.
-        loss: the loss, for `evaluate`.
-        metrics: the metrics, for `evaluate`.
+        index: Its number in the sweep.
+        setting: Its hyperparameters.
+        seed: Its seed.
+        row: Its row of the table.
+        params: Its parameters.
+        state: Its state.
+        history: Its history, as `fit` returns it: one row per epoch that it was trained.
+        model: The model, made from its hyperparameters.
+        loss: The loss, for `evaluate`.
+        metrics: The metrics, for `evaluate`.
 
     Example:
         See `sweep`, whose result has them.
@@ -57,11 +58,11 @@ class Stacked:
     """Members of one structure, stacked.
 
     Attributes:
-        structural: what they have in common, by name.
-        members: their numbers in the sweep.
-        params: every leaf with a leading axis of members.
-        state: likewise.
-        model: of the first of them. Where traced hyperparameters matter at inference, ask for members one by one.
+        structural: The hyperparameters that they have in common, by name.
+        members: Their numbers in the sweep.
+        params: Their parameters; every leaf has a leading axis of members.
+        state: Their states, likewise.
+        model: The model of the first of them. Where traced hyperparameters matter at inference, take single members.
 
     Example:
         See `sweep`, whose result has them.
@@ -76,18 +77,18 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What `sweep` returns.
+    """The result of `sweep`.
 
     Attributes:
-        rows: a dict for each member, by number: the hyperparameters, `seed`, the values of the history at the epoch whose
-            weights these are (`loss`, `val_loss`, …), `epoch`, `epochs` trained (where the space names `epochs`, what it
-            says), and `status`: `"finished"`, `"early"`, `"diverged"`, `"dropped"` by a search, or `"interrupted"`.
-        names: of the hyperparameters.
-        groups: the members by structure, stacked.
-        note: how many programs there were and why, and how long it took.
-        seconds: in all.
-        compile_seconds: of them spent on tracing and compiling, all threads together.
-        parts: of each group what its program was made of, and what came of it, with axes settings × seeds.
+        rows: A dict for each member, by number: the hyperparameters, `seed`, the values of the history at the epoch whose
+            weights these are (`loss`, `val_loss`, …), `epoch`, `epochs` trained (or, where the space names `epochs`, that
+            value), and `status`: `"finished"`, `"early"`, `"diverged"`, `"dropped"` by a search, or `"interrupted"`.
+        names: The names of the hyperparameters.
+        groups: The members by structure, stacked.
+        note: The numbers of groups and programs, the reason for them, and the time taken.
+        seconds: The time taken.
+        compile_seconds: The time spent on tracing and compiling, added over all threads.
+        parts: For each group its configuration and its results, with axes settings × seeds.
 
     Example:
         See `sweep`, which returns one.
@@ -102,13 +103,13 @@ class Sweep:
     parts: list[tuple[Group, Trained]] = field(repr=False)
     _settings: list[Setting] = field(repr=False)
     _pooled: tuple[str, ...] = field(repr=False)  # hyperparameters over which by_setting takes means, as over seeds
-    _place: dict[int, tuple[int, int]] = field(repr=False)  # of a setting: its part, and its number there
+    _place: dict[int, tuple[int, int]] = field(repr=False)  # a setting's part, and its number there
 
     @staticmethod
     def of(
         settings: Sequence[Setting],
         seeds: Sequence[int],
-        works: Sequence[Work],
+        runs: Sequence[GroupRun],
         seconds: float,
         strategy: str,
         pooled: tuple[str, ...] = (),
@@ -116,29 +117,29 @@ class Sweep:
         """The result of what was trained.
 
         Args:
-            settings: the hyperparameters that were tried.
-            seeds: the seeds that each was tried with.
-            works: the groups of one structure, trained.
-            seconds: how long it took in all.
-            strategy: how it was searched, for the note.
-            pooled: names of hyperparameters over which `by_setting` takes means, as over seeds.
+            settings: The settings, by number.
+            seeds: The seeds with which each was trained.
+            runs: The groups, trained.
+            seconds: The time taken.
+            strategy: How members were trained, for the note.
+            pooled: Names of hyperparameters over which `by_setting` takes means, as over seeds.
 
         Returns:
             The `Sweep`.
 
         Raises:
-            TypeError: the model is a function of hyperparameters and returns no layer.
+            TypeError: If the model is a function of hyperparameters and does not return a `Layer`.
         """
-        place = {number: (i, j) for i, work in enumerate(works) for j, number in enumerate(work.group.numbers)}
+        place = {number: (i, j) for i, run in enumerate(runs) for j, number in enumerate(run.group.numbers)}
         rows = []
         for number, setting in enumerate(settings):
             i, j = place[number]
-            rows += [_row(setting, seed, works[i], j, k) for k, seed in enumerate(seeds)]
-        groups = tuple(_stacked(work, len(seeds)) for work in works)
-        compiling = sum(work.compile_seconds for work in works)
-        note = _note(works, len(rows), strategy, seconds, compiling)
+            rows += [_row(setting, seed, runs[i], j, k) for k, seed in enumerate(seeds)]
+        groups = tuple(_stacked(run, len(seeds)) for run in runs)
+        compiling = sum(run.compile_seconds for run in runs)
+        note = _note(runs, len(rows), strategy, seconds, compiling)
         names = tuple(settings[0])
-        parts = [(work.group, work.result) for work in works]
+        parts = [(run.group, run.result) for run in runs]
         return Sweep(rows, names, groups, note, seconds, compiling, parts, list(settings), pooled, place)
 
     @property
@@ -162,20 +163,20 @@ class Sweep:
 
     @property
     def columns(self) -> dict[str, list[Any]]:
-        """The table as a list of values by name, as the plots of `nn.inspect` take it."""
+        """The table as a dict of lists of values, as the plots of `nn.inspect` take it."""
         return {name: [row[name] for row in self.rows] for name in self.rows[0]}
 
     def members(self, **values: Any) -> list[int]:
         """The numbers of the members with these values in the table, as `result.members(units=32, seed=0)`.
 
         Args:
-            **values: by column.
+            **values: Values by column.
 
         Returns:
             The numbers, ascending.
 
         Raises:
-            ValueError: the table has no such column.
+            ValueError: If the table has no such column.
         """
         if unknown := set(values) - set(self.rows[0]):
             raise ValueError(f"there is no column {sorted(unknown)[0]!r}: the table has {', '.join(self.rows[0])}")
@@ -185,13 +186,13 @@ class Sweep:
         """A member by its number.
 
         Args:
-            index: its number; from the end if it is negative.
+            index: Its number; negative numbers count from the end.
 
         Returns:
             The `Member`.
 
         Raises:
-            IndexError: there is none of that number.
+            IndexError: If there is no member of that number.
         """
         if not -len(self.rows) <= index < len(self.rows):
             raise IndexError(f"there are {len(self.rows)} members, got {index}")
@@ -201,7 +202,7 @@ class Sweep:
         i, j = self._place[number]
         group, trained = self.parts[i]
         params, state = jax.tree.map(lambda a: a[j, k], (trained.params, trained.state))
-        values, loss = group.values(j), group.plan["loss"]
+        values, loss = group.values(j), group.config.problem.loss
         columns = {name: column[j, k].tolist() for name, column in trained.history.items()}
         epochs = range(int(trained.epochs[j, k]))
         return Member(
@@ -212,23 +213,24 @@ class Sweep:
             params,
             state,
             History({"epoch": i + 1} | {name: column[i] for name, column in columns.items()} for i in epochs),
-            model_of(group.plan["model"], values),
+            model_of(group.config.problem.model, values),
             loss if isinstance(loss, Objective) else loss_of(loss, values),
-            dict(group.plan["metrics"] or {}),
+            dict(group.config.metrics or {}),
         )
 
     def best(self, monitor: str | None = None, mode: str | None = None) -> Member:
         """The member with the best value.
 
         Args:
-            monitor: the value's name; `"val_loss"` by default, or `"loss"` without validation data.
-            mode: `"min"` or `"max"`; by default `"min"` for what is called loss, `"max"` for everything else.
+            monitor: The value's name; `"val_loss"` by default, or `"loss"` without validation data.
+            mode: `"min"` if smaller is better, `"max"` if larger is; by default as the name says: `"min"` for losses and
+                errors, `"max"` for accuracies and the like.
 
         Returns:
             The `Member`.
 
         Raises:
-            ValueError: there is no such value, or no member has one.
+            ValueError: If there is no such value, no member has one, or the name does not say which way is better.
         """
         monitor, sign = self.monitored(monitor, mode)
         values = [sign * row[monitor] for row in self.rows]
@@ -237,14 +239,14 @@ class Sweep:
         return self.member(int(np.nanargmin(values)))
 
     def by_setting(self, monitor: str | None = None, mode: str | None = None) -> list[dict[str, Any]]:
-        """Mean and standard deviation over seeds (and folds), a row for each setting, the best first.
+        """Means and standard deviations over seeds (and folds), one row per setting, the best first.
 
         Args:
-            monitor: as in `best`; settings are sorted by it.
-            mode: as in `best`.
+            monitor: As in `best`; settings are sorted by it.
+            mode: As in `best`.
 
         Returns:
-            For each setting its hyperparameters, and of each value `name` and `name_std` (n − 1 in the denominator; 0 for
+            For each setting its hyperparameters, and for each value `name` and `name_std` (n − 1 in the denominator; 0 for
             one seed). Members that diverged make a setting's values NaN, and settings with NaN come last.
         """
         monitor, sign = self.monitored(monitor, mode)
@@ -264,13 +266,13 @@ class Sweep:
         return sorted(rows, key=lambda row: (math.isnan(row[monitor]), sign * row[monitor]))
 
     def to_pandas(self) -> Any:
-        """The table as a pandas `DataFrame`, one row a member.
+        """The table as a pandas `DataFrame`, one row per member.
 
         Returns:
             The data frame.
 
         Raises:
-            ImportError: pandas is not installed.
+            ImportError: If pandas is not installed.
         """
         try:
             import pandas as pd
@@ -286,37 +288,34 @@ class Sweep:
         return [name for name in self.rows[0] if name not in own]
 
     def monitored(self, monitor: str | None, mode: str | None) -> tuple[str, float]:
-        """The name of the value that counts, and the sign that makes small ones good.
+        """The name of the monitored value, and the sign by which smaller values become better.
 
         Args:
-            monitor: as in `best`.
-            mode: as in `best`.
+            monitor: As in `best`.
+            mode: As in `best`.
 
         Returns:
             The name, and 1.0 or −1.0.
 
         Raises:
-            ValueError: there is no such value, or the mode is another.
+            ValueError: As `best`.
         """
         names = self._values()
         monitor = monitor or ("val_loss" if "val_loss" in names else "loss")
         if monitor not in names:
             raise ValueError(f"there is no value {monitor!r}: the table has {', '.join(names)}")
-        mode = mode or ("min" if monitor.endswith("loss") else "max")
-        if mode not in ("min", "max"):
-            raise ValueError(f'mode is "min" or "max", got {mode!r}')
-        return monitor, 1.0 if mode == "min" else -1.0
+        return monitor, 1.0 if better(monitor, mode) == "min" else -1.0
 
     def table(self, monitor: str | None = None, mode: str | None = None, most: int = 20) -> str:
-        """The settings as text, the best first and marked, mean ± standard deviation over seeds.
+        """The settings as text, mean ± standard deviation over seeds, the best first and marked.
 
         Args:
-            monitor: as in `best`.
-            mode: as in `best`.
-            most: how many lines at the most.
+            monitor: As in `best`.
+            mode: As in `best`.
+            most: The number of lines, at most.
 
         Returns:
-            The lines as one text.
+            The text.
         """
         return "\n".join("  ".join(line).rstrip() for line in _aligned(self._cells(monitor, mode, most)))
 
@@ -343,35 +342,35 @@ class Sweep:
         return f"<table>{lines}</table><p>{html.escape(self.note)}</p>"
 
 
-def _row(setting: Setting, seed: int, work: Work, j: int, k: int) -> dict[str, Any]:
-    result = work.result
+def _row(setting: Setting, seed: int, run: GroupRun, j: int, k: int) -> dict[str, Any]:
+    result = run.result
     epoch, epochs = int(result.epoch[j, k]), int(result.epochs[j, k])
     values = {name: float(column[j, k, epoch - 1]) if epoch else math.nan for name, column in result.history.items()}
     order = sorted(values, key=lambda name: (name in setting, name.startswith("val_"), not name.endswith("loss")))
     values = {name: values[name] for name in order if name not in setting and name != "learning_rate"}
-    finished = "finished" if epochs == work.group.epochs else "early"
-    unfinished = "interrupted" if work.selected[j] else "dropped"
+    finished = "finished" if epochs == run.group.epochs else "early"
+    unfinished = "interrupted" if run.selected[j] else "dropped"
     status = "diverged" if result.diverged[j, k] else finished if result.done[j, k] else unfinished
     return {**setting, "seed": seed, **values, "epoch": epoch, "epochs": setting.get("epochs", epochs), "status": status}
 
 
-def _stacked(work: Work, seeds: int) -> Stacked:
-    members = np.concatenate([np.arange(seeds) + number * seeds for number in work.group.numbers])
-    params, state = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), work.weights())
-    return Stacked(work.group.structural, members, params, state, model_of(work.group.plan["model"], work.group.values(0)))
+def _stacked(run: GroupRun, seeds: int) -> Stacked:
+    members = np.concatenate([np.arange(seeds) + number * seeds for number in run.group.numbers])
+    params, state = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), run.weights())
+    return Stacked(run.group.structural, members, params, state, model_of(run.group.config.problem.model, run.group.values(0)))
 
 
-def _note(works: Sequence[Work], members: int, strategy: str, seconds: float, compiling: float) -> str:
-    names = sorted({name for work in works for name in work.group.structural}, key=lambda name: (name in OWN, name))
-    varied = [name for name in names if len({repr(work.group.structural.get(name)) for work in works}) > 1]
-    why = f", as {', '.join(varied)} decide{'s' * (len(varied) == 1)} on the program" if len(works) > 1 else ""
-    made = sum(int(work.result.epochs.sum()) for work in works)
-    full = sum(work.result.epochs.size * work.group.epochs for work in works)
-    programs = {id(program.place) for work in works for program in work.programs.values()}
-    sizes = {len(s) * len(c) for work in works for s, c in work.rectangles}
+def _note(runs: Sequence[GroupRun], members: int, strategy: str, seconds: float, compiling: float) -> str:
+    names = sorted({name for run in runs for name in run.group.structural}, key=lambda name: (name in OWN, name))
+    varied = [name for name in names if len({repr(run.group.structural.get(name)) for run in runs}) > 1]
+    why = f", as {', '.join(varied)} decide{'s' * (len(varied) == 1)} on the program" if len(runs) > 1 else ""
+    made = sum(int(run.result.epochs.sum()) for run in runs)
+    full = sum(run.result.epochs.size * run.group.epochs for run in runs)
+    programs = {id(program.compile()) for run in runs for program in run.programs.values()}
+    sizes = {len(s) * len(c) for run in runs for s, c in run.rectangles}
     blocks = f", blocks of {' or '.join(map(str, sorted(sizes)))}" if sizes else ""
     return (
-        f"{members:,} members in {len(works)} group{'s' * (len(works) > 1)}{why}; {len(programs)} programs; "
+        f"{members:,} members in {len(runs)} group{'s' * (len(runs) > 1)}{why}; {len(programs)} programs; "
         f"{made:,} of {full:,} epochs; "
         f"{strategy}{blocks}; {seconds:.1f} s, compiling {compiling:.1f} s over all threads"
     )

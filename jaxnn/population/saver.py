@@ -1,4 +1,4 @@
-"""A sweep's checkpoints: the members that have come to their end, and those that a search holds."""
+"""A sweep's checkpoints: the members that have ended, and those that a search holds."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 if TYPE_CHECKING:
-    from jaxnn.population.sweep import Task
+    from jaxnn.population.task import Task
 
 SECONDS = 30.0  # between two saves, where only a folder is given
 
 
 def store_of(checkpoints: Any) -> Any:
-    """The `Checkpoints` that were given, or those of the folder that was."""
+    """The `Checkpoints` that were given, or new ones for the folder that was given."""
     from jaxnn.io import Checkpoints
 
     return checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints, every=SECONDS)
 
 
 class Saver:
-    """What `sweep` and the searches do with `checkpoints`."""
+    """Saves and restores a task."""
 
     def __init__(self, checkpoints: Any, task: Task):
         self._store = store_of(checkpoints)
@@ -31,10 +31,10 @@ class Saver:
         self._saved = 0
 
     def restore(self) -> dict[str, Any]:
-        """Take up what is done; what was said of it when it was saved.
+        """Continue from the last checkpoint; return what `save` was given as `more`.
 
         Raises:
-            ValueError: if it is of another sweep.
+            ValueError: If it is of another sweep.
         """
         found = self._store.restore(self._tree())
         if found is None:
@@ -44,29 +44,29 @@ class Saver:
             raise ValueError(
                 f"the checkpoints in {self._store.folder} are of a sweep with another key, space or seeds: use another folder"
             )
-        for work, tree in zip(self._task.works, trees, strict=True):
-            work.take_up(tree)
+        for run, tree in zip(self._task.runs, trees, strict=True):
+            run.restore(tree)
         self._saved = self._done()
         return info["more"]
 
     def save_if_due(self) -> None:
-        """Save in the background, if more members have come to their end."""
+        """Save in the background, if a save is due and more members have ended."""
         if self._done() > self._saved and self._store.due():
             self.save(self._done(), wait=False)
 
     def save_last(self) -> None:
-        """Save what is not saved yet, and wait for it."""
+        """Save what is not saved yet, and wait until it is written."""
         self._store.wait()
         if self._done() > self._saved:
             self.save(self._done(), wait=True)
 
     def save(self, number: int, more: Mapping[str, Any] | None = None, *, wait: bool) -> None:
-        """Save everything under a number."""
+        """Save everything, under a number."""
         self._saved = self._done()
         self._store.save(number, self._tree(), {"sweep": self._of, "more": dict(more or {})}, wait=wait)
 
     def _tree(self) -> list[dict[str, Any]]:
-        return [work.snapshot() for work in self._task.works]
+        return [run.snapshot() for run in self._task.runs]
 
     def _done(self) -> int:
-        return sum(int(work.result.done.sum()) for work in self._task.works)
+        return sum(int(run.result.done.sum()) for run in self._task.runs)

@@ -1,8 +1,8 @@
-"""Blocks of members trained on all cores: what is traced, compiled, run and kept, by which thread, and when.
+"""The scheduler of a sweep: it trains blocks of members on all cores.
 
-On a CPU a mapped program of small products keeps one core busy, so each core's thread trains a block of its own; on an
-accelerator there is one thread, and the blocks are as large as memory allows. The calling thread traces, as JAX's
-settings are a thread's own, and listens to Ctrl-C; the others compile and run, which lets go of Python's lock.
+On a CPU, a mapped program of small products keeps one core busy, so one thread per core trains a block each; on an
+accelerator there is one thread, and the blocks are as large as memory allows. The calling thread traces, since JAX's
+settings are thread-local, and handles Ctrl-C; the others compile and run, which releases Python's lock.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxnn.population.group_run import Work
-from jaxnn.population.programs import MOST_ROWS, Block, Program, columns_of, program_for
+from jaxnn.compiled import Program
+from jaxnn.population.group_run import GroupRun
+from jaxnn.population.programs import MOST_EPOCHS, Block, columns_of, program_for
 
-CALL_SECONDS = 0.5  # what a call shall take, as in `fit`
-CPU_MEMBERS = 16  # of a block: more gain nothing on a core, and fewer blocks can be spread over the cores
-# Bytes that a member's step keeps for its backward pass, above which a block has one member: the others push its data out
-# of a core's cache, and convolutions with a kernel for each member have no fast form. Measured, in CPU seconds of 16
-# members at 1 and at 16 a block: a CNN 16-32 on 28×28 images, batch 64 (13 MiB): 0.85 and 1.95; on 8×8, batch 32
+CALL_SECONDS = 0.5  # per call, as in `fit`
+CPU_MEMBERS = 16  # per block: more gain nothing on a core, and fewer blocks can be spread over the cores
+# Above this many bytes that a member's step keeps for its backward pass, a block has one member: several push each other's
+# data out of a core's cache, and convolutions with a kernel per member have no fast form. Measured, in CPU seconds of 16
+# members with 1 and with 16 per block: a CNN 16-32 on 28×28 images, batch 64 (13 MiB): 0.85 and 1.95; on 8×8, batch 32
 # (560 KiB): 0.52 and 0.87; MLPs 512-512, batch 128 (2.1 MiB): 1.26 and 1.60; 256-256, batch 64 (555 KiB): 0.29 and 0.34;
 # six layers of 64, batch 128 (520 KiB): 0.21 and 0.19; a CNN 4-8 on 8×8 (145 KiB): 0.60 and 0.43; MLPs 784-64-10, batch
 # 128 (75 KiB): 0.27 and 0.22; 64-32-10, batch 32 (10 KiB): 0.15 and 0.10.
-CPU_KEPT = 2**19
+CPU_RESIDUAL_BYTES = 2**19
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,18 @@ class Strategy:
     """How members are trained.
 
     Attributes:
-        threads: how many blocks are in training at a time.
-        members: of a block at the most, None for as many as memory allows.
-        kept: bytes for the backward pass above which a member is a block of its own, None for no such number.
-        memory: bytes that all blocks in training may take together.
-        mesh: devices over which the settings of each block are spread, or None.
+        threads: The number of blocks in training at a time.
+        members: The number of members per block, at most; None for as many as memory allows.
+        memory: The bytes that all blocks in training may take together.
+        mesh: The devices over which the settings of each block are spread, or None.
+        residual_bytes: The bytes for the backward pass above which a member is a block of its own; None for no limit.
     """
 
     threads: int
     members: int | None
     memory: int
     mesh: Any = None
-    kept: int | None = None
+    residual_bytes: int | None = None
 
     def __str__(self) -> str:
         if self.mesh is not None:
@@ -60,54 +61,54 @@ class Strategy:
 
 
 def strategy_for(mesh: Any = None, memory: int | None = None) -> Strategy:
-    """The strategy of the present backend, see `bench/population.py` for the measurements it stands on."""
+    """The strategy for the present backend; `bench/population.py` has the measurements that it rests on."""
     device = jax.devices()[0]
     if mesh is not None:
         if not isinstance(mesh, Mesh) or len(mesh.axis_names) != 1:
             raise ValueError(f"mesh is a jax.sharding.Mesh with one axis, over which members are spread; got {mesh!r}")
         return Strategy(1, None, memory or _free_memory(device), Mesh(mesh.devices, mesh.axis_names))
     if device.platform == "cpu":
-        return Strategy(_cores(), CPU_MEMBERS, memory or _free_memory(device), kept=CPU_KEPT)
+        return Strategy(_cores(), CPU_MEMBERS, memory or _free_memory(device), residual_bytes=CPU_RESIDUAL_BYTES)
     return Strategy(1, None, memory or _free_memory(device))
 
 
 def _cores() -> int:
-    """Those that this process may use; only Linux says."""
+    """The number of cores that this process may use, as far as the operating system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_memory(device: Any) -> int:
-    """Half of what a computer has free, eight tenths of what an accelerator has."""
+    """Half of the free memory of a computer, eight tenths of that of an accelerator."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(0.8 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    names = getattr(os, "sysconf_names", ())  # macOS knows what there is but not what is free, Windows neither
+    names = getattr(os, "sysconf_names", ())  # macOS does not tell the free memory, Windows neither
     pages = next((name for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES") if name in names), None)
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") // 2 if pages else 2**31
 
 
-class Runner:
-    """The threads, and what they tell the calling one."""
+class Scheduler:
+    """Runs jobs in threads; these ask the calling thread to trace for them."""
 
-    def __init__(self, works: Sequence[Work], data: Any, validation: Any, strategy: Strategy):
-        self._works, self._data, self._validation, self._strategy = works, data, validation, strategy
-        self._said: queue.SimpleQueue = queue.SimpleQueue()
+    def __init__(self, runs: Sequence[GroupRun], data: Any, validation: Any, strategy: Strategy):
+        self._data, self._validation, self._strategy = data, validation, strategy
+        self._requests: queue.SimpleQueue = queue.SimpleQueue()  # functions for the calling thread, with futures
         self._lock = threading.Condition()
-        self._jobs: list[Callable] = [partial(self._prepare, work) for work in works]
+        self._jobs: list[Callable] = [partial(self._prepare, run) for run in runs]
         self._running = 0
-        self._present = strategy.threads
+        self._alive = strategy.threads
         self._stop = False
 
     def run(self, on_event: Callable[[], bool]) -> None:
-        """Train all to the end, or until `on_event`, called a few times a second and after each block, returns True."""
+        """Train all to the end, or until `on_event` returns True, which is called a few times per second."""
         threads = [threading.Thread(target=self._worker, daemon=True) for _ in range(self._strategy.threads)]
         for thread in threads:
             thread.start()
         failure = None
         try:
-            while self._present:
+            while self._alive:
                 try:
-                    function, answer = self._said.get(timeout=0.1)
+                    function, answer = self._requests.get(timeout=0.1)
                 except queue.Empty:
                     function = None
                 if function is not None:
@@ -120,16 +121,16 @@ class Runner:
                     self._end()
         finally:
             self._end()
-            while any(thread.is_alive() for thread in threads):  # they may still ask
+            while any(thread.is_alive() for thread in threads):  # they may still send requests
                 try:
-                    self._said.get(timeout=0.05)[1].cancel()
+                    self._requests.get(timeout=0.05)[1].cancel()
                 except queue.Empty:
                     continue
         if failure is not None:
             raise failure
 
     def _leave(self) -> None:
-        self._present -= 1
+        self._alive -= 1
 
     def _end(self) -> None:
         with self._lock:
@@ -142,112 +143,110 @@ class Runner:
                 while not self._stop and not self._jobs and self._running:
                     self._lock.wait()
                 if self._stop or not self._jobs:
-                    self._said.put((self._leave, Future()))
+                    self._requests.put((self._leave, Future()))
                     return
                 job = self._jobs.pop(0)
                 self._running += 1
             try:
                 job()
             except BaseException as error:
-                self._said.put((partial(_raise, error), Future()))
+                self._requests.put((partial(_raise, error), Future()))
                 self._end()
             with self._lock:
                 self._running -= 1
                 self._lock.notify_all()
 
-    def _first(self, jobs: Sequence[Callable]) -> None:
+    def _prepend(self, jobs: Sequence[Callable]) -> None:
         with self._lock:
             self._jobs[:0] = jobs
             self._lock.notify_all()
 
-    def _program(self, work: Work, name: str, shape: tuple, *arguments: Any) -> Program:
-        """The program of that name for blocks of that shape, traced by the calling thread."""
-        if (name, shape) not in work.programs:
+    def _program(self, run: GroupRun, name: str, shape: tuple, *arguments: Any) -> Program:
+        """The program of that name for blocks of that shape; the calling thread traces it."""
+        if (name, shape) not in run.programs:
             answer: Future = Future()
-            self._said.put(
-                (partial(program_for, work.group.plan, work.group.loss_scaling, name, self._strategy.mesh, arguments), answer)
-            )
-            work.programs[name, shape] = answer.result()
-        return work.programs[name, shape]
+            self._requests.put((partial(program_for, run.group.config, name, self._strategy.mesh, arguments), answer))
+            run.programs[name, shape] = answer.result()
+        return run.programs[name, shape]
 
-    def _compiled(self, work: Work, name: str, shape: tuple, *arguments: Any) -> Callable:
-        with work.compiling:
+    def _compiled(self, run: GroupRun, name: str, shape: tuple, *arguments: Any) -> Callable:
+        with run.compiling:
             start = time.perf_counter()
-            program = self._program(work, name, shape, *arguments).compile()
-            work.compile_seconds += time.perf_counter() - start
+            program = self._program(run, name, shape, *arguments).compile()
+            run.compile_seconds += time.perf_counter() - start
         return program
 
-    # --- a group: its programs are made, the second by another thread if one is free, and then its blocks follow ---
+    # A group: its programs are compiled, the second by another thread if one is free; then its blocks are trained.
 
-    def _prepare(self, work: Work) -> None:
-        alone = self._strategy.kept is not None and work.kept > self._strategy.kept
+    def _prepare(self, run: GroupRun) -> None:
+        alone = self._strategy.residual_bytes is not None and run.residual_bytes > self._strategy.residual_bytes
         members = 1 if alone else self._strategy.members
         while True:
-            work.cut(members, self._strategy.threads)
-            if not work.rectangles:
+            run.cut(members, self._strategy.threads)
+            if not run.rectangles:
                 return
-            seeds, columns = work.rectangles[0]
+            seeds, columns = run.rectangles[0]
             size = len(seeds) * len(columns)
             starter = None
-            if work.at == 0:
-                starter = self._program(work, "start", (len(seeds), len(columns)), work.x, *work.arguments(seeds, columns))
-                self._first([starter.compile])
-            block = starter.output if starter else work.block(seeds, columns)
-            self._epochs(work, block)
-            needed = work.programs["epochs", block.epochs.shape].bytes * min(self._strategy.threads, len(work.rectangles))
-            if needed <= self._strategy.memory or size <= work.multiple:
+            if run.at == 0:
+                starter = self._program(run, "start", (len(seeds), len(columns)), run.x, *run.arguments(seeds, columns))
+                self._prepend([starter.compile])
+            block = starter.output if starter else run.block(seeds, columns)
+            self._epochs(run, block)
+            needed = run.programs["epochs", block.epochs.shape].bytes * min(self._strategy.threads, len(run.rectangles))
+            if needed <= self._strategy.memory or size <= run.multiple:
                 break
-            members = max(work.multiple, min(size // 2, int(size * self._strategy.memory / needed)))
+            members = max(run.multiple, min(size // 2, int(size * self._strategy.memory / needed)))
         if starter:
             starter.compile()
-        self._first([partial(self._block, work, seeds, columns) for seeds, columns in work.rectangles])
+        self._prepend([partial(self._block, run, seeds, columns) for seeds, columns in run.rectangles])
 
-    def _epochs(self, work: Work, block: Block) -> Callable:
+    def _epochs(self, run: GroupRun, block: Block) -> Callable:
         until = jax.ShapeDtypeStruct((), np.int32)
-        return self._compiled(work, "epochs", block.epochs.shape, block, self._data, self._validation, until)
+        return self._compiled(run, "epochs", block.epochs.shape, block, self._data, self._validation, until)
 
-    # --- a block ---
+    # A block of a group.
 
-    def _block(self, work: Work, seeds: np.ndarray, columns: np.ndarray) -> None:
-        if work.at == 0:
-            block = work.programs["start", (len(seeds), len(columns))].compile()(*work.arguments(seeds, columns))
+    def _block(self, run: GroupRun, seeds: np.ndarray, columns: np.ndarray) -> None:
+        if run.at == 0:
+            block = run.programs["start", (len(seeds), len(columns))].compile()(*run.arguments(seeds, columns))
         else:
-            block = work.block(seeds, columns)
-        epoch, budget = work.at, 1
+            block = run.block(seeds, columns)
+        epoch, budget = run.at, 1
         while True:
-            program = self._epochs(work, block)
+            program = self._epochs(run, block)
             start = time.perf_counter()
-            block, rows, ended = program(block, self._data, self._validation, np.int32(min(epoch + budget, work.until)))
-            rows, ended = jax.device_get((rows, ended))
+            block, logs, ended = program(block, self._data, self._validation, np.int32(min(epoch + budget, run.until)))
+            logs, ended = jax.device_get((logs, ended))
             each = (time.perf_counter() - start) / max(ended, 1)
-            work.keep_rows(seeds, columns, epoch, {name: values[:ended] for name, values in rows.items()})
+            run.keep_logs(seeds, columns, epoch, {name: values[:ended] for name, values in logs.items()})
             epoch += int(ended)
-            going = np.any(~np.asarray(block.train_state.stopped), axis=0)
-            if self._stop or epoch >= work.until or not going.any():
+            active = np.any(~np.asarray(block.train_state.stopped), axis=0)
+            if self._stop or epoch >= run.until or not active.any():
                 break
-            budget = max(1, min(int(CALL_SECONDS / max(each, 1e-9)), 8 * budget, MOST_ROWS))
-            narrow = self._narrowed(work, going, each * (work.until - epoch))
+            budget = max(1, min(int(CALL_SECONDS / max(each, 1e-9)), 8 * budget, MOST_EPOCHS))
+            narrow = self._narrowed(run, active, each * (run.until - epoch))
             if narrow is not None:
-                self._keep(work, block, seeds, columns, np.flatnonzero(~going), ended=True)
+                self._keep(run, block, seeds, columns, np.flatnonzero(~active), ended=True)
                 block, columns = columns_of(block, narrow), columns[narrow]
-        self._keep(work, block, seeds, columns, np.arange(len(columns)), ended=epoch >= work.group.epochs)
+        self._keep(run, block, seeds, columns, np.arange(len(columns)), ended=epoch >= run.group.epochs)
 
-    def _narrowed(self, work: Work, going: Any, left: float) -> np.ndarray | None:
-        """The columns to go on with, if leaving the others out saves more than compiling a narrower program costs."""
-        kept = np.flatnonzero(going)
+    def _narrowed(self, run: GroupRun, active: Any, left: float) -> np.ndarray | None:
+        """The columns to continue with, if leaving out the others saves more time than compiling a narrower program takes."""
+        kept = np.flatnonzero(active)
         width = 1 << (len(kept) - 1).bit_length()
-        if work.multiple > 1 or width > len(going) // 2:
+        if run.multiple > 1 or width > len(active) // 2:
             return None
-        saved = left * (1 - width / len(going))
-        made = {shape[1]: program.seconds for (name, shape), program in work.programs.items() if name == "epochs"}
+        saved = left * (1 - width / len(active))
+        made = {shape[1]: program.seconds for (name, shape), program in run.programs.items() if name == "epochs"}
         cost = 0.0 if width in made else max(made.values())
         return None if saved < 1.5 * cost else np.concatenate([kept, np.repeat(kept[-1:], width - len(kept))])
 
-    def _keep(self, work: Work, block: Block, seeds, columns, which: np.ndarray, *, ended: bool) -> None:
+    def _keep(self, run: GroupRun, block: Block, seeds, columns, which: np.ndarray, *, ended: bool) -> None:
         final = block.epochs, (block.train_state.params, block.train_state.state)
-        if any(callback.weights or callback.finish for callback in work.group.plan["callbacks"]):
-            final = self._compiled(work, "final", block.epochs.shape, block)(block)
-        work.keep(seeds, columns, which, block, jax.device_get(final), ended)
+        if any(callback.weights or callback.finish for callback in run.group.config.callbacks):
+            final = self._compiled(run, "final", block.epochs.shape, block)(block)
+        run.keep(seeds, columns, which, block, jax.device_get(final), ended)
 
 
 def _raise(error: BaseException) -> None:

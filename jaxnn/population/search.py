@@ -1,4 +1,4 @@
-"""Searches that spend their epochs where it pays: successive halving, Hyperband, population-based training, Optuna."""
+"""Hyperparameter searches: successive halving, Hyperband, population-based training, Optuna."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from jaxnn.core.checks import whole
 from jaxnn.core.naming import child_key
+from jaxnn.population.group_run import GroupRun
 from jaxnn.population.result import Sweep
 from jaxnn.population.saver import Saver, store_of
 from jaxnn.population.space import Setting, settings_of
-from jaxnn.population.sweep import Task, prepared, sweep
+from jaxnn.population.sweep import sweep
+from jaxnn.population.task import Task
 
 
 def successive_halving(
@@ -31,34 +33,33 @@ def successive_halving(
     progress: bool = True,
     **options: Any,
 ) -> Sweep:
-    """Train all settings for a few epochs, go on with the best third, and so on (Jamieson & Talwalkar 2016).
+    """Train all settings for a few epochs, continue with the best third, and so on (Jamieson & Talwalkar 2016).
 
-    The rungs end after `first_epochs`, `first_epochs · factor`, … and `epochs`; after each but the last, ⌈n / factor⌉ of n
-    settings go on, from where they were. Settings are compared by their mean over seeds.
+    The rungs end after `first_epochs`, `first_epochs · factor`, … and `epochs` epochs; after each but the last,
+    ⌈n / factor⌉ of n settings continue from where they were. Settings are compared by their mean over seeds.
 
-    There is no separate ASHA (Li et al. 2020). Its rungs are these; it promotes a setting as soon as it is among the best
-    third of those that came so far, so that no computer waits for another's rung, and pays with some promotions that the
-    whole rung would not have made. Here all settings of a rung are trained together, on all cores or devices at once:
-    nobody waits, so there is nothing to win.
+    There is no separate ASHA (Li et al. 2020). It promotes a setting as soon as it is among the best third of those that
+    have reached the rung, so that no worker waits for another, at the price of some promotions that the whole rung would
+    not have made. Here all settings of a rung are trained together, on all cores or devices, so no worker waits.
 
     Args:
-        model: as in `sweep`.
-        data: as in `sweep`.
-        space: as in `sweep`.
-        epochs: those of the last rung; what schedules know as the run's length.
-        first_epochs: those of the first rung.
-        factor: by which settings become fewer and epochs more.
-        monitor: the value to compare by, as in `Sweep.best`.
-        mode: as in `Sweep.best`.
-        checkpoints: as in `sweep`; saved after each rung.
-        progress: whether to show progress.
-        **options: as in `sweep`.
+        model: As in `sweep`.
+        data: As in `sweep`.
+        space: As in `sweep`.
+        epochs: The epochs of the last rung; schedules take it as the run's length.
+        first_epochs: The epochs of the first rung.
+        factor: The factor by which settings decrease and epochs increase from rung to rung.
+        monitor: The value to compare by, as in `Sweep.best`.
+        mode: As in `Sweep.best`.
+        checkpoints: As in `sweep`; saved after each rung.
+        progress: Whether to show progress.
+        **options: As in `sweep`.
 
     Returns:
-        A `Sweep` of all members; those that did not go on are `"dropped"`.
+        A `Sweep` of all members; those that did not continue are `"dropped"`.
 
     Raises:
-        ValueError: as `sweep`, or if there are too few epochs or settings for two rungs.
+        ValueError: As `sweep`, or if there are too few epochs or settings for two rungs.
 
     Example:
         >>> import jax, jaxnn as nn, optax
@@ -69,22 +70,22 @@ def successive_halving(
         >>> [row["epochs"] for row in result.rows], result.best().setting
         ([1, 1, 2, 4], {'learning_rate': 0.1})
     """
-    task = prepared(model, data, space, epochs=epochs, hold=True, **options)
+    task = Task.of(model, data, space, epochs=epochs, hold=True, **options)
     rungs = _rungs(len(task.settings), epochs, first_epochs, factor)
-    if any(work.group.epochs != epochs for work in task.works):
-        raise ValueError("a search decides on the epochs: take 'epochs' out of the space")
-    _scores(task, monitor, mode)  # refuses what there is not, before anything is trained
+    if any(run.group.epochs != epochs for run in task.runs):
+        raise ValueError("successive_halving decides on the epochs itself: remove 'epochs' from the space")
+    _scores(task, monitor, mode)  # refuses an unknown value before anything is trained
     saver = None if checkpoints is None else Saver(checkpoints, task)
     begin = 0
     if saver is not None and (more := saver.restore()):
         begin = more["rung"]
         _select(task, np.asarray(more["selected"]))
-    selected = np.concatenate([work.selected for work in task.works])
-    order = np.concatenate([np.asarray(work.group.numbers) for work in task.works])
+    selected = np.concatenate([run.selected for run in task.runs])
+    order = np.concatenate([np.asarray(run.group.numbers) for run in task.runs])
     selected[order] = selected.copy()
     for rung, until in enumerate(rungs[begin:], begin):
-        for work in task.works:
-            work.until, work.at = until, rungs[rung - 1] if rung else 0
+        for run in task.runs:
+            run.until, run.at = until, rungs[rung - 1] if rung else 0
         if task.train(progress):
             break
         if until < epochs:
@@ -98,7 +99,7 @@ def successive_halving(
 
 
 def rungs_left(settings: int, factor: int, rung: int) -> int:
-    """How many settings are in a rung, counted from 0."""
+    """The number of settings in a rung, counted from 0."""
     for _ in range(rung):
         settings = -(-settings // factor)
     return settings
@@ -110,20 +111,20 @@ def _rungs(settings: int, epochs: int, first_epochs: int, factor: int) -> list[i
     if first_epochs * factor > epochs or settings < 2:
         raise ValueError(
             f"{settings} settings and {epochs} epochs do not make two rungs of {first_epochs} and {first_epochs * factor} "
-            "epochs or more: give more, a smaller factor, or use nn.sweep"
+            "epochs or more: give more of them, or a smaller factor, or use nn.sweep"
         )
     count = int(math.log(epochs / first_epochs, factor) + 1e-9)
     return [first_epochs * factor**i for i in range(count)] + [epochs]
 
 
 def _select(task: Task, selected: np.ndarray) -> None:
-    for work in task.works:
-        work.selected = selected[np.asarray(work.group.numbers)]
+    for run in task.runs:
+        run.selected = selected[np.asarray(run.group.numbers)]
 
 
 def _scores(task: Task, monitor: str | None, mode: str | None) -> np.ndarray:
-    """A number for each setting, small if it is good; infinite if one of its members diverged."""
-    rows = Sweep.of(task.settings, task.seeds, task.works, 0.0, "")
+    """One number per setting, smaller for better ones; infinite if one of its members diverged."""
+    rows = Sweep.of(task.settings, task.seeds, task.runs, 0.0, "")
     name, sign = rows.monitored(monitor, mode)
     values = np.asarray([math.nan if row["status"] == "diverged" else row[name] for row in rows.rows])
     return np.nan_to_num(sign * values.reshape(len(task.settings), -1).mean(1), nan=np.inf, posinf=np.inf)
@@ -139,25 +140,25 @@ def hyperband(
     checkpoints: Any = None,
     **options: Any,
 ) -> list[Sweep]:
-    """Successive halving with several first rungs, as the best is not known (Li et al. 2018).
+    """Successive halving with several lengths of the first rung, since the best one is not known (Li et al. 2018).
 
-    With R epochs and s from ⌊log_factor R⌋ down to 0, bracket s begins with R / factor^s epochs, and the settings of the
-    space are dealt out so that all brackets cost about the same; bracket 0 trains its settings to the end.
+    With R epochs and s from ⌊log_factor R⌋ down to 0, bracket s begins with R / factor^s epochs. The settings of the space
+    are distributed so that all brackets cost about the same; bracket 0 trains its settings to the end.
 
     Args:
-        model: as in `sweep`.
-        data: as in `sweep`.
-        space: as in `sweep`; settings are dealt out in their order, so a random or Sobol one suits.
-        epochs: the most that a setting gets, R.
-        factor: as in `successive_halving`.
-        checkpoints: as in `successive_halving`; each bracket has a folder of its own in it.
-        **options: as in `successive_halving`.
+        model: As in `sweep`.
+        data: As in `sweep`.
+        space: As in `sweep`; settings are distributed in their order, so a random or Sobol space fits.
+        epochs: The largest number of epochs of a setting, R.
+        factor: As in `successive_halving`.
+        checkpoints: As in `successive_halving`; each bracket has its own folder inside.
+        **options: As in `successive_halving`.
 
     Returns:
         A `Sweep` for each bracket; take the best of their `best()`.
 
     Raises:
-        ValueError: as `successive_halving`, or if there are not enough settings for two of them in each bracket.
+        ValueError: As `successive_halving`, or if there are not enough settings for two in each bracket.
 
     Example:
         >>> import jax, jaxnn as nn, optax
@@ -206,27 +207,28 @@ def population_based_training(
     progress: bool = True,
     **options: Any,
 ) -> Sweep:
-    """Every few epochs the worst members go on from copies of the best, with changed hyperparameters (Jaderberg 2017).
+    """Every few epochs, replace the worst members by copies of the best with changed hyperparameters (Jaderberg 2017).
 
     Args:
-        model: as in `sweep`.
-        data: as in `sweep`.
-        space: as in `sweep`: where the members begin. All its values are floats, as a copy has the same structure.
-        epochs: of each member.
-        interval: how many epochs lie between two rounds of copying.
-        share: of the members, at most half, that are replaced in a round, each by one drawn from the best of the same number.
-        factors: one of them, drawn for each hyperparameter, multiplies a copy's value.
-        monitor: as in `Sweep.best`.
-        mode: as in `Sweep.best`.
-        checkpoints: as in `sweep`; saved after each round.
-        progress: whether to show progress.
-        **options: as in `sweep`, with one seed.
+        model: As in `sweep`.
+        data: As in `sweep`.
+        space: As in `sweep`: the hyperparameters at the start. All values are floats, as a copy has the same structure.
+        epochs: The number of epochs of each member.
+        interval: The number of epochs between two rounds of copying.
+        share: The share of the members that are replaced in a round, at most a half; each by one drawn from as many of the
+            best.
+        factors: A copy's value of each hyperparameter is multiplied by one of these, drawn at random.
+        monitor: As in `Sweep.best`.
+        mode: As in `Sweep.best`.
+        checkpoints: As in `sweep`; saved after each round.
+        progress: Whether to show progress.
+        **options: As in `sweep`, with one seed.
 
     Returns:
         A `Sweep` whose table has the hyperparameters of each member's last epochs.
 
     Raises:
-        ValueError: as `sweep`; on more than one seed or structure, or numbers out of range.
+        ValueError: As `sweep`; on more than one seed or structure, or numbers out of range.
 
     Example:
         >>> import jax, jaxnn as nn, optax
@@ -237,28 +239,28 @@ def population_based_training(
         >>> len({row["learning_rate"] for row in result.rows} & {1e-4, 1e-3})
         0
     """
-    task = prepared(model, data, space, epochs=epochs, hold=True, **options)
+    task = Task.of(model, data, space, epochs=epochs, hold=True, **options)
     _scores(task, monitor, mode)
-    if len(task.settings) < 2 or not task.works[0].group.traced:
+    if len(task.settings) < 2 or not task.runs[0].group.traced:
         raise ValueError(
-            "population-based training takes two settings or more of at least one traced hyperparameter, a float such as the "
-            f"learning rate; got {len(task.settings)} of {', '.join(task.works[0].group.traced) or 'none'}"
+            "population-based training takes at least two settings of at least one traced hyperparameter, a float such as the "
+            f"learning rate; got {len(task.settings)} of {', '.join(task.runs[0].group.traced) or 'none'}"
         )
-    if len(task.works) > 1 or len(task.seeds) > 1:
+    if len(task.runs) > 1 or len(task.seeds) > 1:
         raise ValueError(
             f"population-based training copies members onto each other: all have one structure and one seed, "
-            f"got {len(task.works)} structures and {len(task.seeds)} seeds"
+            f"got {len(task.runs)} structures and {len(task.seeds)} seeds"
         )
     whole("population_based_training", "interval", interval)
     if not 0 < share <= 0.5 or not factors or min(factors) <= 0:
         raise ValueError(f"share lies in (0, 0.5] and factors are above 0, got {share} and {factors}")
-    [work] = task.works
+    [run] = task.runs
     saver = None if checkpoints is None else Saver(checkpoints, task)
     ends = [*range(interval, epochs, interval), epochs]
     more = saver.restore() if saver is not None else {}
     begin = more.get("round", 0)
     for number, until in enumerate(ends[begin:], begin):
-        work.until, work.at = until, ends[number - 1] if number else 0
+        run.until, run.at = until, ends[number - 1] if number else 0
         if task.train(progress):
             break
         if until < epochs:
@@ -267,24 +269,26 @@ def population_based_training(
             )
             order = np.argsort(_scores(task, monitor, mode), kind="stable")
             count = max(1, int(share * len(order)))
-            _copy(work, order[draws.integers(0, count, count)], order[-count:], draws, factors)
+            _copy(run, order[draws.integers(0, count, count)], order[-count:], draws, factors)
         if saver is not None:
             saver.save(until, {"round": number + 1}, wait=True)
-    for name, values in work.group.traced.items():
-        values[:] = work.held.train_state.hyperparameters[name][:, 0]
+    for name, values in run.group.traced.items():
+        values[:] = run.held.train_state.hyperparameters[name][:, 0]
         for setting, value in zip(task.settings, values, strict=True):
             setting[name] = float(value)
     return task.result(progress)
 
 
-def _copy(work: Any, sources: np.ndarray, targets: np.ndarray, draws: np.random.Generator, factors: Sequence[float]) -> None:
+def _copy(
+    run: GroupRun, sources: np.ndarray, targets: np.ndarray, draws: np.random.Generator, factors: Sequence[float]
+) -> None:
     def copy(leaf):
         leaf[targets] = leaf[sources]
 
-    result = work.result
-    jax.tree.map(copy, (work.held, result.params, result.state, result.epoch, result.epochs, result.diverged, result.done))
-    for name in work.group.traced:
-        work.held.train_state.hyperparameters[name][targets] *= draws.choice(factors, (len(targets), 1)).astype(np.float32)
+    result = run.result
+    jax.tree.map(copy, (run.held, result.params, result.state, result.epoch, result.epochs, result.diverged, result.done))
+    for name in run.group.traced:
+        run.held.train_state.hyperparameters[name][targets] *= draws.choice(factors, (len(targets), 1)).astype(np.float32)
 
 
 def optuna_search(
@@ -300,28 +304,28 @@ def optuna_search(
     checkpoints: Any = None,
     **options: Any,
 ) -> list[Sweep]:
-    """Let an Optuna study propose settings, many at a time, and tell it how they did.
+    """Train the settings that an Optuna study proposes, many at a time, and tell it their values.
 
-    With `checkpoints`, a search that was cut goes on when it is called again: with a study that Optuna stores, with the
-    trials that it has; with one in memory, made anew with a sampler of the same seed, which proposes the same once more.
+    With `checkpoints`, an interrupted search continues when it is called again: a study that Optuna stores continues with
+    its trials; a study in memory must be made anew with a sampler of the same seed, which proposes the same settings again.
 
     Args:
-        study: from `optuna.create_study`; its direction is that of the value.
+        study: From `optuna.create_study`; its direction is that of the monitored value.
         suggest: `suggest(trial) -> setting`, as `lambda trial: {"learning_rate": trial.suggest_float("lr", 1e-4, 1e-1)}`.
-        model: as in `sweep`.
-        data: as in `sweep`.
-        rounds: how many times it is asked.
-        members: settings a round.
-        monitor: the value that the study is told, a setting's mean over seeds; as in `Sweep.best`.
-        mode: as in `Sweep.best`; it must be the study's direction.
-        checkpoints: as in `sweep`; each round has a folder of its own in it.
-        **options: as in `sweep`.
+        model: As in `sweep`.
+        data: As in `sweep`.
+        rounds: The number of rounds.
+        members: The number of settings per round.
+        monitor: The value that the study is told, a setting's mean over seeds; as in `Sweep.best`.
+        mode: As in `Sweep.best`; it must be the study's direction.
+        checkpoints: As in `sweep`; each round has its own folder inside.
+        **options: As in `sweep`.
 
     Returns:
         A `Sweep` for each round.
 
     Raises:
-        ValueError: as `sweep`, or if the study's direction is the other one.
+        ValueError: As `sweep`, or if the study's direction is the opposite one.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax, optuna
@@ -346,7 +350,8 @@ def optuna_search(
         name, sign = result.monitored(monitor, mode)
         if study.direction.name != ("MINIMIZE" if sign > 0 else "MAXIMIZE"):
             raise ValueError(
-                f"{name!r} is to be {'small' if sign > 0 else 'large'}, and the study is to {study.direction.name.lower()}"
+                f"the study is to {study.direction.name.lower()}, but {'smaller' if sign > 0 else 'larger'} values of {name!r} "
+                f"are better: create it with direction={'minimize' if sign > 0 else 'maximize'!r}"
             )
         values = np.asarray([row[name] for row in result.rows]).reshape(members, -1).mean(1)
         for trial, value in zip(trials, values, strict=True):
@@ -357,7 +362,7 @@ def optuna_search(
 
 
 def _asked(study: Any, folder: str) -> list[Any]:
-    """The trials of a round that was cut: what they were given, `suggest` gets from them again."""
+    """The trials of an interrupted round, from which `suggest` gets the same values again."""
     from optuna.trial import Trial
 
     mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("jaxnn") == folder]
@@ -371,5 +376,5 @@ def _failed() -> Any:
 
 
 def _part(checkpoints: Any, name: str) -> Any:
-    """The checkpoints of one of several sweeps, in a folder of their own."""
+    """The checkpoints of one of several sweeps, in their own folder."""
     return None if checkpoints is None else store_of(checkpoints).within(name)

@@ -1,24 +1,26 @@
-"""Numbers that a model, an optimizer or a loss is made of: traced ones, fixed ones, and schedules.
+"""Hyperparameters: the numbers that models, optimizers and losses are made of, traced, fixed or scheduled.
 
-Where a function takes `hyperparameters`, `model` may be a function of some of them that returns a `Layer`, `optimizer` one
-that returns an optax transformation, and `loss` may take some as keywords; each gets those that its signature names.
-A float is traced: another value does not compile again. An int, string, bool or None is fixed: it may decide on shapes.
-A function is a schedule: its value at a step is handed on.
+Where a function takes `hyperparameters`, `model` may be a function of some of them that returns a `Layer`, `optimizer` a
+function that returns an optax transformation, and `loss` may take some as keywords. Each is given those that its signature
+names. A float is traced: another value does not compile again. An int, string, bool or None is fixed: it may decide on
+shapes. A function is a schedule, which is called with the step.
 
-`fit` and `train_run` add what they know of the run's length, as fixed numbers: `epochs`, `steps` and `steps_per_epoch`.
+`fit` and `training(...).run` add the run's length as fixed numbers: `epochs`, `steps` and `steps_per_epoch`. They fill
+parameters without a default only.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import _jax
 from jaxnn.core.layer import Layer
 
 LENGTHS = ("epochs", "steps", "steps_per_epoch")
@@ -26,28 +28,72 @@ LENGTHS = ("epochs", "steps", "steps_per_epoch")
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What is fixed of the hyperparameters; what is traced of them is an argument of `at`.
+    """Hyperparameters by kind. Two are equal if they differ only in the values of traced numbers.
 
     Attributes:
-        fixed: numbers and names, by name; hashable, as programs are kept by them.
-        schedules: functions of the step, by name.
+        fixed: Names and values of those that are fixed.
+        schedules: Names and functions of those that are scheduled.
+        traced: Names of those that are traced.
+        numbers: The values of the traced ones, as they were given.
     """
 
     fixed: tuple[tuple[str, Any], ...] = ()
     schedules: tuple[tuple[str, Callable], ...] = ()
+    traced: tuple[str, ...] = ()
+    numbers: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
-    def at(self, traced: Mapping[str, jax.Array], step: Any) -> dict[str, Any]:
-        """All of them by name, at a step."""
-        known = {**dict(self.fixed), **traced}
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | Hyperparameters | None) -> Hyperparameters:
+        """Sort hyperparameters by kind.
+
+        Raises:
+            TypeError: If they are not a mapping, or the kind of one is not supported.
+            ValueError: If a number is not finite.
+        """
+        if isinstance(given, Hyperparameters):
+            return given
+        if not isinstance(given, Mapping | None):
+            raise TypeError(f'hyperparameters are given by name, as {{"learning_rate": 1e-3}}, got {given!r}')
+        fixed, schedules, numbers = {}, {}, {}
+        for name, value in (given or {}).items():
+            if callable(value):
+                schedules[name] = value
+            elif isinstance(value, bool | int | str | None):
+                fixed[name] = value
+            elif isinstance(value, float | np.floating | np.ndarray | jax.Array) and np.ndim(value) == 0:
+                if not _jax.is_tracer(value) and not np.isfinite(value):
+                    raise ValueError(f"the hyperparameter {name!r} is {value}, expected a finite number")
+                numbers[name] = value
+            else:
+                raise TypeError(
+                    f"the hyperparameter {name!r} is {value!r}; expected a number (a float is traced, an int is fixed), a "
+                    "string, or a schedule, which is a function of the step"
+                )
+        return cls(tuple(fixed.items()), tuple(schedules.items()), tuple(numbers), numbers)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of them by name, as they were given."""
+        return {**dict(self.fixed), **dict(self.schedules), **self.numbers}
+
+    def over(self, defaults: Mapping[str, Any]) -> Hyperparameters:
+        """These, and those of `defaults` that have other names."""
+        return Hyperparameters.of({**defaults, **self.as_dict()})
+
+    def scalars(self) -> dict[str, jax.Array]:
+        """The traced ones as float32 scalars."""
+        return {name: _as_scalar(value) for name, value in self.numbers.items()}
+
+    def at(self, traced: Mapping[str, Any] | None = None, step: Any = 0) -> dict[str, Any]:
+        """The values of all by name at a step.
+
+        Args:
+            traced: Values of the traced ones; by default those given.
+            step: The step at which schedules are read.
+        """
+        known = {**dict(self.fixed), **(self.scalars() if traced is None else traced)}
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules rely on it, also where the caller is strict
-            scheduled = {name: _named(schedule, known, f"the schedule of {name!r}", step) for name, schedule in self.schedules}
+            scheduled = {name: _called(schedule, known, f"the schedule of {name!r}", step) for name, schedule in self.schedules}
         return {**known, **scheduled}
-
-
-def split(hyperparameters: Mapping[str, Any] | None) -> tuple[Hyperparameters, dict[str, jax.Array]]:
-    """The fixed ones with the schedules, and the traced ones as float32 scalars; raises what `by_kind` raises."""
-    fixed, numbers = by_kind(hyperparameters)
-    return fixed, {name: _as_scalar(value) for name, value in numbers.items()}
 
 
 def _as_scalar(number: Any) -> jax.Array:
@@ -55,63 +101,41 @@ def _as_scalar(number: Any) -> jax.Array:
     return jnp.asarray(known, jnp.float32)
 
 
-def by_kind(hyperparameters: Mapping[str, Any] | None) -> tuple[Hyperparameters, dict[str, Any]]:
-    """The fixed ones with the schedules, and the numbers that are to be traced, as they were given.
-
-    Raises:
-        TypeError: if they do not come by name, or one is of no kind that can be taken.
-        ValueError: if one is not finite.
-    """
-    if not isinstance(hyperparameters, Mapping | None):
-        raise TypeError(f'hyperparameters are given by name, as {{"learning_rate": 1e-3}}, got {hyperparameters!r}')
-    fixed, schedules, numbers = {}, {}, {}
-    for name, value in (hyperparameters or {}).items():
-        if callable(value):
-            schedules[name] = value
-        elif isinstance(value, bool | int | str | None):
-            fixed[name] = value
-        elif isinstance(value, float | np.floating | np.ndarray | jax.Array) and np.ndim(value) == 0:
-            if not isinstance(value, jax.core.Tracer) and not np.isfinite(value):
-                raise ValueError(f"the hyperparameter {name!r} is {value}, expected a finite number")
-            numbers[name] = value
-        else:
-            raise TypeError(
-                f"the hyperparameter {name!r} is {value!r}; expected a number (a float is traced, an int fixed), a string, "
-                "or a schedule, a function of the step"
-            )
-    return Hyperparameters(tuple(fixed.items()), tuple(schedules.items())), numbers
+def lengths(steps_per_epoch: int | None, epochs: int) -> dict[str, int]:
+    """The run's length, as schedules and factories may ask for it; None if the number of steps is not known."""
+    if steps_per_epoch is None:
+        return {"epochs": epochs}
+    return {"epochs": epochs, "steps": epochs * steps_per_epoch, "steps_per_epoch": steps_per_epoch}
 
 
 def model_of(model: Any, values: Mapping[str, Any]) -> Layer:
-    """The model, made of the hyperparameters if it is a function of them.
+    """The model, made from the hyperparameters if it is a function of them.
 
     Raises:
-        TypeError: if it is neither a `Layer` nor a function that returns one.
+        TypeError: If it is neither a `Layer` nor a function that returns one.
     """
     made = (
         model
         if isinstance(model, Layer)
-        else _named(model, values, "a model that is a function and no Layer, as nn.serial(...) makes one,")
+        else _called(model, values, "a model that is a function and not a Layer, as nn.serial(...) returns one,")
         if callable(model)
         else None
     )
     if isinstance(made, Layer):
         return made
     raise TypeError(
-        "model is a Layer, such as nn.serial(...) makes, or a function of hyperparameters that returns one; "
+        "model is a Layer, such as nn.serial(...) returns, or a function of hyperparameters that returns one; "
         f"got {type(model if made is None else made).__name__}"
     )
 
 
 def optimizer_of(optimizer: Any, values: Mapping[str, Any]) -> Any:
-    """The optax transformation, made of the hyperparameters if it is a function of them.
+    """The optax transformation, made from the hyperparameters if it is a function of them.
 
     Raises:
-        TypeError: if it is neither a transformation nor a function that returns one, or lacks something it needs.
+        TypeError: If it is neither a transformation nor a function that returns one, or a value that it needs is missing.
     """
-    made = optimizer
-    if callable(optimizer):
-        made = _named(optimizer, values, "an optimizer that is a function")
+    made = _called(optimizer, values, "an optimizer that is a function") if callable(optimizer) else optimizer
     if hasattr(made, "init") and hasattr(made, "update"):
         return made
     raise TypeError(
@@ -126,45 +150,50 @@ def loss_of(loss: Callable, values: Mapping[str, Any]) -> Callable:
     return (lambda *arguments, **others: loss(*arguments, **named, **others)) if named else loss
 
 
-def check_used(hyperparameters: Hyperparameters, traced: Mapping[str, Any], *takers: Any, read: Iterable[str] = ()) -> None:
-    """Each hyperparameter is named by somebody: a misspelt one would silently do nothing.
+def check_used(hyperparameters: Hyperparameters, *users: Any, read: Iterable[str] = ()) -> None:
+    """Check that each hyperparameter is used: a misspelled one would silently do nothing.
+
+    Args:
+        hyperparameters: All of them.
+        *users: The functions whose signatures may name them, or None.
+        read: Names that are used otherwise.
 
     Raises:
-        ValueError: if one is not.
+        ValueError: If one is not used.
     """
-    schedules = dict(hyperparameters.schedules)
-    given = {*dict(hyperparameters.fixed), *traced, *schedules} - set(LENGTHS)
-    named = {name for taker in (*takers, *schedules.values()) if taker is not None for name in parameters_of(taker)}
-    if unused := sorted(given - named - set(read)):
+    named = {name for user in users if user is not None for name in parameters_of(user)}
+    named |= {name for _, schedule in hyperparameters.schedules for name in parameters_of(schedule)}
+    if unused := sorted(hyperparameters.as_dict().keys() - set(LENGTHS) - named - set(read)):
         raise ValueError(
             f"nothing takes the hyperparameter {', '.join(map(repr, unused))}: neither the model nor the optimizer nor the "
             f"loss is a function with a parameter of that name; they name {', '.join(sorted(named)) or 'none'}"
         )
 
 
-def _named(function: Callable, values: Mapping[str, Any], what: str, *positional: Any) -> Any:
+def _called(function: Callable, values: Mapping[str, Any], what: str, *positional: Any) -> Any:
     """Call a function with those values that its signature names.
 
     Raises:
-        TypeError: if it needs one that there is not.
+        TypeError: If one that it needs is missing.
     """
-    parameters = list(parameters_of(function).values())[len(positional) :]
-    missing = [p.name for p in parameters if p.default is p.empty and p.kind in _BY_NAME and p.name not in values]
+    parameters = [p for p in list(parameters_of(function).values())[len(positional) :] if p.kind in _BY_NAME]
+    missing = [p.name for p in parameters if p.default is p.empty and p.name not in values]
     if missing:
         call = f"{getattr(function, '__name__', 'it')}({', '.join(missing)})"
         raise TypeError(
             f"{what} needs {', '.join(missing)}: call it, {call}, or give "
             f"hyperparameters={{{', '.join(f'{name!r}: …' for name in missing)}}}"
         )
-    names = {p.name for p in parameters if p.kind in _BY_NAME}
-    return function(*positional, **{name: value for name, value in values.items() if name in names})
+    # The run's length is not a hyperparameter that the user gave: a default of the user's own wins over it.
+    taken = [p.name for p in parameters if p.name in values and (p.default is p.empty or p.name not in LENGTHS)]
+    return function(*positional, **{name: values[name] for name in taken})
 
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def parameters_of(function: Any) -> Mapping[str, inspect.Parameter]:
-    """A function's parameters by name; none of what is no function."""
+    """A function's parameters by name; none if it is a `Layer` or not a function."""
     if isinstance(function, Layer) or not callable(function):
         return {}
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,23 @@ from jaxnn.functional.metrics import Metric, as_metric
 from jaxnn.problem.batches import leading_size
 
 
-def totals_of(metrics: Mapping[str, Any] | None) -> tuple[Callable, Callable, Callable]:
+class Totals(NamedTuple):
     """How totals start, grow and end.
 
-    Returns:
-        `start() -> totals`, `update(totals, loss, predictions, batch) -> totals`, where the loss is the batch's mean, and
-        `finish(totals) -> logs`. To metrics, a sample of weight 0 is none; other weights are the loss's alone.
+    Attributes:
+        start: `start() -> totals`.
+        update: `update(totals, loss, predictions, batch) -> totals`, the loss being the batch's mean. Metrics leave out
+            samples of weight 0; other weights count in the loss only.
+        finish: `finish(totals) -> logs`, by name.
     """
+
+    start: Callable[[], Any]
+    update: Callable[[Any, jax.Array, Any, Any], Any]
+    finish: Callable[[Any], dict[str, jax.Array]]
+
+
+def totals_of(metrics: Mapping[str, Any] | None) -> Totals:
+    """The totals of the loss and these metrics."""
     streams = named_metrics(metrics)
 
     def start():
@@ -34,15 +44,15 @@ def totals_of(metrics: Mapping[str, Any] | None) -> tuple[Callable, Callable, Ca
         total, weights, states = totals
         return {"loss": total / weights} | {k: m.compute(states[k]) for k, m in streams.items()}
 
-    return start, update, finish
+    return Totals(start, update, finish)
 
 
 def named_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
-    """The metrics by name, functions made into metrics.
+    """The metrics by name, with functions made into metrics.
 
     Raises:
-        TypeError: if they do not come by name, or one is no metric.
-        ValueError: if one is called `"loss"`.
+        TypeError: If they are not a mapping, or one is not a metric.
+        ValueError: If one is called `"loss"`.
     """
     if not isinstance(metrics, Mapping | None):
         raise TypeError(f'metrics are given by name, as {{"accuracy": nn.metrics.accuracy}}, got {metrics!r}')
@@ -52,14 +62,14 @@ def named_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
 
 
 def weight_of(batch: Any) -> jax.Array:
-    """What a batch weighs in a mean: its samples, or the sum of their weights."""
+    """The weight of a batch in a mean: the number of its samples, or the sum of their weights."""
     if _has_weights(batch):
         return jnp.sum(batch[2].astype(jnp.float32))
     return jnp.asarray(leading_size(batch), jnp.float32)
 
 
 def targets_of(batch: Any) -> Any:
-    """What metrics compare predictions with."""
+    """The targets that metrics compare predictions with."""
     return batch[1] if isinstance(batch, tuple) else batch
 
 
@@ -68,7 +78,7 @@ def _has_weights(batch: Any) -> bool:
 
 
 def with_validation(logs: dict, validation: dict | None) -> dict:
-    """The logs of training and validation as one."""
+    """The logs of training and validation in one dict."""
     return logs | {f"val_{name}": value for name, value in (validation or {}).items()}
 
 
@@ -76,12 +86,12 @@ def check_numbers(logs: dict) -> dict:
     """The logs, if each is a number.
 
     Raises:
-        ValueError: if one is an array, which a history has no room for.
+        ValueError: If one is an array, which a history cannot hold.
     """
     for name, value in logs.items():
         if jnp.shape(value):
             raise ValueError(
                 f"the metric {name!r} is an array of shape {list(jnp.shape(value))}, and a history holds numbers: "
-                "take it after training, nn.evaluate(model, result, data, metrics={...})"
+                "compute it after training, nn.evaluate(result, data, metrics={...})"
             )
     return logs

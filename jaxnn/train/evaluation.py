@@ -3,120 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxnn import kernels
+from jaxnn import compiled
 from jaxnn.core.checks import whole
 from jaxnn.core.layer import Layer
 from jaxnn.problem.batches import even_size, leading_size, over_batches
 from jaxnn.problem.checks import checked_data, checked_inputs, checked_labels
-from jaxnn.problem.hyperparameters import model_of, split
+from jaxnn.problem.objective import Objective
+from jaxnn.problem.problem import Problem
 from jaxnn.problem.running import named_metrics, totals_of
-from jaxnn.train.step import objective_of
 
 
 def evaluate(
-    model: Layer,
     result: Any,
-    data: tuple[Any, Any],
+    data: Any,
     *,
-    loss: Callable | None = None,
+    loss: Any = None,
     metrics: Mapping[str, Any] | None = None,
     batch_size: int = 256,
 ) -> dict[str, float]:
     """The loss and the metrics of a trained model on a data set, every sample counted once.
 
     Args:
-        model: the model.
-        result: what `fit` returned, or `(params, state)`.
-        data: `(x, y)`.
-        loss: the loss; that of `fit` by default.
-        metrics: metrics by name; those of `fit` by default.
-        batch_size: samples a batch; the values do not depend on it.
+        result: What `fit` returned, a member of a sweep, or `(model, params, state)`.
+        data: `(x, y)` or `(x, y, weights)`; with an `Objective`, whatever it takes.
+        loss: The loss, or an `Objective`; by default that of `fit`.
+        metrics: Metrics by name; by default those of `fit`.
+        batch_size: Samples per batch; the values do not depend on it.
 
     Returns:
         A dict of numbers: `"loss"`, if there is one, and each metric.
 
     Raises:
-        ValueError: on bad data, as `fit`, or if there is neither a loss nor a metric.
+        TypeError: If `result` is neither a result nor `(model, params, state)`.
+        ValueError: On bad data, as `fit`, or if there is neither a loss nor a metric.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
-        >>> model, x = nn.dense(2), jnp.eye(2)
-        >>> trained = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}, {}
-        >>> nn.evaluate(model, trained, (x, jnp.array([0, 1])), metrics={"accuracy": nn.metrics.accuracy})
+        >>> model, params = nn.dense(2), {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+        >>> data = jnp.eye(2), jnp.array([0, 1])
+        >>> nn.evaluate((model, params, {}), data, metrics={"accuracy": nn.metrics.accuracy})
         {'accuracy': 1.0}
     """
-    params, state = trained(result)
+    model, params, state = trained(result)
     loss = loss if loss is not None else getattr(result, "loss", None)
     metrics = metrics if metrics is not None else getattr(result, "metrics", None)
     if loss is None and not metrics:
         raise ValueError("there is nothing to evaluate: give loss=, metrics=, or the result of fit, which has both")
-    data = checked_data(data)
-    checked_labels(model, data, params, state)
-    named_metrics(metrics)  # for its errors; the programs are kept by the metrics as they were given
-    program = _evaluation_program(model, loss, tuple((metrics or {}).items()), whole("evaluate", "batch_size", batch_size))
+    if isinstance(loss, Objective):
+        data = checked_inputs(data, "data")
+    else:
+        data = checked_data(data)
+        checked_labels(model, data, params, state)
+    named_metrics(metrics)
+    batch_size = whole("evaluate", "batch_size", batch_size)
+    program = compiled.program(
+        "evaluate",
+        lambda: evaluation(Problem(model, loss), metrics, batch_size),
+        (model, loss, dict(metrics or {}), batch_size),
+        (params, state, data),
+    )
     return as_numbers(program(params, state, data))
 
 
-def predict(model: Layer, result: Any, x: Any, *, batch_size: int = 256) -> Any:
-    """The model's output for inputs of any number, computed in batches, dropout and the like off.
+def predict(result: Any, x: Any, *, batch_size: int = 256) -> Any:
+    """The model's output for any number of inputs, computed in batches, in inference mode.
 
     Args:
-        model: the model.
-        result: what `fit` returned, or `(params, state)`.
-        x: the inputs, batched.
-        batch_size: samples a batch.
+        result: What `fit` returned, a member of a sweep, or `(model, params, state)`.
+        x: The inputs, batched.
+        batch_size: Samples per batch.
 
     Returns:
         The predictions, with the leading axis of `x`.
 
     Raises:
-        ValueError: on bad inputs, as `fit`.
+        TypeError: If `result` is neither a result nor `(model, params, state)`.
+        ValueError: On bad inputs, as `fit`.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
-        >>> nn.predict(nn.dense(2), ({"kernel": jnp.eye(2), "bias": jnp.zeros(2)}, {}), jnp.ones((1000, 2))).shape
+        >>> params = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+        >>> nn.predict((nn.dense(2), params, {}), jnp.ones((1000, 2))).shape
         (1000, 2)
     """
-    params, state = trained(result)
-    return _prediction_program(model, whole("predict", "batch_size", batch_size))(params, state, checked_inputs(x, "x"))
+    model, params, state = trained(result)
+    batch_size, x = whole("predict", "batch_size", batch_size), checked_inputs(x, "x")
+
+    def make():
+        def one(params, state, batch):
+            return model.apply(params, state, batch)[0]
+
+        def run(params, state, x):
+            one_batch = lambda _, batch: (None, one(params, state, batch))  # noqa: E731
+            return over_batches(one_batch, None, x, even_size(leading_size(x), batch_size))[1]
+
+        return run
+
+    return compiled.program("predict", make, (model, batch_size), (params, state, x))(params, state, x)
 
 
-def evaluation(
-    model: Any,
-    *,
-    loss: Any,
-    metrics: Mapping[str, Any] | None,
-    batch_size: int,
-    hyperparameters: Mapping[str, Any] | None = None,
-) -> Callable:
-    """`run(params, state, data, hyperparameters={}, step=0) -> logs`, pure; the hyperparameters are the traced ones."""
-    start, update, finish = totals_of(metrics)
-    fixed, _ = split(hyperparameters)
+def evaluation(problem: Problem, metrics: Mapping[str, Any] | None, batch_size: int) -> Callable:
+    """`run(params, state, data, hyperparameters=None, step=0) -> logs`, pure; the hyperparameters are the traced ones."""
+    totals = totals_of(metrics)
 
     def run(params, state, data, traced=None, step=0):
-        values = fixed.at(traced or {}, step)
-        layer = model_of(model, values)
-        objective = objective_of(_no_loss if loss is None else loss, values).function
+        bound = problem.bound(problem.hyperparameters.at(traced or {}, step), None)
 
-        def one(totals, batch):
-            value, (_, predictions) = objective(layer, params, state, batch, None)
-            return update(totals, value, predictions, batch), None
+        def one(carry, batch):
+            value, (_, predictions) = bound.objective(params, state, batch, None)
+            return totals.update(carry, value, predictions, batch), None
 
-        totals, _ = over_batches(one, start(), data, even_size(leading_size(data), batch_size))
-        logs = finish(totals)
-        return logs if loss is not None else {k: v for k, v in logs.items() if k != "loss"}
+        last, _ = over_batches(one, totals.start(), data, even_size(leading_size(data), batch_size))
+        logs = totals.finish(last)
+        return logs if problem.loss is not None else {k: v for k, v in logs.items() if k != "loss"}
 
     return run
-
-
-def _no_loss(predictions: Any, y: Any) -> jax.Array:
-    return jnp.zeros(())
 
 
 def as_numbers(logs: dict[str, jax.Array]) -> dict[str, Any]:
@@ -126,30 +131,34 @@ def as_numbers(logs: dict[str, jax.Array]) -> dict[str, Any]:
     return {name: float(logs[name]) if logs[name].ndim == 0 else logs[name] for name in names}
 
 
-def trained(result: Any) -> tuple[Any, Any]:
-    """`(params, state)` of what `fit` returned or of the pair itself.
+def trained(result: Any) -> tuple[Layer, Any, Any]:
+    """`(model, params, state)` of a result, or the triple itself.
 
     Raises:
-        TypeError: if it is neither.
+        TypeError: If it is neither.
+    """
+    if all(hasattr(result, name) for name in ("model", "params", "state")):
+        return result.model, result.params, result.state
+    if isinstance(result, tuple) and len(result) == 3 and isinstance(result[0], Layer):
+        return result
+    raise TypeError(
+        "expected what nn.fit returned, or (model, params, state) with the model a Layer; "
+        + (
+            "got a Layer first: nn.evaluate(result, data) and nn.predict(result, x) take no model of their own"
+            if isinstance(result, Layer)
+            else f"got {type(result).__name__}"
+        )
+    )
+
+
+def weights_of(result: Any) -> tuple[Any, Any]:
+    """`(params, state)` of what `fit` returned, or the pair itself.
+
+    Raises:
+        TypeError: If it is neither.
     """
     if hasattr(result, "params") and hasattr(result, "state"):
         return result.params, result.state
     if isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, dict) for part in result):
         return result
-    raise TypeError(f"give what fit returned, or (params, state), two dicts; got {type(result).__name__}")
-
-
-@lru_cache(maxsize=64)
-def _evaluation_program(model: Layer, loss: Callable | None, metrics: tuple, batch_size: int) -> Callable:
-    return kernels.jit(evaluation(model, loss=loss, metrics=dict(metrics), batch_size=batch_size))
-
-
-@lru_cache(maxsize=64)
-def _prediction_program(model: Layer, batch_size: int) -> Callable:
-    def run(params, state, x):
-        def one(carry, batch):
-            return carry, model.apply(params, state, batch)[0]
-
-        return over_batches(one, None, x, even_size(leading_size(x), batch_size))[1]
-
-    return kernels.jit(run)
+    raise TypeError(f"initial is what fit returned, or (params, state), two dicts; got {type(result).__name__}")

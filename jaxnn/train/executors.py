@@ -1,4 +1,4 @@
-"""What `fit` calls: the compiled programs, and how they get at the data."""
+"""What `fit` calls: compiled programs over data that lie on the device, or that come from the host."""
 
 from __future__ import annotations
 
@@ -6,116 +6,120 @@ import abc
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from jaxnn import kernels
-from jaxnn.core.naming import abstract, child_key
+from jaxnn import compiled
 from jaxnn.problem.batches import leading_size
-from jaxnn.problem.hyperparameters import by_kind, loss_of, model_of, split
-from jaxnn.train.epoch import array_program, inputs_of, pieces
+from jaxnn.problem.running import check_numbers
+from jaxnn.train.config import TrainingConfig
+from jaxnn.train.epoch import array_program, epoch_parts
 from jaxnn.train.evaluation import as_numbers
+from jaxnn.train.feed import Block, DataError, Feed
+from jaxnn.train.sources import Arrays, Batches, Rows
 from jaxnn.train.state import TrainState
-from jaxnn.train.step import objective_of
+
+MOST_EPOCHS = 64  # that may end in one call
+BLOCK_BYTES, MOST_BATCHES = 4 * 2**20, 64  # sent to the device at once, unless `prefetch` says otherwise
 
 
-class Plan(dict):
-    """What programs are made of, the arguments of `pieces`. Programs are kept by it: functions count by identity."""
+def executor_for(
+    config: TrainingConfig,
+    source: Arrays | Rows | Batches,
+    validation: Any,
+    *,
+    epochs: int,
+    one_epoch_per_call: bool,
+    prefetch: int | None,
+) -> Executor:
+    """The executor for a source.
 
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(self._items()))
+    Args:
+        config: The run's configuration.
+        source: The source of the data.
+        validation: The validation data on the device, or None.
+        epochs: The number of epochs.
+        one_epoch_per_call: Whether no call may go beyond the end of an epoch, as callbacks on the host need it.
+        prefetch: The number of batches on the device at a time, at most, for data that do not lie there.
+    """
+    if isinstance(source, Arrays):
+        return ArrayExecutor(config, source, validation, epochs, 1 if one_epoch_per_call else MOST_EPOCHS)
+    return StreamExecutor(config, source, validation, prefetch)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Plan) and list(self._items()) == list(other._items())
 
-    def _items(self) -> Iterator[tuple]:
-        for name, value in self.items():
-            if name == "hyperparameters":  # of traced ones only the name counts
-                fixed, numbers = by_kind(value)
-                value = (fixed, tuple(numbers))
-            yield name, tuple(value.items()) if isinstance(value, dict) else value
+class Executor(abc.ABC):
+    """Makes the steps of a run, some per call."""
 
-
-class Driver(abc.ABC):
-    """One call of `fit`'s loop after the other, over arrays or over a stream."""
-
-    steps_per_epoch: int | None
-
-    def __init__(self, plan: dict[str, Any]):
-        self.plan = Plan(plan)
-        self.compile_seconds = 0.0  # so far
-
-    def timed(self, compile: Callable[[], Callable]) -> Callable:
-        """What `compile` returns, the time it takes counted."""
-        start = time.perf_counter()
-        program = compile()
-        self.compile_seconds += time.perf_counter() - start
-        return program
+    def __init__(self, config: TrainingConfig, validation: Any):
+        self.config, self.compile_seconds = config, 0.0
+        self._validation = validation
+        self._calls: dict[tuple, Callable] = {}
 
     @abc.abstractmethod
     def compile(self, train_state: TrainState) -> None:
-        """Make the programs ready, as far as their shapes are known."""
+        """Compile the programs, as far as their shapes are known."""
 
     @abc.abstractmethod
     def call(self, train_state: TrainState, steps: int) -> tuple[TrainState, list[dict], int]:
-        """So many steps or fewer; the logs of each epoch that ended, and the first step with a loss that is not finite."""
+        """Make up to `steps` steps.
+
+        Returns:
+            The train state, the logs of each epoch that ended, and the number of the first step whose loss is not finite,
+            or −1.
+        """
 
     @abc.abstractmethod
     def at(self, step: int) -> TrainState:
-        """The train state as it was at a step of the last call, made again."""
+        """The train state as it was at a step of the last call, computed again."""
 
     @abc.abstractmethod
     def batch(self, train_state: TrainState) -> tuple[Any, np.ndarray | None]:
-        """The next step's batch, and the indices of its samples if they are known."""
+        """The batch of the next step, and the indices of its samples if they are known."""
 
     def close(self) -> None:  # noqa: B027
-        """Let go of what runs beside."""
+        """End what runs in the background."""
 
-    def objective(self, train_state: TrainState, batch: Any) -> tuple:
-        """What `inspect.nonfinite.locate` takes, for the step that comes next."""
-        values = split(self.plan["hyperparameters"])[0].at(train_state.hyperparameters, train_state.step)
-        layer = model_of(self.plan["model"], values)
-        function = objective_of(self.plan["loss"], values).function
-        key = jax.random.fold_in(child_key(train_state.key, "step"), train_state.step)
-        if self.plan["augment"] is not None:
-            augment = loss_of(self.plan["augment"], values)
-            batch = (*augment(child_key(key, "augment"), tuple(batch[:2])), *batch[2:])
-        spec = layer.setup(abstract(inputs_of(batch, self.plan["loss"])))
-        return (lambda *arguments: function(*arguments)[0]), layer, train_state.params, train_state.state, batch, key, spec
+    def _program(self, name: str, make: Callable[[], Callable], arguments: tuple) -> Callable:
+        """The compiled program, looked up once per run for each signature, with the time that it takes counted."""
+        key = name, compiled.signature(arguments)
+        if key not in self._calls:
+            start = time.perf_counter()
+            self._calls[key] = compiled.program(name, make, self.config.key(), arguments).compile()
+            self.compile_seconds += time.perf_counter() - start
+        return self._calls[key]
 
 
-class Arrays(Driver):
-    """Data that lie on the device: one program for any number of steps."""
+class ArrayExecutor(Executor):
+    """Steps over data that lie on the device: one program for any number of steps."""
 
-    def __init__(self, plan: dict[str, Any], data: Any, validation: Any, epochs: int, most_rows: int):
-        super().__init__(plan)
-        self.samples, self._batch_size = leading_size(data), plan["batch_size"]
-        self.steps_per_epoch = -(-self.samples // self._batch_size)
-        self._data, self._validation, self._epochs, self._most_rows = data, validation, epochs, most_rows
+    def __init__(self, config: TrainingConfig, source: Arrays, validation: Any, epochs: int, most_epochs: int):
+        super().__init__(config, validation)
+        self._source, self._epochs, self._most_epochs = source, epochs, most_epochs
 
     def compile(self, train_state: TrainState) -> None:
-        """Make the program ready."""
-        arguments = (train_state, self._data, self._validation)
-        self._program = self.timed(lambda: _array_program(self.plan, self._most_rows, *signature(arguments)))
-        self._before = train_state  # as it was a call ago
+        """Compile the program."""
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        arguments = (train_state, self._source.data, self._validation, number, number)
+        name = f"arrays, {self._most_epochs}"
+        self._call = self._program(name, lambda: array_program(self.config, self._most_epochs), arguments)
+        self._before = train_state  # the train state before the last call
 
     def call(self, train_state: TrainState, steps: int) -> tuple[TrainState, list[dict], int]:
-        """So many steps or fewer; the logs of each epoch that ended, and the first step with a loss that is not finite."""
-        after, rows, ended, bad = self._run(train_state, steps)
-        rows, ended, bad = jax.device_get((rows, ended, bad))
-        epoch = int(train_state.epoch)
-        logs = []
+        """Make up to `steps` steps."""
+        after, logs, ended, bad = self._run(train_state, steps)
+        logs, ended, bad = jax.device_get((logs, ended, bad))
+        epoch, samples = int(train_state.epoch), self._source.samples
+        rows = []
         for i in range(ended):
-            row = as_numbers({name: values[i] for name, values in rows.items()})
-            row = {"epoch": epoch + i + 1, "step": int(row.pop("step")), **row, "samples": self.samples}
-            logs.append(row)
+            row = as_numbers({name: values[i] for name, values in logs.items()})
+            rows.append({"epoch": epoch + i + 1, "step": int(row.pop("step")), **row, "samples": samples})
         self._before = train_state
-        return after, logs, int(bad)
+        return after, rows, int(bad)
 
     def at(self, step: int) -> TrainState:
         """The train state as it was at a step of the last call."""
@@ -123,20 +127,107 @@ class Arrays(Driver):
         return self._run(self._before, steps)[0] if steps > 0 else self._before
 
     def batch(self, train_state: TrainState) -> tuple[Any, np.ndarray]:
-        """The next step's batch, and the indices of its samples."""
-        order = np.asarray(pieces(**self.plan).order(train_state, self.samples))
-        samples = order[int(train_state.position) * self._batch_size :][: self._batch_size]
-        return jax.tree.map(lambda a: a[samples], self._data), samples
+        """The batch of the next step, and the indices of its samples."""
+        order = np.asarray(epoch_parts(self.config).order(train_state, self._source.samples))
+        samples = order[int(train_state.position) * self.config.batch_size :][: self.config.batch_size]
+        return jax.tree.map(lambda a: a[samples], self._source.data), samples
 
     def _run(self, train_state: TrainState, steps: int) -> tuple:
-        out = self._program(train_state, self._data, self._validation, np.int32(steps), np.int32(self._epochs))
-        return waited(out)
+        data, validation = self._source.data, self._validation
+        return waited(self._call(train_state, data, validation, np.int32(steps), np.int32(self._epochs)))
+
+
+class StreamExecutor(Executor):
+    """Steps over batches that come from the host, while a thread makes the next ones ready.
+
+    At most three blocks of batches are on the device at a time: one in use, one ready, one on its way.
+    """
+
+    def __init__(self, config: TrainingConfig, source: Rows | Batches, validation: Any, prefetch: int | None):
+        super().__init__(config, validation)
+        self._source = source
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(source.example))
+        self._length = min(max(BLOCK_BYTES // max(size, 1), 1), MOST_BATCHES) if prefetch is None else max(prefetch // 3, 1)
+        self._feed: Feed | None = None
+        self._samples = 0  # in the current epoch so far
+
+    def compile(self, train_state: TrainState) -> None:
+        """Do nothing: programs are compiled for the shapes of the batches, once these are known."""
+
+    def call(self, train_state: TrainState, steps: int) -> tuple[TrainState, list[dict], int]:
+        """Make the steps of the next block of batches, whatever their number, or end the epoch."""
+        if self._feed is None:
+            epoch, position, n = int(train_state.epoch), int(train_state.position), self._source.samples
+            order = np.asarray(epoch_parts(self.config).order(train_state, n)) if n else np.zeros(0)
+            self._feed = Feed(self._source, epoch + 1, position, order, self._length)
+        block = self._feed.next()
+        if block is None:
+            return self._ended(train_state)
+        self._before, self._block = train_state, block
+        self._samples += block.used * leading_size(block.batches, axis=1)
+        after, bad = self._run(train_state, block, block.used)
+        return after, [], int(bad)
+
+    def at(self, step: int) -> TrainState:
+        """The train state as it was at a step of the last block; at its first one for an earlier step."""
+        steps = step - int(self._before.step)
+        return self._run(self._before, self._block, steps)[0] if steps > 0 else self._before
+
+    def batch(self, train_state: TrainState) -> tuple[Any, np.ndarray | None]:
+        """The batch of the next step; the indices of its samples are not known."""
+        index = int(train_state.step) - int(self._before.step)
+        return jax.tree.map(lambda a: a[index], self._block.batches), None
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+
+    def _run(self, train_state: TrainState, block: Block, steps: int) -> tuple:
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        program = self._program("block", self._block_program, (train_state, block.batches, number))
+        return waited(program(train_state, block.batches, np.int32(steps)))
+
+    def _ended(self, train_state: TrainState) -> tuple[TrainState, list[dict], int]:
+        epoch = int(train_state.epoch) + 1
+        if int(train_state.position) == 0:
+            hint = "; an iterator ends once: give a function of the epoch that returns a new one, `lambda epoch: ...`"
+            raise DataError(epoch, 0, "there are no batches" + (hint if epoch > 1 else ""))
+        self.close()
+        after, logs = self._program("end", self._end_program, (train_state, self._validation))(train_state, self._validation)
+        samples, self._samples = self._samples, 0
+        row = {"epoch": epoch, "step": int(after.step), **as_numbers(logs), "samples": samples}
+        return after, [row], -1
+
+    def _block_program(self) -> Callable:
+        advance = epoch_parts(self.config).advance
+
+        def program(train_state: TrainState, batches: Any, count: jax.Array):
+            def step(i, carry):
+                train_state, bad = carry
+                batch = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), batches)
+                after, value = advance(train_state, batch)
+                return after, jnp.where((bad < 0) & ~jnp.isfinite(value), train_state.step, bad)
+
+            return lax.fori_loop(0, count, step, (train_state, jnp.asarray(-1, jnp.int32)))
+
+        return program
+
+    def _end_program(self) -> Callable:
+        finish = epoch_parts(self.config).finish
+
+        def program(train_state: TrainState, validation: Any):
+            after, logs = finish(train_state, validation)
+            return after, check_numbers(logs)
+
+        return program
 
 
 def waited(out: tuple) -> tuple:
-    """What a program returned, when it has.
+    """The output of a program, once it is there.
 
-    A thread of its own waits for it, so that this one hears Ctrl-C; to ask again and again would cost the program a tenth.
+    A separate thread waits for it, so that this one handles Ctrl-C; polling would cost the program a tenth of its time.
     """
     done = threading.Event()
 
@@ -149,23 +240,3 @@ def waited(out: tuple) -> tuple:
     while not done.wait(0.1):
         pass
     return jax.block_until_ready(out)
-
-
-def signature(arguments: Any) -> tuple:
-    """What a program is compiled for: shapes, dtypes, and where the arrays were put, if that was said."""
-    leaves, structure = jax.tree.flatten(arguments)
-    return tuple((leaf.shape, leaf.dtype, leaf.sharding if leaf.committed else None) for leaf in leaves), structure
-
-
-@lru_cache(maxsize=64)
-def _array_program(plan: Plan, most_rows: int, leaves: tuple, structure: Any) -> Callable:
-    """The compiled program for arguments of that signature; kept, so that a second run does not compile again."""
-    program = array_program(pieces(**plan), plan["batch_size"], most_rows)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    return compiled(program, leaves, structure, number, number)
-
-
-def compiled(program: Callable, leaves: tuple, structure: Any, *more: Any) -> Callable:
-    """The program compiled for arguments of a signature, and more, which are `jax.ShapeDtypeStruct`s."""
-    structs = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in leaves])
-    return jax.jit(program, compiler_options=kernels.compiler_options()).lower(*structs, *more).compile()

@@ -65,12 +65,12 @@ class Callback:
         return any((self.after_step, self.after_epoch, self.weights, self.finish))
 
 
-def start_memory(callbacks: Sequence[Callback], train_state: Any) -> dict[str, Any]:
-    """The callbacks' memory at the start, by name.
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Check that they are callbacks of different names.
 
     Raises:
-        TypeError: if one is no callback.
-        ValueError: if two have one name.
+        TypeError: If one is not a callback.
+        ValueError: If two have one name.
     """
     for callback in callbacks:
         if not isinstance(callback, Callback):
@@ -78,6 +78,10 @@ def start_memory(callbacks: Sequence[Callback], train_state: Any) -> dict[str, A
     names = [callback.name for callback in callbacks]
     if len(set(names)) < len(names):
         raise ValueError(f"each callback has a name of its own, got {', '.join(names)}: give one of them name=")
+
+
+def start_memory(callbacks: Sequence[Callback], train_state: Any) -> dict[str, Any]:
+    """The callbacks' memory at the start, by name."""
     memory = {callback.name: callback.init(train_state) for callback in callbacks if callback.is_pure}
     return jax.tree.map(jnp.copy, memory)  # buffers of its own, as a train state may be donated
 

@@ -1,4 +1,4 @@
-"""A learning rate to begin with, found in one short run: Smith (2017)."""
+"""A learning rate to start with, found in one short run (Smith 2017)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import kernels
+from jaxnn import compiled
 from jaxnn.core.checks import whole
 from jaxnn.problem.batches import leading_size, shuffled
-from jaxnn.problem.checks import checked_data
-from jaxnn.train.state import init_train_state
-from jaxnn.train.step import train_step
+from jaxnn.problem.objective import Objective, inputs_of
+from jaxnn.train.config import TrainingConfig
+from jaxnn.train.sources import checked
+from jaxnn.train.state import start
+from jaxnn.train.step import step_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,13 +27,13 @@ SMOOTHING, DIVERGED = 0.9, 4.0
 
 @dataclass(frozen=True)
 class LearningRates:
-    """What `find_learning_rate` found.
+    """The result of `find_learning_rate`.
 
     Attributes:
-        learning_rates: those that were tried, ascending, up to where the loss diverged.
-        losses: the loss at each.
-        smoothed: the losses' moving average.
-        suggestion: where the smoothed loss falls fastest.
+        learning_rates: The rates that were tried, ascending, up to where the loss diverged.
+        losses: The loss at each rate.
+        smoothed: The moving average of the losses.
+        suggestion: The rate at which the smoothed loss falls fastest.
 
     Example:
         >>> rates, losses = np.array([0.01, 0.1, 1.0]), np.array([2.0, 1.0, 3.0])
@@ -45,13 +47,13 @@ class LearningRates:
     suggestion: float
 
     def plot(self) -> Figure:
-        """The loss over the learning rate, the suggestion marked.
+        """Plot the loss over the learning rate, with the suggestion marked.
 
         Returns:
             A matplotlib figure; `figure.savefig(path)` writes it.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ImportError: If matplotlib is not installed.
         """
         from jaxnn.plots import figures as plots
         from jaxnn.plots.training import plot_learning_rates
@@ -63,7 +65,7 @@ class LearningRates:
 
 def find_learning_rate(
     model: Any,
-    data: tuple[Any, Any],
+    data: Any,
     *,
     loss: Any,
     optimizer: Callable,
@@ -74,29 +76,29 @@ def find_learning_rate(
     high: float = 10.0,
     steps: int = 200,
 ) -> LearningRates:
-    """Train for a few steps with a learning rate that grows exponentially, and see where the loss falls fastest.
+    """Train for a few steps with a learning rate that grows exponentially, and find where the loss falls fastest.
 
     At step t of T the learning rate is low · (high/low)^(t/(T − 1)). The losses are smoothed, mₜ = 0.9 mₜ₋₁ + 0.1 lₜ,
-    divided by 1 − 0.9ᵗ; where that exceeds four times its lowest value, the run has diverged and the rest is left off.
-    The whole run is one compiled program. Nothing is kept of what was trained.
+    divided by 1 − 0.9ᵗ; where that exceeds four times its lowest value, the run has diverged and the rest is cut off.
+    The whole run is one compiled program. The trained parameters are discarded.
 
     Args:
-        model: as for `fit`.
-        data: `(x, y)`, gone through as often as the steps need.
-        loss: as for `fit`.
-        optimizer: a function of the learning rate that returns an optax transformation, such as `optax.adam`.
-        key: the run's key.
-        hyperparameters: others than the learning rate, as for `fit`.
-        batch_size: samples a step, no more than there are.
-        low: the first learning rate.
-        high: the last one.
+        model: As for `fit`.
+        data: `(x, y)`, or whatever an `Objective` takes; it is passed over as often as the steps need.
+        loss: As for `fit`.
+        optimizer: A function of the learning rate that returns an optax transformation, such as `optax.adam`.
+        key: The run's key.
+        hyperparameters: Other hyperparameters, as for `fit`.
+        batch_size: Samples per step, at most the size of the data.
+        low: The first learning rate.
+        high: The last learning rate.
         steps: T, at least 10.
 
     Returns:
         `LearningRates`, with `suggestion` and `plot()`.
 
     Raises:
-        ValueError: if not 0 < low < high, there are fewer than 10 steps, or the loss is not finite from the start.
+        ValueError: If not 0 < low < high, if there are fewer than 10 steps, or if the loss is not finite from the start.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
@@ -108,29 +110,30 @@ def find_learning_rate(
         True
     """
     if not 0 < low < high:
-        raise ValueError(f"find_learning_rate goes from low to a higher rate, both above 0; got {low} and {high}")
+        raise ValueError(f"find_learning_rate takes 0 < low < high, got low {low} and high {high}")
     if whole("find_learning_rate", "steps", steps) < 10:
         raise ValueError(f"find_learning_rate takes at least 10 steps, got {steps}")
-    data = checked_data(data)
+    data = checked(data, isinstance(loss, Objective))
     n = leading_size(data)
     batch_size = min(whole("find_learning_rate", "batch_size", batch_size), n)
     given = {**(hyperparameters or {}), "learning_rate": lambda step: low * (high / low) ** (step / (steps - 1))}
-    step = train_step(model, loss=loss, optimizer=optimizer, hyperparameters=given)
-    start = init_train_state(model, optimizer, key, data[0], hyperparameters=given)
+    config = TrainingConfig.of(model, loss, optimizer, hyperparameters=given, batch_size=batch_size)
+    first = start(config, key, inputs_of(data))
 
     def run(state, data):
-        per_epoch = n // batch_size
+        step, per_epoch = step_of(config), n // batch_size
         epochs = jax.vmap(lambda i: shuffled(jax.random.fold_in(state.key, i), n))(jnp.arange(-(-steps // per_epoch)))
-        rows = epochs[:, : per_epoch * batch_size].reshape(-1, batch_size)[:steps]
-        one = lambda state, rows: step(state, jax.tree.map(lambda a: a[rows], data))[:2]  # noqa: E731
-        return jax.lax.scan(one, state, rows)[1]
+        batches = epochs[:, : per_epoch * batch_size].reshape(-1, batch_size)[:steps]
+        one = lambda state, samples: step(state, jax.tree.map(lambda a: a[samples], data))[:2]  # noqa: E731
+        return jax.lax.scan(one, state, batches)[1]
 
-    losses = np.asarray(kernels.jit(run)(start, data), np.float64)
+    program = compiled.program("find_learning_rate", lambda: run, (*config.key(), steps), (first, data))
+    losses = np.asarray(program(first, data), np.float64)
     return _read(low * (high / low) ** (np.arange(steps) / (steps - 1)), losses)
 
 
 def _read(rates: np.ndarray, losses: np.ndarray) -> LearningRates:
-    """Smooth, leave off what diverged, and find the steepest descent over log(learning rate)."""
+    """Smooth the losses, cut off where they diverge, and find the steepest descent over log(learning rate)."""
     if not np.isfinite(losses[:2]).all():
         raise ValueError(f"the loss is {losses[0]} from the start: look for extreme values in the data, or lower `low`")
     smoothed, mean = np.empty_like(losses), 0.0

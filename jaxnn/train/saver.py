@@ -1,4 +1,4 @@
-"""A run's checkpoints: when they are written, what is in them, and which of them a run may go on from."""
+"""A run's checkpoints: when they are written, what they hold, and from which of them a run may continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = 60.0  # between two saves, where only a folder is given
 
 
 class Saver:
-    """What `fit` does with its `checkpoints`."""
+    """Saves and restores a run of `fit`."""
 
     def __init__(self, checkpoints: Any, batch_size: int, samples: int):
         from jaxnn.io import Checkpoints
@@ -26,10 +26,10 @@ class Saver:
         self._saved: tuple[int, int] | None = None
 
     def restored(self, start: TrainState) -> tuple[TrainState, History]:
-        """The last sound checkpoint, or the start of the run if there is none.
+        """The last intact checkpoint, or the start of the run if there is none.
 
         Raises:
-            ValueError: if it is not of this run.
+            ValueError: If it is of another run.
         """
         found = self._store.restore(start)
         if found is None:
@@ -48,12 +48,12 @@ class Saver:
         return train_state, History(info["history"])
 
     def save_if_due(self, train_state: TrainState, history: History, epoch_ended: bool) -> None:
-        """Save, if there is reason to, in the background."""
+        """Save in the background, if a save is due."""
         if (epoch_ended or self._within_epochs) and self._store.due():
             self._save(train_state, history, wait=False)
 
     def save_last(self, train_state: TrainState, history: History) -> None:
-        """Save, unless it is done, and wait for it; also what was begun and failed."""
+        """Save, unless the last save has it all, and wait until it is written."""
         self._store.wait()
         if self._saved != self._place(train_state) or self._store.steps()[-1:] != [int(train_state.step)]:
             self._save(train_state, history, wait=True)

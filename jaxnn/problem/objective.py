@@ -1,0 +1,82 @@
+"""What is minimized: a loss of predictions, or an `Objective` over everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.core.layer import Layer
+from jaxnn.problem.hyperparameters import loss_of
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A custom loss over model, parameters, state, batch and key, accepted wherever a loss is.
+
+    Attributes:
+        function: `function(model, params, state, batch, key) -> (loss, (state, predictions))`. The batch is a batch of the
+            data, whatever they are. The key is None in validation. The metrics are given the predictions and the batch's
+            second entry (or the batch itself, if it is not a tuple).
+
+    Example:
+        An autoencoder with a penalty on its code, on data without targets:
+
+        >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
+        >>> def reconstruct(model, params, state, batch, key):
+        ...     y, state = model.apply(params, state, batch, key=key, training=key is not None)
+        ...     return nn.losses.mse(y, batch) + 1e-3 * jnp.sum(params["dense"]["kernel"] ** 2), (state, y)
+        >>> result = nn.fit(
+        ...     nn.serial(nn.dense(2), nn.dense(4)), jnp.eye(4), loss=nn.Objective(reconstruct), optimizer=optax.adam(0.1),
+        ...     epochs=50, key=jax.random.key(0), progress=False)
+        >>> result.history["loss"][-1] < result.history["loss"][0]
+        True
+    """
+
+    function: Callable[[Layer, Any, Any, Any, jax.Array | None], tuple[jax.Array, tuple[Any, Any]]]
+
+
+def objective_of(loss: Any, values: Mapping[str, Any]) -> Objective:
+    """The `Objective` of a loss: the loss itself if it is one, else the loss of the model's predictions for x against y.
+
+    Args:
+        loss: A loss `(predictions, y) -> scalar`, an `Objective`, or None for metrics without a loss.
+        values: Hyperparameters by name; the loss is given those that its signature names.
+    """
+    if isinstance(loss, Objective):
+        return loss
+    bound = _no_loss if loss is None else loss_of(loss, values)
+
+    def supervised(model, params, state, batch, key):
+        x, y, *weights = batch
+        predictions, state = model.apply(params, state, x, key=key, training=key is not None)
+        return (_weighted(bound, predictions, y, *weights) if weights else bound(predictions, y)), (state, predictions)
+
+    return Objective(supervised)
+
+
+def inputs_of(data: Any) -> Any:
+    """The model's input in the data: x of `(x, y)`; all of them for an `Objective` on data that are not a tuple."""
+    return data[0] if isinstance(data, tuple) else data
+
+
+def _no_loss(predictions: Any, y: Any, reduction: str = "mean") -> jax.Array:
+    return jnp.zeros(()) if reduction == "mean" else jnp.zeros(jax.tree.leaves(predictions)[0].shape[:1])
+
+
+def _weighted(loss: Callable, predictions: Any, y: Any, weights: jax.Array) -> jax.Array:
+    """Σ wᵢ lᵢ / Σ wᵢ, or 0 if all weights are 0."""
+    try:
+        each = loss(predictions, y, reduction="none")
+    except TypeError as error:
+        raise TypeError(
+            "with weights, the loss must take reduction='none' and return one loss per sample, as those of nn.losses do; "
+            f"{getattr(loss, '__name__', loss)!r} does not: {error}"
+        ) from error
+    weights = weights.astype(each.dtype)
+    each = each.reshape(each.shape[0], -1).mean(1)
+    total = weights.sum()
+    return jnp.sum(each * weights) / jnp.where(total == 0, jnp.ones_like(total), total)

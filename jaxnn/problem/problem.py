@@ -1,0 +1,125 @@
+"""`Problem`: what is trained, bound once. Training, evaluation, sweeps and derivatives are functions of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.core.layer import Layer
+from jaxnn.core.naming import child_key
+from jaxnn.problem.hyperparameters import Hyperparameters, loss_of, model_of
+from jaxnn.problem.objective import objective_of
+
+
+class Bound(NamedTuple):
+    """A problem at one step: every hyperparameter has its value.
+
+    Attributes:
+        layer: The model.
+        objective: `objective(params, state, batch, key) -> (loss, (state, predictions))`, for `jax.grad(…, has_aux=True)`.
+            The key is None in inference mode.
+        values: All hyperparameters by name.
+        key: The step's key, or None if the problem was bound without a train state.
+        augment: `augment(batch) -> batch`, the step's augmentation.
+    """
+
+    layer: Layer
+    objective: Callable[[Any, Any, Any, jax.Array | None], tuple[jax.Array, tuple[Any, Any]]]
+    values: dict[str, Any]
+    key: jax.Array | None
+    augment: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, its loss, and the hyperparameters that both may be made of.
+
+    Attributes:
+        model: A `Layer`, or a function of hyperparameters that returns one.
+        loss: `loss(predictions, y) -> scalar`, the batch's mean, or an `Objective`; None if there is nothing to minimize.
+        hyperparameters: Numbers and schedules by name, see `fit`. Traced numbers do not count in comparisons.
+        augment: `augment(key, (x, y)) -> (x, y)`, applied to each batch in training; it may take hyperparameters.
+        view: `view(batch, **hyperparameters) -> batch`, the part of a batch that steps and validation see.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn
+        >>> from jaxnn.problem.problem import Problem
+        >>> problem = Problem(nn.dense(1), nn.losses.mse)
+        >>> params, state = problem.at().layer.init(jax.random.key(0), jnp.ones((4, 2)))
+        >>> batch = jnp.ones((4, 2)), jnp.zeros((4, 1))
+        >>> gradient, (state, predictions) = jax.grad(problem.objective, has_aux=True)(params, state, batch)
+        >>> jax.tree.map(jnp.shape, gradient)
+        {'bias': (1,), 'kernel': (2, 1)}
+    """
+
+    model: Any
+    loss: Any
+    hyperparameters: Any = field(default_factory=Hyperparameters)
+    augment: Callable | None = None
+    view: Callable | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hyperparameters", Hyperparameters.of(self.hyperparameters))
+
+    def at(self, train_state: Any = None) -> Bound:
+        """The problem at the step of a train state; without one, at step 0 with the hyperparameters as given.
+
+        Raises:
+            TypeError: If the model is not a `Layer` and does not return one.
+        """
+        if train_state is None:
+            return self.bound(self.hyperparameters.at(), None)
+        values = self.hyperparameters.at(train_state.hyperparameters, train_state.step)
+        return self.bound(values, jax.random.fold_in(child_key(train_state.key, "step"), train_state.step))
+
+    def bound(self, values: dict[str, Any], key: jax.Array | None, layer: Layer | None = None) -> Bound:
+        """The problem with these values of the hyperparameters, and another layer in place of the model if one is given."""
+        layer = model_of(self.model, values) if layer is None else layer
+        function = objective_of(self.loss, values).function
+
+        def objective(params, state, batch, key):
+            loss, (state, predictions) = function(layer, params, state, batch, key)
+            if jnp.shape(loss) != ():
+                raise ValueError(
+                    f"the loss is one number per batch, got an array of shape {list(jnp.shape(loss))}: take its mean, "
+                    'or leave reduction at "mean"'
+                )
+            return loss, (state, predictions)
+
+        def augment(batch):
+            if self.augment is None:
+                return batch
+            return (*loss_of(self.augment, values)(child_key(key, "augment"), tuple(batch[:2])), *batch[2:])
+
+        return Bound(layer, objective, values, key, augment)
+
+    def seen(self, batch: Any, train_state: Any) -> Any:
+        """The part of a batch that steps and validation see, before augmentation."""
+        if self.view is None:
+            return batch
+        return loss_of(self.view, self.hyperparameters.at(train_state.hyperparameters, train_state.step))(batch)
+
+    def objective(self, params: Any, state: Any, batch: Any, key: jax.Array | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
+        """The loss of a batch, and `(state, predictions)`: what everything differentiates, `jax.grad(…, has_aux=True)`.
+
+        Args:
+            params: The model's parameters.
+            state: The model's state.
+            batch: `(x, y)` or `(x, y, weights)`; whatever the `Objective` takes.
+            key: The key of a training step; None for inference mode.
+
+        Returns:
+            `(loss, (state, predictions))`, the loss a scalar.
+
+        Raises:
+            ValueError: If the loss is not a scalar.
+        """
+        return self.at().objective(params, state, batch, key)
+
+    def with_defaults(self, **defaults: Any) -> Problem:
+        """The problem with further hyperparameters, unless they were given."""
+        return replace(self, hyperparameters=self.hyperparameters.over(defaults))

@@ -1,0 +1,96 @@
+"""`TrainingConfig`: everything that the programs of a run are made from, said once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxnn.core.checks import whole
+from jaxnn.problem.hyperparameters import Hyperparameters
+from jaxnn.problem.objective import Objective
+from jaxnn.problem.problem import Problem
+from jaxnn.problem.running import named_metrics
+from jaxnn.train.hooks import Callback, check_callbacks
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingConfig:
+    """What is trained, and how each step and epoch is made. Results depend on nothing else but the key and the data.
+
+    Attributes:
+        problem: Model, loss, hyperparameters, augmentation and view.
+        optimizer: An optax transformation, or a function of hyperparameters that returns one.
+        batch_size: Samples per step, and per batch of the validation.
+        metrics: Metrics by name.
+        callbacks: Those with a part in the compiled program.
+        accumulate: The number of parts of a batch whose gradients are taken one after another.
+        sam_radius: ρ of sharpness-aware minimization.
+        skip_nonfinite: Whether steps with a loss or gradient that is not finite are skipped.
+        loss_scaling: Whether the loss is scaled for float16.
+    """
+
+    problem: Problem
+    optimizer: Any
+    batch_size: int = 32
+    metrics: Mapping[str, Any] | None = None
+    callbacks: tuple[Callback, ...] = ()
+    accumulate: int = 1
+    sam_radius: float = 0.0
+    skip_nonfinite: bool = False
+    loss_scaling: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        loss: Any,
+        optimizer: Any,
+        *,
+        hyperparameters: Mapping[str, Any] | None = None,
+        augment: Callable | None = None,
+        view: Callable | None = None,
+        batch_size: int = 32,
+        metrics: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+        accumulate: int = 1,
+        **options: Any,
+    ) -> TrainingConfig:
+        """The configuration of a run's keywords, checked.
+
+        Raises:
+            TypeError: If something is not what it should be.
+            ValueError: If a number is out of range, or two callbacks have one name.
+        """
+        if not (callable(loss) or isinstance(loss, Objective)):
+            raise TypeError(f"loss is a function (predictions, y) -> scalar, or an Objective; got {loss!r}")
+        named_metrics(metrics)
+        check_callbacks(callbacks)
+        return cls(
+            Problem(model, loss, Hyperparameters.of(hyperparameters), augment, view),
+            optimizer,
+            batch_size=whole("training", "batch_size", batch_size),
+            metrics=metrics,
+            callbacks=tuple(callback for callback in callbacks if callback.is_pure),
+            accumulate=whole("training", "accumulate", accumulate),
+            **options,
+        )
+
+    def with_defaults(self, **defaults: Any) -> TrainingConfig:
+        """The configuration with further hyperparameters, unless they were given."""
+        return replace(self, problem=self.problem.with_defaults(**defaults))
+
+    def with_hyperparameters(self, given: Mapping[str, Any]) -> TrainingConfig:
+        """The configuration with these hyperparameters in place of those of the same names."""
+        hyperparameters = Hyperparameters.of({**self.problem.hyperparameters.as_dict(), **given})
+        return replace(self, problem=replace(self.problem, hyperparameters=hyperparameters))
+
+    def key(self) -> tuple:
+        """What programs of this configuration depend on: all but the values of traced hyperparameters."""
+        problem, known = self.problem, self.problem.hyperparameters
+        return (
+            *(problem.model, problem.loss, problem.augment, problem.view),
+            *(known.fixed, known.schedules, known.traced),
+            *(self.optimizer, self.batch_size, dict(self.metrics or {}), self.callbacks),
+            *(self.accumulate, self.sam_radius, self.skip_nonfinite, self.loss_scaling),
+        )

@@ -35,7 +35,7 @@ def random_flip(axis: str = "horizontal", *, probability: float = 0.5) -> Augmen
         `augment(key, (x, y)) -> (x, y)` for images of any dtype; y is passed on as it is.
 
     Raises:
-        ValueError: The axis is neither, the probability lies outside, or x is no batch of images.
+        ValueError: If the axis is neither, the probability lies outside, or x is no batch of images.
 
     Example:
         >>> x = jnp.arange(3.0).reshape(1, 1, 3, 1)
@@ -77,8 +77,8 @@ def random_crop(padding: int = 4, *, size: int | tuple[int, int] | None = None, 
         `augment(key, (x, y)) -> (x, y)` for images of any dtype; y is passed on as it is.
 
     Raises:
-        TypeError: The padding or the size is not made of whole numbers.
-        ValueError: They do not fit the image, the mode is unknown, or x is no batch of images.
+        TypeError: If the padding or the size is not made of whole numbers.
+        ValueError: If they do not fit the image, the mode is unknown, or x is no batch of images.
 
     Example:
         >>> key, x = jax.random.key(0), jnp.ones((8, 32, 32, 3))
@@ -128,8 +128,8 @@ def cutout(size: int) -> Augment:
         `augment(key, (x, y)) -> (x, y)` for images of any dtype; y is passed on as it is.
 
     Raises:
-        TypeError: The size is no whole number.
-        ValueError: It is below 1 or larger than the image, or x is no batch of images.
+        TypeError: If the size is no whole number.
+        ValueError: If it is below 1 or larger than the image, or x is no batch of images.
 
     Example:
         >>> x, y = cutout(1)(jax.random.key(0), (jnp.ones((1, 4, 4, 1)), None))
@@ -170,8 +170,8 @@ def mixup(alpha: float, classes: int) -> Augment:
         for float64 images), which `losses.cross_entropy` takes. A traced label that is no class gives NaN.
 
     Raises:
-        TypeError: The images are not floating-point, or y is neither labels nor probabilities.
-        ValueError: α is not above 0, shapes do not fit, or a label is no class.
+        TypeError: If the images are not floating-point, or y is neither labels nor probabilities.
+        ValueError: If α is not above 0, shapes do not fit, or a label is no class.
 
     Example:
         >>> x, y = jax.jit(mixup(1.0, classes=3))(jax.random.key(0), (jnp.ones((2, 4, 4, 1)), jnp.array([0, 2])))
@@ -220,8 +220,8 @@ def cutmix(alpha: float, classes: int) -> Augment:
         `augment(key, (x, y)) -> (x, y)` for images of any dtype; y as in `mixup`.
 
     Raises:
-        TypeError: y is neither labels nor probabilities.
-        ValueError: α is not above 0, shapes do not fit, or a label is no class.
+        TypeError: If y is neither labels nor probabilities.
+        ValueError: If α is not above 0, shapes do not fit, or a label is no class.
 
     Example:
         >>> images = jnp.zeros((2, 4, 4, 1)).at[1].set(1)
@@ -268,7 +268,7 @@ def chain(*augments: Augment) -> Augment:
         `augment(key, (x, y)) -> (x, y)`; of none, the identity.
 
     Raises:
-        TypeError: One is not a function, or returns something else than a pair.
+        TypeError: If one is not a function, or returns something else than a pair.
 
     Example:
         >>> augment = chain(random_flip(), random_crop(4), mixup(0.2, classes=10))

@@ -19,13 +19,13 @@ class Dataset:
     Args:
         x: float32, samples first: a table (N, features), sequences (N, time, features) or images (N, H, W, C).
         y: int32 labels (N,) for classification, float32 targets (N, 1) for regression (one output neuron).
-        name: what to call it in messages and titles.
+        name: What to call it in messages and titles.
         task: `"classification"` or `"regression"`.
-        classes: the classes' names, label 0 first; `()` for regression.
-        test: the official test part, where there is one.
+        classes: The classes' names, label 0 first; `()` for regression.
+        test: The official test part, where there is one.
 
     Raises:
-        ValueError: An array has the wrong dtype or shape, the lengths differ, a value is not finite, or a label has no
+        ValueError: If an array has the wrong dtype or shape, the lengths differ, a value is not finite, or a label has no
             class. `from_arrays` converts first.
 
     Example:
@@ -87,7 +87,7 @@ def from_arrays(
         The data set.
 
     Raises:
-        ValueError: The arrays cannot be made into a data set; the message says which one and why.
+        ValueError: If the arrays cannot be made into a data set; the message says which one and why.
 
     Example:
         >>> from_arrays([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], [0, 1, 1], name="tiny")

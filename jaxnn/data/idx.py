@@ -26,7 +26,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         The array, in the machine's byte order.
 
     Raises:
-        ValueError: The file is no IDX file, is cut short, or has bytes too many; the message names it.
+        ValueError: If the file is no IDX file, is cut short, or has bytes too many; the message names it.
 
     Example:
         >>> import tempfile

@@ -27,7 +27,7 @@ def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tup
         `(train, test)`, each in random order.
 
     Raises:
-        ValueError: The fraction is not between 0 and 1, or the samples are too few for two parts.
+        ValueError: If the fraction is not between 0 and 1, or the samples are too few for two parts.
 
     Example:
         >>> from jaxnn.data import from_arrays
@@ -65,7 +65,7 @@ def standardize(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
         All parts, in the order given.
 
     Raises:
-        ValueError: A part has samples of another shape than `train`.
+        ValueError: If A part has samples of another shape than `train`.
 
     Example:
         >>> from jaxnn.data import from_arrays

@@ -58,9 +58,9 @@ def load(name: str | os.PathLike[str]) -> Dataset:
         The data set, not yet split or standardized.
 
     Raises:
-        ValueError: The name is unknown, or a file does not hold what it should.
-        FileNotFoundError: A file is missing; the message says where it was looked for.
-        ImportError: scikit-learn is needed and not installed.
+        ValueError: If the name is unknown, or a file does not hold what it should.
+        FileNotFoundError: If A file is missing; the message says where it was looked for.
+        ImportError: If scikit-learn is needed and not installed.
 
     Example:
         >>> load("iris")

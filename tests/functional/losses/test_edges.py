@@ -231,7 +231,7 @@ ERRORS = [
     (losses.ctc, (FRAMES, WORDS[:1]), {}, ValueError, ["int32[1, 1]", "(2, length)"]),
     (losses.ctc, (FRAMES, WORDS * 1.0), {}, TypeError, ["astype(int)"]),
     (losses.ctc, (FRAMES, WORDS), {"targets_mask": WORDS}, TypeError, ["targets_mask", "booleans"]),
-    (losses.ctc, (FRAMES, WORDS), {"predictions_mask": np.eye(3, dtype=bool)[1:]}, ValueError, ["padded at the end"]),
+    (losses.ctc, (FRAMES, WORDS), {"predictions_mask": np.eye(3, dtype=bool)[1:]}, ValueError, ["padding at the end"]),
     (losses.ctc, (FRAMES, WORDS), {"blank": 4}, ValueError, ["blank is 4", "0 to 3"]),
 ]
 

@@ -100,7 +100,7 @@ def cyclic(
     if mode not in _MODES:
         raise ValueError(f"cyclic: mode is {mode!r}, expected one of {', '.join(map(repr, _MODES))}")
     if (gamma is not None) != (mode == "exp_range"):
-        raise ValueError(f"cyclic: mode is {mode!r} and gamma {gamma}; expected gamma for 'exp_range' only")
+        raise ValueError(f"cyclic: mode is {mode!r} and gamma {gamma}; expected gamma if and only if mode is 'exp_range'")
     _check("cyclic", "half_cycle", half_cycle, lambda half_cycle: half_cycle > 0, "> 0")
     _check("cyclic", "maximum", maximum, lambda high: known(base) is None or high >= known(base), f">= base, {base}")
     if gamma is not None:

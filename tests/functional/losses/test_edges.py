@@ -199,7 +199,7 @@ FRAMES = np.ones((2, 3, 4), np.float32)
 ERRORS = [
     (losses.mse, (F, F), {"weights": np.ones(4)}, ValueError, ["float32[4]", "(4, 3)", "weights[..., None]"]),
     (losses.mse, (F, F), {"weights": F > 0}, TypeError, ["bool[4, 3]", "where="]),
-    (losses.mse, (F, F), {"weights": -F}, ValueError, ["-1.0", "numbers from 0"]),
+    (losses.mse, (F, F), {"weights": -F}, ValueError, ["-1.0", "nonnegative numbers"]),
     (losses.cross_entropy, (F, np.zeros(4, int)), {"weights": F}, ValueError, ["float32[4, 3]", "(4,)"]),
     (losses.smooth_l1, (F, F), {"beta": 0.0}, ValueError, ["beta is 0.0", "mae"]),
     (losses.quantile, (F, F), {"quantile": 1.0}, ValueError, ["quantile is 1.0", "(0, 1)"]),

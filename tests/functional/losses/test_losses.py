@@ -482,5 +482,5 @@ def test_label_smoothing_is_its_formula_and_torchs():
     assert losses.cross_entropy(logits, labels, label_smoothing=0.0) == losses.cross_entropy(logits, labels)
     traced = jax.jit(lambda smoothing: losses.cross_entropy(logits, labels, label_smoothing=smoothing))
     np.testing.assert_allclose(traced(0.1), ours, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"label_smoothing is 1.0, expected one number in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"label_smoothing is 1.0, expected a number in \[0, 1\)"):
         losses.cross_entropy(logits, labels, label_smoothing=1.0)

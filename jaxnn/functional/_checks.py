@@ -37,7 +37,7 @@ def check_number(caller: str, name: str, value: Any, allowed: Callable[[Any], bo
     """Raise a ValueError unless `value` is a scalar that is allowed; the value of a tracer is not checked."""
     number = known(value)
     if jnp.ndim(value) or (number is not None and not allowed(number)):
-        raise ValueError(f"{caller}: {name} is {value}, expected a {expected}")
+        raise ValueError(f"{caller}: {name} is {value}, expected a single {expected}")
 
 
 def check_predictions(caller: str, predictions: ArrayLike) -> jax.Array:

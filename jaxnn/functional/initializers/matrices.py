@@ -97,7 +97,7 @@ def identity(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
         >>> identity()(jax.random.key(0), (2, 3)).tolist()
         [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     """
-    check_number("identity", "scale", scale, lambda scale: True, "scalar")
+    check_number("identity", "scale", scale, lambda scale: True, "number")
 
     def identity(key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         fans("identity()", shape)  # raises for other shapes

@@ -24,7 +24,7 @@ def constant(value: ArrayLike) -> Initializer:
         >>> constant(0.5)(jax.random.key(0), (2,)).tolist()
         [0.5, 0.5]
     """
-    check_number("constant", "value", value, lambda value: True, "scalar")
+    check_number("constant", "value", value, lambda value: True, "number")
     return Initializer(f"constant({value})", "constant", lambda shape: 0.0, value)
 
 
@@ -68,7 +68,7 @@ def normal(stddev: ArrayLike = 0.01, *, mean: ArrayLike = 0.0) -> Initializer:
         ('normal', 0.02, 0.0)
     """
     check_number("normal", "stddev", stddev, lambda stddev: stddev >= 0, "number >= 0")
-    check_number("normal", "mean", mean, lambda mean: True, "scalar")
+    check_number("normal", "mean", mean, lambda mean: True, "number")
     return Initializer(f"normal({stddev}, mean={mean})", "normal", lambda shape: stddev, mean)
 
 
@@ -93,7 +93,7 @@ def truncated_normal(stddev: ArrayLike = 0.01, *, mean: ArrayLike = 0.0) -> Init
         True
     """
     check_number("truncated_normal", "stddev", stddev, lambda stddev: stddev >= 0, "number >= 0")
-    check_number("truncated_normal", "mean", mean, lambda mean: True, "scalar")
+    check_number("truncated_normal", "mean", mean, lambda mean: True, "number")
     return Initializer(f"truncated_normal({stddev}, mean={mean})", "truncated_normal", lambda shape: stddev, mean)
 
 
@@ -117,7 +117,7 @@ def uniform(low: ArrayLike, high: ArrayLike) -> Initializer:
         >>> uniform(1.0, 2.0).describe((3,))
         ('uniform', 0.5, 1.5)
     """
-    check_number("uniform", "low", low, lambda low: True, "scalar")
+    check_number("uniform", "low", low, lambda low: True, "number")
     check_number("uniform", "high", high, lambda high: known(low) is None or high > known(low), f"number above {low}")
     half, middle = (high - low) / 2, (high + low) / 2  # type: ignore[operator]  # numbers, traced or not
     return Initializer(f"uniform({low}, {high})", "uniform", lambda shape: half, middle)

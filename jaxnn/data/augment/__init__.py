@@ -9,7 +9,8 @@ arithmetic, so they are exact in every dtype, and a NaN stays in its pixel.
 """
 
 from jaxnn.data.augment.composition import chain
-from jaxnn.data.augment.geometric import MODES, cutout, random_crop, random_flip
+from jaxnn.data.augment.geometric import MODES as MODES
+from jaxnn.data.augment.geometric import cutout, random_crop, random_flip
 from jaxnn.data.augment.mixing import cutmix, mixup
 
-__all__ = ["MODES", "chain", "cutmix", "cutout", "mixup", "random_crop", "random_flip"]
+__all__ = ["chain", "cutmix", "cutout", "mixup", "random_crop", "random_flip"]

@@ -22,7 +22,7 @@ def _mean_absolute_percentage_error(predictions: ArrayLike, targets: ArrayLike) 
 
 mse = documented(
     mean(losses.mse),
-    """The mean squared error over all samples, (1/n) Σᵢ (yᵢ − ŷᵢ)²: the loss `losses.mse` as a metric.
+    """The mean squared error over all samples, (1/n) Σᵢ (yᵢ − ŷᵢ)²: the loss `losses.mse` of the teaching notes as a metric.
 
     Raises:
         TypeError: If predictions are not floating-point.
@@ -36,7 +36,7 @@ mse = documented(
 )
 mae = documented(
     mean(losses.mae),
-    """The mean absolute error over all samples, (1/n) Σᵢ ∣yᵢ − ŷᵢ∣: the loss `losses.mae` as a metric.
+    """The mean absolute error over all samples, (1/n) Σᵢ ∣yᵢ − ŷᵢ∣: the loss `losses.mae` of the teaching notes as a metric.
 
     Raises:
         TypeError: If predictions are not floating-point.

@@ -278,14 +278,14 @@ def test_value_gradient_mask_weights_and_vmap(case, x64):
     where[ROWS] = True
     weights = RNG.uniform(0.5, 2, single.shape)
     moving = [k for k, a in enumerate(arrays) if a.dtype.kind == "f"]
-    spoilt = [a.copy() for a in arrays]
+    corrupted = [a.copy() for a in arrays]
     for k in moving:
-        spoilt[k][0] = spoilt[k][5] = np.nan
+        corrupted[k][0] = corrupted[k][5] = np.nan
     narrow = [a if a.dtype.kind != "f" else jnp.asarray(a, jnp.bfloat16) for a in arrays]
 
-    def everything(arrays, spoilt, narrow, where, weights):
+    def everything(arrays, corrupted, narrow, where, weights):
         def total(floats):
-            full = list(spoilt)
+            full = list(corrupted)
             for k, value in zip(moving, floats, strict=True):
                 full[k] = value
             unreduced = loss(*full, where=where, reduction="none")
@@ -293,12 +293,12 @@ def test_value_gradient_mask_weights_and_vmap(case, x64):
 
         return {
             "networks": jax.vmap(lambda *a: loss(*a, reduction="none"))(*(jnp.stack([a, a]) for a in arrays)),
-            "masked": jax.grad(total, has_aux=True)([spoilt[k] for k in moving]),
-            "weighted mean": loss(*spoilt, where=where, weights=jnp.where(where, weights, jnp.nan)),
+            "masked": jax.grad(total, has_aux=True)([corrupted[k] for k in moving]),
+            "weighted mean": loss(*corrupted, where=where, weights=jnp.where(where, weights, jnp.nan)),
             "narrow": loss(*narrow, reduction="none"),
         }
 
-    found = jax.jit(everything)(*jax.tree.map(jnp.asarray, (list(arrays), spoilt, narrow, where, weights)))
+    found = jax.jit(everything)(*jax.tree.map(jnp.asarray, (list(arrays), corrupted, narrow, where, weights)))
     can_lack_positives = name in ("nt_xent", "circle")  # samples without a positive do not count
     count = lambda values: values != 0 if can_lack_positives else np.ones_like(values)  # noqa: E731
     close = lambda a, b, rtol=1e-9, atol=1e-11: np.testing.assert_allclose(a, b, rtol, atol)  # noqa: E731

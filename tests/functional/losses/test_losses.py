@@ -172,14 +172,14 @@ def test_mask_is_a_slice_and_masked_nan_has_no_effect(case):
     where = np.zeros(shape, bool)
     where[1:4] = True
     expected, expected_slope = jax.value_and_grad(loss)(p[1:4], t[1:4])
-    spoilt = p.at[0].set(jnp.nan).at[5].set(jnp.inf)
+    corrupted = p.at[0].set(jnp.nan).at[5].set(jnp.inf)
     for call in (loss, jax.jit(loss)):
-        value, slope = jax.value_and_grad(call)(spoilt, t, where=where)
+        value, slope = jax.value_and_grad(call)(corrupted, t, where=where)
         np.testing.assert_allclose(value, expected, rtol=1e-6)
         np.testing.assert_allclose(slope[1:4], expected_slope, rtol=1e-5, atol=1e-7)
         assert not slope[0].any()
         assert not slope[4:].any()
-    assert not loss(spoilt, t, where=where, reduction="none")[0].any()
+    assert not loss(corrupted, t, where=where, reduction="none")[0].any()
 
 
 @each_case

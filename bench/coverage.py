@@ -62,8 +62,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "convolution": (
         Row("1–3-D, strided", "conv", "layers/test_layers.py::test_conv_against_pytorch", "nnx.Conv", "nn.Conv", "ConvND",
             "GeneralConv", "layers.Conv3D", "nn.Conv3d"),
-        Row("transposed, 1–3-D", "conv_transpose", "kernels/convolution/test_conv_transpose.py::test_equals_pytorch", "nnx.ConvTranspose",
-            "nn.ConvTranspose", "ConvNDTranspose", "GeneralConvTranspose", "layers.Conv3DTranspose", "nn.ConvTranspose3d"),
+        Row("transposed, 1–3-D", "conv_transpose", "kernels/convolution/test_conv_transpose.py::test_equals_pytorch",
+            "nnx.ConvTranspose", "nn.ConvTranspose", "ConvNDTranspose", "GeneralConvTranspose", "layers.Conv3DTranspose",
+            "nn.ConvTranspose3d"),
         Row("circular, reflecting, causal padding", "conv:padding", "layers/test_convolution.py::test_against_pytorch",
             "nnx.Conv:padding", "nn.Conv:padding_mode", "pad.causal", torch="nn.Conv2d:padding_mode", keras=HAND),
         Row("depthwise, separable", "separable_conv", "layers/test_convolution.py::test_against_pytorch",

@@ -114,7 +114,7 @@ def _plain_or_gz(path: Path) -> Path | None:
 
 def _load_npz(path: Path) -> Dataset:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise FileNotFoundError(f"there is no file {path}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an .npz file; create one with np.savez({path.name!r}, x=x, y=y)")
     try:

@@ -137,7 +137,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             haiku="nets.ResNet50", keras="applications.ResNet50"),
         Row("with pretrained weights", keras="applications.ResNet50:weights"),
         Row("a table of shapes, FLOPs and memory", "summary",
-            "inspect/test_flops.py::test_the_count_agrees_with_xla_within_2_percent",
+            "programs/test_costs.py::test_the_count_agrees_with_xla_within_2_percent",
             "nnx.tabulate", haiku="experimental.tabulate", keras="Model.summary"),
     ),
     "training": (

@@ -51,7 +51,7 @@ def linear(x: ArrayLike | None = None, *args: Any, **kwargs: Any) -> jax.Array:
         -2.0
     """
     if x is None or args or kwargs or type(x) is int:
-        features = [value for value in (x, *args, *kwargs.values()) if type(value) is int] or ["features"]
+        features: list[Any] = [value for value in (x, *args, *kwargs.values()) if type(value) is int] or ["features"]
         raise TypeError(
             "linear is the activation f(x) = x, a function of one array, and is passed to a stack as nn.linear; "
             f"the fully connected layer is nn.dense({features[-1]})"

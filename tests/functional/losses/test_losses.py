@@ -400,7 +400,7 @@ ERRORS = {
     "no reduction": (cross_entropy, (LOGITS, LABELS), {"reduction": None}, ValueError, ["None", "'none'"]),
     "delta": (huber, (F, F), {"delta": 0.0}, ValueError, ["delta is 0.0", "positive"]),
     "NaN delta": (huber, (F, F), {"delta": float("nan")}, ValueError, ["positive"]),
-    "deltas": (huber, (F, F), {"delta": np.ones(4)}, ValueError, ["one positive"]),
+    "deltas": (huber, (F, F), {"delta": np.ones(4)}, ValueError, ["single positive"]),
     "mask dtype": (mse, (F, F), {"where": np.ones((4, 1))}, TypeError, ["float32[4, 1]", "where != 0"]),
     "mask shape": (mse, (F, F), {"where": np.ones(4, bool)}, ValueError, ["bool[4]", "(4, 1)", "where[..., None]"]),
     "mask of classes": (

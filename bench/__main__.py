@@ -1,4 +1,4 @@
-"""Run the scripts of this folder, and write what they measured as a table and a plot.
+"""Run the benchmark scripts of this folder, and write their results as a table and a plot.
 
 python -m bench [--rounds 5] [--out bench/results] [names of scripts, such as cnn attention]
 """
@@ -14,12 +14,12 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-OTHERS = ("__main__", "common", "coverage", "picture")  # which measure nothing
-SCRIPTS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in OTHERS)
+NOT_BENCHMARKS = ("__main__", "common", "coverage", "picture")
+SCRIPTS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in NOT_BENCHMARKS)
 
 
 def measure(names: list[str], rounds: int) -> tuple[list[dict], list[str]]:
-    """The tables of each script, run in a process of its own, and the names of those that failed."""
+    """Run each script in a separate process; return the tables and the names of the scripts that failed."""
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder, "tables.jsonl")
@@ -32,16 +32,16 @@ def measure(names: list[str], rounds: int) -> tuple[list[dict], list[str]]:
 
 
 def write_table(tables: list[dict], path: Path) -> None:
-    """Markdown: for each workload, each contender's median, spread, and time relative to ours."""
+    """Write Markdown: for each workload, the median, spread and relative time of each contender."""
     lines = [
-        "# What was measured",
+        "# Results",
         "",
-        "Written by `python -m bench`. The last column is the contender's time divided by ours.",
+        "Written by `python -m bench`. The last column is the contender's time divided by jaxnn's.",
         "",
     ]
     for table in tables:
         lines += [f"## {table['title']}", "", f"{table['machine']}. {table['rounds']} interleaved rounds, {table['unit']}.", ""]
-        lines += ["| | median | min | max | / ours |", "|---|---:|---:|---:|---:|"]
+        lines += ["| | median | min | max | / jaxnn |", "|---|---:|---:|---:|---:|"]
         lines += [
             f"| {name} | {m:.3f} | {low:.3f} | {high:.3f} | {r:.2f} |" for name, (m, low, high, r) in table["rows"].items()
         ]
@@ -50,7 +50,7 @@ def write_table(tables: list[dict], path: Path) -> None:
 
 
 def plot(tables: list[dict], path: Path) -> None:
-    """One row a workload: each contender's time divided by ours, on a logarithmic axis."""
+    """Plot one row per workload: each contender's time divided by jaxnn's, on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -64,7 +64,7 @@ def plot(tables: list[dict], path: Path) -> None:
         x, y = zip(*points, strict=True)
         ax.plot(x, y, markers[i % len(markers)], color=plt.get_cmap("tab20")(i % 20), label=name)
     ax.axvline(1, color="black", linewidth=1)
-    ax.set(xscale="log", xlabel="time divided by jaxnn's; right of the line jaxnn is faster")
+    ax.set(xscale="log", xlabel="time divided by jaxnn's; to the right of the line jaxnn is faster")
     ax.set_yticks(range(len(tables)), [t["title"] for t in tables], fontsize=8)
     ax.invert_yaxis()
     ax.grid(axis="x", which="both", alpha=0.3)
@@ -74,12 +74,12 @@ def plot(tables: list[dict], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=SCRIPTS, help=f"from {', '.join(SCRIPTS)}; all by default")
+    parser.add_argument("names", nargs="*", default=SCRIPTS, help=f"any of {', '.join(SCRIPTS)}; all by default")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="without suffix: .md and .png are added")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="path without suffix; .md and .png are added")
     options = parser.parse_args()
     if unknown := set(options.names) - set(SCRIPTS):
-        parser.error(f"no such script: {', '.join(sorted(unknown))}; there are {', '.join(SCRIPTS)}")
+        parser.error(f"no such script: {', '.join(sorted(unknown))}; available are {', '.join(SCRIPTS)}")
     tables, failed = measure(options.names, options.rounds)
     if tables:
         write_table(tables, options.out.with_suffix(".md"))

@@ -1,10 +1,10 @@
-"""Causal self-attention, forward and backward, by itself and in a training step of a small GPT-like model.
+"""Causal self-attention, forward and backward, with memory.
 
     python bench/attention.py [--rounds 7]
 
-jaxnn and the JAX peers run a scan of steps; PyTorch runs its scaled_dot_product_attention, at the best of one and two
-threads. Memory is by how much the peak of a fresh process grows in its first call, after one of length 32 (on Linux), and
-what XLA reserves beside the arguments.
+jaxnn and `jax.nn` run a scan of steps; PyTorch runs its scaled_dot_product_attention with one and two threads. Memory is the
+growth of a new process's peak in its first call, after a call of length 32 (on Linux), and the temporary memory that XLA
+reserves.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from common import interleave, table
 
 import jaxnn as nn
 
-# batch, length, steps a round: in a scan the first step also pays for fresh memory
+# batch, length, steps per round: in a scan the first step also allocates memory
 SHAPES = ((16, 128, 64), (8, 512, 16), (2, 2048, 6))
 
 
 def jaxnn_steps(attend, arrays, steps: int):
-    """A compiled scan of steps of gradient descent on query, key and value."""
+    """Return a compiled scan of gradient descent steps on query, key and value."""
 
     def step(arrays, _):
         gradient = jax.grad(lambda arrays: jnp.sum(attend(*arrays) ** 2))(arrays)
@@ -62,14 +62,14 @@ def operands(batch: int, length: int) -> tuple:
 
 
 def growth(name: str, batch: int, length: int) -> float:
-    """MiB by which the peak of this process grows in the first call, compiling not counted."""
+    """Return the growth of this process's peak memory in the first call, in MiB, without compilation."""
     if name in OURS:
         program = lambda arrays: functools.partial(jaxnn_steps(OURS[name], arrays, 4), arrays)  # noqa: E731
     else:
         program = lambda arrays: torch_steps(arrays, 4, 2)  # noqa: E731
     jax.block_until_ready(program(operands(1, 32))())
     run = program(operands(batch, length))
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is in use now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current use
     before = status("VmHWM")
     jax.block_until_ready(run())
     return status("VmHWM") - before
@@ -86,7 +86,7 @@ def main(rounds: int) -> None:
         runs = {name: functools.partial(run, arrays) for name, run in compiled.items()}
         runs |= {f"PyTorch, {n} thread{'s' * (n > 1)}": torch_steps(arrays, steps, n) for n in (1, 2)}
         title = f"causal attention, batch {batch}, length {length}, 4 heads of 32, forward + backward"
-        table(title, "ms a step", interleave(runs, rounds, 1e3 / steps), "jaxnn", ("jax", "torch"))
+        table(title, "ms per step", interleave(runs, rounds, 1e3 / steps), "jaxnn", ("jax", "torch"))
         reserved = {name: f", {f.memory_analysis().temp_size_in_bytes / 2**20:.0f} reserved" for name, f in compiled.items()}
         for name in (*OURS, "PyTorch") if Path("/proc/self/clear_refs").exists() else ():
             with multiprocessing.get_context("spawn").Pool(1) as fresh:

@@ -2,10 +2,10 @@
 
     python bench/augment.py [--rounds 7]
 
-Everyone picks its batch from 1,024 images by a random index, augments it and leaves it in memory. Ours and the plain forms
-run in a compiled loop, as in an epoch; a plain form is what one would write first in JAX: each window sliced out of the padded
-image (which is a gather), a flipped copy and a choice, a permuted copy, and `jax.random.beta`. PyTorch works on whole batches,
-channels first, eagerly; NumPy on the host takes a slice a window.
+Each contender selects its batch from 1,024 images by random indices, augments it and writes it to memory. jaxnn and the
+straightforward JAX versions run in a compiled loop, as in an epoch. The straightforward versions slice each window out of the
+padded image (a gather), select between an image and a flipped copy, mix with a permuted copy, and use `jax.random.beta`.
+PyTorch works eagerly on whole batches, channels first; NumPy on the host slices one window at a time.
 Needs `pip install -e ".[bench]"`.
 """
 
@@ -26,7 +26,7 @@ BATCH, IMAGES, STEPS, CLASSES = 128, 1024, 20, 10
 PAD, SQUARE, ALPHA = 4, 8, 1.0
 
 
-# The plain forms.
+# Straightforward versions in JAX
 
 
 def plain_flip(key, x, y):
@@ -72,7 +72,7 @@ def plain_chain(key, x, y):
     return x, y
 
 
-# PyTorch, channels first.
+# PyTorch, channels first
 
 
 def torch_flip(x, y):
@@ -119,7 +119,7 @@ def torch_chain(x, y):
     return x, y
 
 
-# NumPy on the host.
+# NumPy on the host
 
 
 def numpy_flip(rng, x, y):
@@ -215,8 +215,8 @@ def contenders(name: str, shape: tuple[int, ...]) -> dict[str, Callable]:
 
     return {
         "jaxnn": compiled(lambda key, x, y: ours(key, (x, y))),
-        "the plain form in JAX": compiled(plain),
-        "the batch alone": compiled(lambda key, x, y: (x, y)),
+        "straightforward JAX": compiled(plain),
+        "the batch only": compiled(lambda key, x, y: (x, y)),
         "PyTorch, 1 thread": lambda: eager(1),
         "PyTorch, 2 threads": lambda: eager(2),
         "NumPy on the host": on_the_host,
@@ -231,4 +231,4 @@ if __name__ == "__main__":
         for name in FORMS:
             runs = interleave(contenders(name, shape), options.rounds, 1e6 / STEPS)
             title = f"Augmentation, {BATCH} × {' × '.join(map(str, shape))}: {name}"
-            table(title, "µs a batch", runs, "jaxnn", ("jax", "torch", "numpy"))
+            table(title, "µs per batch", runs, "jaxnn", ("jax", "torch", "numpy"))

@@ -2,10 +2,10 @@
 
     python bench/cnn.py [--rounds 7]
 
-jaxnn trains in a compiled epoch of ready batches, and in `fit`, which draws an order and gathers each batch besides; Flax
-NNX, Equinox and Keras 3 (on JAX) in a compiled step, called from Python; PyTorch eagerly with fused Adam, at the best of
-one and two threads and of both memory formats. Compile times stand below the table: jaxnn's own forms beside the same
-epoch with XLA's. Needs `pip install -e ".[bench]"`.
+jaxnn trains in a compiled epoch of prepared batches, and in `fit`, which also draws an order and gathers each batch; Flax
+NNX, Equinox and Keras 3 (on JAX) train with a compiled step, called from Python; PyTorch eagerly with fused Adam, with one
+and two threads and both memory formats. Below the table are the compile times of the epoch with jaxnn's and with XLA's forms.
+Needs `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from common import flax_steps, interleave, jaxnn_epoch, jaxnn_fit, keras_on_jax,
 
 import jaxnn as nn
 
-BATCH, STEPS, EPOCHS = 64, 32, 4  # in an epoch the first step also pays for fresh memory
+BATCH, STEPS, EPOCHS = 64, 32, 4  # in an epoch the first step also allocates memory
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(BATCH * STEPS, 28, 28, 1)).astype(np.float32), RANDOM.integers(0, 10, BATCH * STEPS)
 
@@ -110,7 +110,7 @@ def torch_model(widths=WIDTHS):
 
 
 def contenders() -> tuple[dict, float, float]:
-    """Everyone's loop, and the seconds that our epoch took to compile, with our forms and with XLA's."""
+    """Return all loops, and the seconds of compiling jaxnn's epoch, with its forms and with XLA's."""
     import torch
 
     data = X, Y, BATCH

@@ -1,4 +1,4 @@
-"""What every script here shares: rounds that interleave the contenders, an honest table, and each library's training loop."""
+"""Shared by the benchmarks: interleaved timing, result tables, and the training loop of each library."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import numpy as np
 
 
 class Measured(float):
-    """Seconds that a contender found by its own watch, where a part of its call is not to be counted."""
+    """Seconds measured by a contender itself, if a part of its call should not be counted."""
 
 
 def interleave(runs: dict[str, Callable[[], Any]], rounds: int, scale: float) -> dict[str, list[float]]:
-    """Time each contender once a round, after a first call that compiles and warms up; seconds times `scale`."""
+    """Time each contender once per round, after a first call that compiles and warms up; in seconds times `scale`."""
     import jax
 
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -37,9 +37,9 @@ def interleave(runs: dict[str, Callable[[], Any]], rounds: int, scale: float) ->
 
 
 def table(title: str, unit: str, rounds: dict[str, list[float]], ours: str, packages: tuple[str, ...]) -> None:
-    """Print each contender's median and spread, and the ratio to ours, paired round by round.
+    """Print the median and spread of each contender, and the ratio to `ours`, paired round by round.
 
-    Where the environment names a file in JAXNN_BENCH_RECORD, the table is added to it as a line of JSON, too.
+    If the environment variable JAXNN_BENCH_RECORD names a file, append the table to it as a line of JSON, too.
     """
     print(f"\n{title}")
     where = f"{machine()}; {', '.join(f'{name} {_version(name)}' for name in packages)}"
@@ -59,7 +59,7 @@ def table(title: str, unit: str, rounds: dict[str, list[float]], ours: str, pack
 
 @functools.cache
 def machine() -> str:
-    """The processor's name, how many of its cores are ours, the accelerator if any, and its roofline: rates as measured."""
+    """Describe the machine: processor, number of available cores, accelerator if any, and measured rates."""
     import jax
 
     name = platform.processor() or platform.machine()
@@ -77,7 +77,7 @@ def machine() -> str:
 
 
 def matmul_rate(size: int) -> float:
-    """The best float32 rate of a chain of square products, in GFLOP/s."""
+    """Return the best float32 rate of a chain of square matrix products, in GFLOP/s."""
     import jax
     import jax.numpy as jnp
 
@@ -88,7 +88,7 @@ def matmul_rate(size: int) -> float:
 
 
 def copy_rate(size: int) -> float:
-    """The best rate at which so many bytes, more than a cache holds, are read, and others written, in GB/s of both."""
+    """Return the best rate of reading and writing `size` bytes, more than the caches hold, in GB/s of both together."""
     import jax
     import jax.numpy as jnp
 
@@ -99,7 +99,7 @@ def copy_rate(size: int) -> float:
 
 
 def _best(run: Callable[[], Any]) -> float:
-    """Seconds of the best of five runs after a first one."""
+    """Return the seconds of the best of five runs after a first one."""
     run()
     return min(_seconds(run) for _ in range(5))
 
@@ -117,11 +117,11 @@ def _version(package: str) -> str:
         return "(not installed)"
 
 
-# Training. Each loop goes once through x, (samples, height, width, channels), and the labels y, and returns its last loss.
+# Training. Each loop is one epoch over x, (samples, height, width, channels), and labels y, and returns the last loss.
 
 
 def jaxnn_epoch(model, optimizer, x, y, batch: int) -> tuple[Callable[[], Any], float]:
-    """Ready batches in one compiled epoch, as in `fit`; and the seconds that compiling took."""
+    """Return one compiled epoch over prepared batches, as in `fit`, and the seconds of compilation."""
     import jax
     import jax.numpy as jnp
 
@@ -138,7 +138,7 @@ def jaxnn_epoch(model, optimizer, x, y, batch: int) -> tuple[Callable[[], Any], 
 
 
 def jaxnn_fit(model, optimizer, x, y, batch: int, epochs: int) -> Callable[[], Measured]:
-    """`fit` as it is called, shuffling and history included; its epochs are timed, its start is not. Seconds an epoch."""
+    """Return `fit` as users call it, with shuffling and history; it measures the seconds per epoch."""
     import jax
 
     import jaxnn as nn
@@ -150,7 +150,7 @@ def jaxnn_fit(model, optimizer, x, y, batch: int, epochs: int) -> Callable[[], M
 
 @contextlib.contextmanager
 def xlas_forms():
-    """Inside, every operation of ours is traced in XLA's own form, and nothing is compiled with our options."""
+    """Trace every operation in XLA's form, and compile without jaxnn's compiler options."""
     from jaxnn.kernels import compiler
 
     with mock.patch("jaxnn.kernels.forms.platform", lambda: "other"), mock.patch.object(compiler, "_CPU_OPTIONS", {}):
@@ -160,7 +160,7 @@ def xlas_forms():
 
 
 def flax_steps(model, optimizer, x, y, batch: int) -> Callable[[], Any]:
-    """A jitted step with a cached graph, called from Python."""
+    """Return a jitted step with a cached graph, called from Python."""
     import optax
     from flax import nnx
 
@@ -178,7 +178,7 @@ def flax_steps(model, optimizer, x, y, batch: int) -> Callable[[], Any]:
 
 
 def keras_steps(model, optimizer, x, y, batch: int) -> Callable[[], Any]:
-    """`train_on_batch`, for which Keras compiles its step."""
+    """Return `train_on_batch`, whose step Keras compiles."""
     import keras
 
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -186,7 +186,7 @@ def keras_steps(model, optimizer, x, y, batch: int) -> Callable[[], Any]:
 
 
 def keras_on_jax():
-    """Keras 3, which reads its backend when it is first imported."""
+    """Import Keras 3 with JAX as its backend, which it reads on its first import."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
@@ -194,7 +194,7 @@ def keras_on_jax():
 
 
 def torch_steps(build: Callable, optimizer: Callable, x, y, batch: int) -> dict[str, Callable[[], Any]]:
-    """Eager steps of the model that `build` makes, with one and two threads, in both memory formats."""
+    """Return eager steps of the model from `build`, with one and two threads, in both memory formats."""
     import torch
 
     def steps(threads: int, layout) -> Callable[[], Any]:

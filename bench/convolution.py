@@ -2,9 +2,10 @@
 
     python bench/convolution.py [--rounds 7]
 
-Ours and XLA's form run in one compiled loop, as in `grid.py`: a step convolves the input and pulls a gradient back to it and
-to the kernel, and one element of each operand changes from step to step. PyTorch runs eagerly, with 1 and 2 threads, in 2-D
-channels first and channels last. XLA's form takes seconds a step, so it is timed once. Needs `pip install -e ".[bench]"`.
+jaxnn's and XLA's form run in a compiled loop, as in `grid.py`: a step convolves the input and computes the gradients of the
+input and the kernel, and one element of each operand changes from step to step. PyTorch runs eagerly, with 1 and 2 threads,
+in 2-D with channels first and channels last. XLA's form takes seconds per step, so it is timed once.
+Needs `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from common import interleave, table
-from grid import Case, loop, seconds_a_step
+from grid import Case, loop, seconds_per_step
 
 import jaxnn as nn
 
-SHORTEST = 0.2  # seconds of a round of ours: in a loop the first step also pays for fresh memory
+SHORTEST = 0.2  # seconds of a round of jaxnn: in a loop the first step also allocates memory
 CASES = {  # name: (operation, input, kernel, options)
     "Depthwise 3×3, 16×32×32×64": ("conv", (16, 32, 32, 64), (3, 3, 1, 64), {"groups": 64}),
     "Depthwise 7×7, 16×32×32×64": ("conv", (16, 32, 32, 64), (7, 7, 1, 64), {"groups": 64}),
@@ -35,7 +36,7 @@ CASES = {  # name: (operation, input, kernel, options)
 def theirs(operation, x, kernel, g, options, steps: int) -> dict:
     axes = x.ndim - 2
     convolve = getattr(torch.nn.functional, f"{operation}{axes}d")
-    # both pad as "SAME" does: k // 2 at stride 1; a transposed one of 4 taps and stride 2 cuts off 1 on either side
+    # as "SAME": padding k // 2 at stride 1; a transposed convolution with 4 taps and stride 2 crops 1 on each side
     settings = {"padding": 1, "stride": 2} if operation == "conv_transpose" else {"padding": kernel.shape[0] // 2}
     settings |= {"groups": options.get("groups", 1)}
     order = (axes, axes + 1) if operation == "conv_transpose" else (axes + 1, axes)
@@ -70,7 +71,7 @@ if __name__ == "__main__":
         values = {name: np.array(v) for name, v in (("x", x), ("kernel", kernel), ("g", g))}
         case = Case(operation, x_shape, kernel_shape, options)
         ours, xlas = (loop(case, "all three", form, values) for form in (None, "xla"))
-        steps = max(8, round(SHORTEST / seconds_a_step(ours)))
+        steps = max(8, round(SHORTEST / seconds_per_step(ours)))
         runs = {"jaxnn": lambda run=ours, steps=steps: run(steps), **theirs(operation, x, kernel, g, options, steps)}
         times = interleave(runs, rounds, 1e3 / steps)
         xla = interleave({"XLA's form": lambda run=xlas: run(2)}, 1, 1e3 / 2)

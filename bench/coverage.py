@@ -1,11 +1,11 @@
-"""What there is here and elsewhere: the README's table, from names that are looked up.
+"""Feature coverage of jaxnn and other libraries: the table in the README, from names that are looked up.
 
 python bench/coverage.py       # writes the table between its two comments in README.md
 
-A cell of a peer is ✓ where the name given for it is found in the installed library (and, after a colon, a parameter of that
-name), "by hand" where a few lines of the library's own make it, and – where neither is so. optax's losses and schedules are
-counted for Flax, Equinox and Haiku, whose users take them. Ours name a test each that holds what the row says;
-`tests/test_coverage.py` looks for both.
+The cell of another library is ✓ if the given name exists in the installed library (and, after a colon, a parameter of that
+name), "by hand" if a few lines with that library suffice, and – otherwise. optax's losses and schedules count for Flax,
+Equinox and Haiku, whose users use them. Each feature of jaxnn names a test that verifies it; `tests/test_coverage.py` checks
+that the names and the tests exist.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PEERS = {"flax": "Flax", "equinox": "Equinox", "haiku": "Haiku", "stax": "stax",
 
 
 class Row(NamedTuple):
-    """A kind of thing: what it is called here, the test that holds it, and each peer's name for it."""
+    """A feature: its name in jaxnn, the test that verifies it, and its name in each other library."""
 
     what: str
     ours: str | None = None
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def by_hand(*peers: str) -> dict[str, str]:
-    """That it takes a few lines in these."""
+    """Mark the feature as a few lines of code in these libraries."""
     return dict.fromkeys(peers, HAND)
 
 
@@ -62,8 +62,9 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "convolution": (
         Row("1–3-D, strided", "conv", "layers/test_layers.py::test_conv_against_pytorch", "nnx.Conv", "nn.Conv", "ConvND",
             "GeneralConv", "layers.Conv3D", "nn.Conv3d"),
-        Row("transposed, 1–3-D", "conv_transpose", "kernels/test_conv_transpose.py::test_equals_pytorch", "nnx.ConvTranspose",
-            "nn.ConvTranspose", "ConvNDTranspose", "GeneralConvTranspose", "layers.Conv3DTranspose", "nn.ConvTranspose3d"),
+        Row("transposed, 1–3-D", "conv_transpose", "kernels/convolution/test_conv_transpose.py::test_equals_pytorch",
+            "nnx.ConvTranspose", "nn.ConvTranspose", "ConvNDTranspose", "GeneralConvTranspose", "layers.Conv3DTranspose",
+            "nn.ConvTranspose3d"),
         Row("circular, reflecting, causal padding", "conv:padding", "layers/test_convolution.py::test_against_pytorch",
             "nnx.Conv:padding", "nn.Conv:padding_mode", "pad.causal", torch="nn.Conv2d:padding_mode", keras=HAND),
         Row("depthwise, separable", "separable_conv", "layers/test_convolution.py::test_against_pytorch",
@@ -136,7 +137,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             haiku="nets.ResNet50", keras="applications.ResNet50"),
         Row("with pretrained weights", keras="applications.ResNet50:weights"),
         Row("a table of shapes, FLOPs and memory", "summary",
-            "inspect/test_flops.py::test_the_count_agrees_with_xla_within_2_percent",
+            "programs/test_costs.py::test_the_count_agrees_with_xla_within_2_percent",
             "nnx.tabulate", haiku="experimental.tabulate", keras="Model.summary"),
     ),
     "training": (
@@ -145,7 +146,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             keras="losses.Loss.__call__:sample_weight",
             **by_hand("flax", "equinox", "haiku", "torch")),
         Row("metrics merged over batches", "metrics",
-            "functional/test_metrics_catalogue.py::test_every_way_to_a_metric_is_scikit_learns",
+            "functional/test_metrics_catalogue.py::test_all_paths_equal_scikit_learn",
             "nnx.metrics.MultiMetric", keras="metrics.Metric"),
         Row("an epoch as one program", "train_run", "train/test_fit.py::test_fit_is_the_pure_run",
             **by_hand("flax", "equinox", "haiku", "stax")),
@@ -164,10 +165,10 @@ ROWS: dict[str, tuple[Row, ...]] = {
 
 
 def look_up(root: str, dotted: str) -> Any:
-    """What is called so, and has a parameter of the name after the colon, if there is one.
+    """Return the object with this name, and check that it has the parameter named after the colon, if any.
 
     Raises:
-        AttributeError: if there is nothing of this name, or it has no such parameter.
+        AttributeError: If there is no such object, or it has no such parameter.
     """
     path, _, parameter = dotted.partition(":")
     value: Any = importlib.import_module(root)
@@ -185,7 +186,7 @@ def look_up(root: str, dotted: str) -> Any:
 
 
 def mark(peer: str, dotted: str | None) -> str:
-    """The cell of a peer, looked up."""
+    """Return the cell of another library, after looking up its name."""
     if dotted is None or dotted == HAND:
         return dotted or "–"
     look_up({"stax": "jax.example_libraries.stax"}.get(peer, peer), dotted)
@@ -193,13 +194,13 @@ def mark(peer: str, dotted: str | None) -> str:
 
 
 def ours(row: Row) -> str:
-    """Our cell."""
+    """Return the cell of jaxnn."""
     name, _, option = (row.ours or "").partition(":")
     return f"`{name}({option}=…)`" if option else f"`{name}`" if name else "–"
 
 
 def table() -> str:
-    """The whole table, every name of it found."""
+    """Return the whole table, after looking up all names."""
     lines = [f"| | | jaxnn | {' | '.join(PEERS.values())} |", f"|---|---|---|{'---|' * len(PEERS)}"]
     for group, rows in ROWS.items():
         for i, row in enumerate(rows):
@@ -209,7 +210,7 @@ def table() -> str:
 
 
 def main() -> None:
-    """Write it."""
+    """Write the table into the README."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     warnings.simplefilter("ignore")
     before, rest = README.read_text().split(BEGIN)

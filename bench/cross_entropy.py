@@ -2,9 +2,9 @@
 
     python bench/cross_entropy.py [--rounds 3]
 
-`kernels.linear_cross_entropy` computes the logits chunk by chunk, and once more for the gradient. Against it stand the plain
-form in the same library, and PyTorch's two, on all cores: all logits at once, and `linear_cross_entropy` in its chunks. The
-megabytes are what the compiled program needs beside its inputs and outputs. Needs `pip install -e ".[bench]"`.
+`kernels.linear_cross_entropy` computes the logits chunk by chunk, and again for the gradient. It is compared with all logits at
+once in jaxnn, and with PyTorch on all cores: all logits at once, and `linear_cross_entropy` in chunks. The megabytes are the
+temporary memory of the compiled program, without its inputs and outputs. Needs `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python bench/embedding_dropout.py [--rounds 7]
 
-Ours run in a compiled loop, as in an epoch; dropout is measured in front of a sum over rows, so that its mask is needed
-twice, in the forward and in the backward pass. PyTorch runs eagerly.
+jaxnn runs in a compiled loop, as in an epoch; dropout is followed by a sum over rows, so that its mask is needed both in the
+forward and in the backward pass. PyTorch runs eagerly.
 Needs `pip install -e ".[bench]"`.
 """
 
@@ -71,7 +71,7 @@ def dropout() -> dict:
             there.grad = None
             torch.nn.functional.dropout(there, 0.2).sum(1).tanh().sum().backward()
 
-    forms = {"jaxnn": ours, "jax.random.bernoulli": bernoulli, "none at all": lambda x, key: x}
+    forms = {"jaxnn": ours, "jax.random.bernoulli": bernoulli, "no dropout": lambda x, key: x}
     return {name: compiled(drop) for name, drop in forms.items()} | on_threads(loop)
 
 
@@ -90,4 +90,4 @@ if __name__ == "__main__":
     workloads = {f"Embedding, vocabulary {v:,}": embedding(v) for v in (256, 10_000, 50_000)}
     workloads["Dropout, 2,048 × 512, rate 0.2"] = dropout()
     for title, runs in workloads.items():
-        table(title, "ms a step", interleave(runs, options.rounds, 1e3 / STEPS), "jaxnn", ("jax", "torch"))
+        table(title, "ms per step", interleave(runs, options.rounds, 1e3 / STEPS), "jaxnn", ("jax", "torch"))

@@ -1,15 +1,15 @@
-"""Common convolutions, each in the form that jaxnn chooses and in XLA's own: is any shape slower for our choice?
+"""Common convolutions in the form that jaxnn chooses and in XLA's form: is any shape slower with jaxnn's choice?
 
     python bench/grid.py [--rounds 5] [--only "stride 2"] [--record grid.jsonl]
 
 For each shape the forward pass, the input gradient, the kernel gradient, and all three together run in a compiled loop,
 as in a training epoch, with the same compiler options for both forms. The operands are the loop's state and change by one
-element a step, so that nothing can be moved out of the loop; the results are state, too, so that all of them are computed.
-A ratio is XLA's time divided by ours, paired round by round; what is below 1/1.1 is built and measured again,
-in three times as many rounds. XLA's form is timed once where it takes more than five times as long.
+element per step, so that nothing can be moved out of the loop; the results are state, too, so that all of them are computed.
+A ratio is XLA's time divided by jaxnn's, paired round by round; a part with a ratio below 1/1.1 is compiled and measured again,
+in three times as many rounds. XLA's form is timed once if it takes more than five times as long.
 
-With ``--record`` each shape is added to a file as a line of JSON, and those that are there already are not measured again:
-an interrupted run goes on. When the whole grid has been measured it is written to ``bench/grid.md``.
+With ``--record`` each shape is appended to a file as a line of JSON, and shapes in the file are not measured again, so an
+interrupted run can be continued. After the whole grid has been measured, it is written to ``bench/grid.md``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from jax import lax
 
 import jaxnn as nn
 
-WORK = 3e8  # floating-point operations of a forward pass, to which the batch is fitted
-SHORTEST = 5e-3  # seconds; a measurement repeats the step until it lasts so long
+TARGET_FLOPS = 3e8  # of a forward pass; determines the batch size
+SHORTEST = 5e-3  # seconds; a measurement repeats the step to last at least this long
 SLOWER = 1 / 1.1  # a ratio below this counts as a loss
 PARTS = ("forward", "input gradient", "kernel gradient", "all three")
 
@@ -60,14 +60,14 @@ def case(
 ) -> Case:
     space, taps = ((v,) * axes if isinstance(v, int) else v for v in (size, taps))
     kernel = (*taps, c_in // options.get("groups", 1), c_out)
-    places = math.prod(space) if transposed else math.prod(-(-n // options.get("strides", 1)) for n in space)
-    most = 3 if options.get("groups", 1) >= 32 else 6  # XLA's kernel gradient of a depthwise one takes 2 s for 8 examples
-    batch = 2 ** round(np.clip(np.log2(WORK / (2 * places * math.prod(kernel))), 3, most))
+    positions = math.prod(space) if transposed else math.prod(-(-n // options.get("strides", 1)) for n in space)
+    largest = 3 if options.get("groups", 1) >= 32 else 6  # XLA's depthwise kernel gradient takes 2 s for 8 examples
+    batch = 2 ** round(np.clip(np.log2(TARGET_FLOPS / (2 * positions * math.prod(kernel))), 3, largest))
     return Case("conv_transpose" if transposed else "conv", (batch, *space, c_in), kernel, options)
 
 
 def grid() -> Iterator[Case]:
-    """The shapes: where one argument is swept, the others are common values."""
+    """Yield the shapes: one argument varies, the others have common values."""
     small = ((64, 3, 32), (32, 3, 64), (28, 1, 32), (32, 16, 16), (28, 32, 64), (16, 32, 32), (8, 64, 64), (14, 64, 128))
     large = (
         (56, 64, 64),
@@ -159,12 +159,12 @@ def grid() -> Iterator[Case]:
 
 
 def loop(case: Case, part: str, form: str | None, values: dict[str, np.ndarray]) -> Callable[[int], Any]:
-    """A function that takes so many steps of one part of a convolution; 0 compile it."""
+    """Return a function that runs the given number of steps of one part of a convolution; 0 steps only compile."""
 
     def convolve(x, kernel):
         return getattr(nn.kernels, case.operation)(x, kernel, form=form, **case.options)
 
-    def work(x, kernel, g):
+    def compute(x, kernel, g):
         if part == "forward":
             return (convolve(x, kernel),)
         if part == "input gradient":
@@ -176,12 +176,12 @@ def loop(case: Case, part: str, form: str | None, values: dict[str, np.ndarray])
 
     def step(_, state):
         operands, _ = state
-        results = work(*operands)
+        results = compute(*operands)
         change = 1e-6 * sum(lax.slice(v, (0,) * v.ndim, (1,) * v.ndim).reshape(()) for v in results)
         return [lax.dynamic_update_slice(v, change.reshape((1,) * v.ndim), (0,) * v.ndim) for v in operands], results
 
     operands = [jnp.array(values[name]) for name in ("x", "kernel", "g")]
-    state = operands, jax.tree.map(lambda v: jnp.zeros(v.shape), jax.eval_shape(work, *operands))
+    state = operands, jax.tree.map(lambda v: jnp.zeros(v.shape), jax.eval_shape(compute, *operands))
     compiled = nn.kernels.jit(lambda state, steps: lax.fori_loop(0, steps, step, state), donate_argnums=0)
 
     def run(steps: int) -> Any:
@@ -193,7 +193,7 @@ def loop(case: Case, part: str, form: str | None, values: dict[str, np.ndarray])
 
 
 def measure(case: Case, rounds: int) -> dict[str, tuple[float, float, float]]:
-    """For each part our time and XLA's, in ms, and their ratio."""
+    """Return for each part jaxnn's time and XLA's, in ms, and their ratio."""
     rng = np.random.default_rng(0)
     x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (case.x, case.kernel))
     y = jax.eval_shape(lambda x, w: getattr(nn.kernels, case.operation)(x, w, **case.options), x, kernel)
@@ -209,14 +209,14 @@ def measure(case: Case, rounds: int) -> dict[str, tuple[float, float, float]]:
     results = {}
     for part in PARTS:
         results[part] = compare(*runs[part], rounds)
-        if results[part][2] < SLOWER:  # in fresh memory, where the same program may differ by as much
+        if results[part][2] < SLOWER:  # in newly allocated memory: equal programs may differ by as much
             results[part] = compare(*looped(part), 3 * rounds)
     return results
 
 
 def compare(ours: Callable, theirs: Callable, rounds: int) -> tuple[float, float, float]:
-    """Median times of a step in ms, and the median ratio."""
-    guesses = [seconds_a_step(run) for run in (ours, theirs)]
+    """Return the median times per step in ms, and the median ratio."""
+    guesses = [seconds_per_step(run) for run in (ours, theirs)]
     steps = [math.ceil(SHORTEST / guess) for guess in guesses]
     runs = {"ours": lambda: ours(steps[0]), "theirs": lambda: theirs(steps[1])}
     if guesses[1] > 5 * guesses[0]:
@@ -227,19 +227,19 @@ def compare(ours: Callable, theirs: Callable, rounds: int) -> tuple[float, float
     return float(np.median(mine)), float(np.median(xla)), float(np.median(xla / mine))
 
 
-def seconds_a_step(run: Callable) -> float:
+def seconds_per_step(run: Callable) -> float:
     jax.block_until_ready(run(0))
     for steps in (1, 4):
         start = time.perf_counter()
         jax.block_until_ready(run(steps))
         taken = (time.perf_counter() - start) / steps
-        if taken > 20 * SHORTEST:  # long enough to be sure of, even with the first touch of its memory
+        if taken > 20 * SHORTEST:  # long enough to be accurate, even with the first use of its memory
             break
     return taken
 
 
 def summary(results: dict[str, dict]) -> list[str]:
-    """Markdown: how the ratios are distributed, for each part, and the losses."""
+    """Return Markdown: the distribution of the ratios of each part."""
     lines = ["| | slower by more than 10% | worst ratio | median | geometric mean |", "|---|---:|---:|---:|---:|"]
     for part in PARTS:
         ratios = np.array([row[part][2] for row in results.values()])
@@ -250,11 +250,11 @@ def summary(results: dict[str, dict]) -> list[str]:
 
 def write(results: dict[str, dict], path: Path) -> None:
     lines = [
-        "# Convolutions: our form and XLA's own",
+        "# Convolutions: jaxnn's form and XLA's form",
         "",
         f"Written by `python bench/grid.py`: {len(results)} shapes, float32. {machine()}, jax {jax.__version__}.",
-        "Milliseconds a step in a compiled loop with our form, then XLA's time divided by ours: above 1 ours is faster.",
-        "What is slower by more than 10% is bold.",
+        "Milliseconds per step in a compiled loop with jaxnn's form, then XLA's time over jaxnn's: above 1 jaxnn is faster.",
+        "Ratios of parts that are slower by more than 10% are bold.",
         "",
         *summary(results),
         "",
@@ -270,8 +270,8 @@ def write(results: dict[str, dict], path: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="measure the shapes whose name contains this")
-    parser.add_argument("--record", type=Path, help="a file of JSON lines, to go on where a run stopped")
+    parser.add_argument("--only", default="", help="measure only shapes whose name contains this")
+    parser.add_argument("--record", type=Path, help="file of JSON lines, from which an interrupted run continues")
     options = parser.parse_args()
     known = options.record.read_text().splitlines() if options.record and options.record.exists() else []
     known = {line["shape"]: line["times"] for line in map(json.loads, known)}

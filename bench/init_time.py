@@ -1,9 +1,9 @@
-"""The first initialization in a fresh process: ResNet-18's 21 kernels, 11.2 million numbers, He normal.
+"""The first initialization in a new process: ResNet-18's 21 kernels, 11.2 million numbers, He normal.
 
     python bench/init_time.py [--rounds 5]
 
-Each contender runs in a process of its own, one after the other, round after round; what is timed starts when its library
-is imported and JAX has run one addition, and ends when all kernels are there. Needs `pip install -e ".[bench]"`.
+Each contender runs in a separate process, one after another, round by round. The time starts after its library has been
+imported and JAX has run one addition, and ends when all kernels have been computed. Needs `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations
@@ -102,4 +102,4 @@ if __name__ == "__main__":
             for name in CONTENDERS:
                 done = subprocess.run([sys.executable, __file__, "--one", name], capture_output=True, text=True, check=True)
                 rounds[name].append(float(done.stdout.split()[-1]))
-        table("First init of ResNet-18's 21 kernels in a fresh process", "seconds", rounds, "jaxnn", ("jax", "flax", "equinox"))
+        table("First init of ResNet-18's 21 kernels in a new process", "seconds", rounds, "jaxnn", ("jax", "flax", "equinox"))

@@ -1,4 +1,4 @@
-"""The picture of the README: 1,024 networks on digits, trained as one.
+"""The figure of the README: 1,024 networks trained together on digits.
 
     python bench/picture.py [--out notebooks/a_thousand_networks.png]
 
@@ -26,7 +26,7 @@ RATES, SEEDS, EPOCHS = 128, 8, 20
 
 
 def trained() -> nn.population.Sweep:
-    """Every learning rate with every seed."""
+    """Train every learning rate with every seed."""
     data, test = nn.data.split(nn.data.load("digits"))
     return nn.sweep(
         nn.models.mlp([32], 10),
@@ -43,7 +43,7 @@ def trained() -> nn.population.Sweep:
 
 
 def draw(result: nn.population.Sweep, path: Path) -> None:
-    """Accuracy by epoch, a line a network, and at the end, a point a network."""
+    """Plot accuracy per epoch, one line per network, and final accuracy, one point per network."""
     rates = np.asarray(result.columns["learning_rate"])
     curves = np.stack([result.member(i).history["val_accuracy"] for i in range(len(result))]) * 100
     colors = plt.get_cmap("plasma")(0.9 * (np.log(rates) - np.log(rates.min())) / np.log(rates.max() / rates.min()))

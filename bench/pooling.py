@@ -2,9 +2,9 @@
 
     python bench/pooling.py [--rounds 15]
 
-Ours and XLA's form run in one compiled scan, where a step pools a new input and pulls a gradient back, and the results are
-written out. PyTorch runs eagerly, with 1 and 2 threads, channels first and channels last. "copy" writes two arrays of the
-same sizes and computes nothing: no form can be much faster than it. Needs `pip install -e ".[bench]"`.
+jaxnn's and XLA's form run in a compiled scan, whose step pools a new input, computes the gradient, and writes the results.
+PyTorch runs eagerly, with 1 and 2 threads, channels first and channels last. "copy" writes two arrays of the same sizes
+without computing anything: no form can be much faster. Needs `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from common import interleave, table
 
 import jaxnn as nn
 
-STEPS = 512  # in a loop the first step also pays for fresh memory
+STEPS = 512  # in a loop the first step also allocates memory
 
 
 def scanned(function, x, g):
-    """A compiled loop; the scalar in the carry makes each step's input new."""
+    """Return a compiled loop; the scalar in the carry makes the input of each step new."""
 
     def epoch(x, g):
         def step(carry, _):

@@ -1,17 +1,17 @@
-"""Populations: `sweep` against training the same networks one after the other, and against `torch.func` on stacked ones.
+"""Populations: `sweep` against training the same networks one after another, and against `torch.func` on stacked networks.
 
     python bench/population.py [--rounds 5] [--only digits fashion-mnist cnn compile members cores page]
 
-32 networks, one learning rate each, the same samples; Adam; steady state but for `compile` and `page`, where everything is
-counted from the first call in a fresh process. Each peer goes as its own guide shows: a jitted or eager step in a Python
-loop, one network after the other, of which one is trained and the time is multiplied, as networks do not know of each other
-(`compile`: it is compiled once); `torch.func` with `stack_module_state`, `vmap(grad)` and a stacked Adam.
+32 networks with one learning rate each, the same samples, Adam; steady state except for `compile` and `page`, where everything
+from the first call in a new process counts. Each other library is used as in its own guide: a jitted or eager step in a Python
+loop, one network after another; one network is trained and its time multiplied, since the networks are independent (`compile`:
+it is compiled once). `torch.func` uses `stack_module_state`, `vmap(grad)` and a stacked Adam.
 
 - `cnn`: 16 networks, 3×3×16 and 3×3×32 convolutions with pooling, dense 64 and 10; batch 64, 4 epochs of 512 images 28×28;
-- `members`: 1,024 networks against 32, time a member;
+- `members`: 1,024 networks against 32, time per member;
 - `cores`: the default strategy against one thread;
 - `page`: 3 learning rates × 4 batch sizes × 2 dropout rates × 6 activations × 3 initializations × 3 seeds, 1,296 networks
-  64-32-10 on digits, 20 epochs each. Run once.
+  64-32-10 on digits, 20 epochs each. It runs once.
 
 Needs `pip install -e ".[bench]"`.
 """
@@ -43,7 +43,7 @@ PACKAGES = ("jax", "optax", "flax", "equinox", "keras", "torch")
 
 
 def workload(name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...], int, int]:
-    """Samples, labels, sizes of the layers, batch size and epochs."""
+    """Return samples, labels, sizes of the layers, batch size and epochs."""
     data = nn.data.load(name)
     hidden, batch, epochs = ((32,), 32, 20) if name == "digits" else ((64,), 128, 2)
     whole = len(data.x) // batch * batch
@@ -51,7 +51,7 @@ def workload(name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...], int, i
 
 
 def swept(x, y, sizes, batch, epochs, members: int = MEMBERS, threads: int | None = None) -> Callable[[], Any]:
-    """Ours, as it is called."""
+    """Return `nn.sweep`, as users call it."""
     from jaxnn.population import scheduler as runner
 
     rates = np.logspace(-4, -2, members).tolist()
@@ -74,12 +74,12 @@ def swept(x, y, sizes, batch, epochs, members: int = MEMBERS, threads: int | Non
 
 
 def one_by_one(make: Callable[..., Callable[[], Any]], *data: Any, **options: Any) -> Callable[[], Any]:
-    """A peer's runs, one network after the other: one of them, and the rest by multiplication."""
+    """Return another library's run for all networks: one is trained, and its time is multiplied."""
     return times(MEMBERS, make(*data, **options))
 
 
 def times(members: int, one: Callable[[], Any]) -> Callable[[], Any]:
-    """So many networks as that one."""
+    """Return the time of one run multiplied by the number of networks."""
 
     def run():
         start = time.perf_counter()
@@ -90,7 +90,7 @@ def times(members: int, one: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def stacked_torch(x, y, sizes, batch, epochs, *, threads: int) -> Callable[[], Any]:
-    """`torch.func`: stacked parameters, `vmap` of `grad`, and Adam over the stack with a rate for each network."""
+    """Return a run with `torch.func`: stacked parameters, `vmap` of `grad`, and a stacked Adam with one rate per network."""
     import torch
     from torch.func import functional_call, grad, stack_module_state, vmap
 
@@ -142,14 +142,14 @@ def contenders(data: tuple) -> dict[str, Callable[[], Any]]:
 
 
 def first_call(name: str) -> float:
-    """Seconds of a contender's first call in a fresh process, imports not counted."""
+    """Return the seconds of a contender's first call in a new process, without imports."""
     program = f"import population as p; p.time_first({name!r})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=sys.path[0])
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def time_first(name: str) -> None:
-    """Print the seconds that a contender's first call takes."""
+    """Print the seconds of a contender's first call."""
     data = workload("digits")
     make = {
         "jaxnn.sweep": lambda: swept(*data)(),
@@ -164,7 +164,7 @@ def time_first(name: str) -> None:
 
 
 def compiled_once(run: Callable[[], Any]) -> Measured:
-    """The first network's time and as many times the second's as there are others."""
+    """Return the time of the first network plus that of a second one for each other network."""
     start = time.perf_counter()
     jax.block_until_ready(run())
     middle = time.perf_counter()
@@ -174,7 +174,7 @@ def compiled_once(run: Callable[[], Any]) -> Measured:
 
 
 def cnns() -> dict[str, Callable[[], Any]]:
-    """Small CNNs: a loop a network, over ready batches."""
+    """Return the contenders for small CNNs, which train on prepared batches."""
     import cnn
     import torch
 
@@ -197,10 +197,10 @@ def cnns() -> dict[str, Callable[[], Any]]:
 
 
 def page() -> None:
-    """The whole grid, once."""
+    """Run the whole grid once."""
     activations = {f.__name__: f for f in (nn.identity, nn.sigmoid, nn.relu, nn.leaky_relu, nn.elu, nn.tanh)}
     kinds = {"random": nn.initializers.normal(0.05)}
-    kinds |= {"xavier": nn.initializers.fan_in_uniform(), "he": nn.initializers.he_normal()}
+    kinds |= {"fan_in": nn.initializers.fan_in_uniform(), "he": nn.initializers.he_normal()}
 
     def model(activation, initialization, dropout):
         hidden = nn.dense(32, kernel_init=kinds[initialization])
@@ -222,7 +222,7 @@ def page() -> None:
 
 
 def main() -> None:
-    """Measure what was asked for."""
+    """Run the selected measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     kinds = ("digits", "fashion-mnist", "cnn", "compile", "members", "cores", "page")
@@ -252,7 +252,7 @@ def main() -> None:
         runs = {f"{n:,} members": swept(*data, members=n) for n in (32, 1024)}
         rounds = interleave(runs, options.rounds, 1e3)
         rounds = {name: [t / n for t in values] for (name, values), n in zip(rounds.items(), (32, 1024), strict=True)}
-        table("MLPs on digits, 20 epochs", "ms a member", rounds, "32 members", PACKAGES[:2])
+        table("MLPs on digits, 20 epochs", "ms per member", rounds, "32 members", PACKAGES[:2])
     if "page" in options.only:
         subprocess.run([sys.executable, "-c", "import population; population.page()"], check=True, cwd=sys.path[0])
     if "cores" in options.only:

@@ -1,10 +1,10 @@
-"""Training an LSTM with a linear classifier on its last state: short sequences of rows, and long ones.
+"""Training of an LSTM with a linear classifier on its last state, for short and long sequences.
 
     python bench/recurrent.py [--rounds 7]
 
 jaxnn runs a scan of training steps, as an epoch of `fit` does; Flax NNX and Equinox a jitted step called from Python;
-PyTorch `nn.LSTM`, at the best of one and two threads. All take Adam, PyTorch's fused. The forms of jaxnn's own kernel
-stand beside each other. A peer that is not installed is left out.
+PyTorch `nn.LSTM`, with one and two threads. All use Adam, PyTorch's fused. Both forms of jaxnn's kernel are measured. A
+library that is not installed is skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from common import interleave, table
 import jaxnn as nn
 
 CLASSES, RATE = 10, 1e-3
-# batch, time, n_in, features, steps of training a round: in a scan the first step also pays for fresh memory
+# batch, time, n_in, features, training steps per round: in a scan the first step also allocates memory
 SHAPES = ((128, 28, 28, 128, 48), (32, 256, 64, 256, 12))
 
 
@@ -151,7 +151,7 @@ def main(rounds: int) -> None:
         if importlib.util.find_spec("torch"):
             runs |= {f"PyTorch, {n} thread{'s' * (n > 1)}": pytorch(*case, n) for n in (1, 2)}
         title = f"LSTM {features}, batch {batch}, {time} steps of {n_in} features: a training step"
-        table(title, "ms a step", interleave(runs, rounds, 1e3 / steps), "jaxnn", ("jax", "flax", "equinox", "torch"))
+        table(title, "ms per step", interleave(runs, rounds, 1e3 / steps), "jaxnn", ("jax", "flax", "equinox", "torch"))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python bench/resnet.py [--rounds 5] [--check]
 
 Four stages of two basic blocks (He et al. 2016), 64 to 512 features, batch norm, global average pooling, dense 10. jaxnn
-trains in a compiled epoch of ready batches, Flax NNX, Equinox and Keras 3 (on JAX) in a compiled step, called from Python;
-PyTorch eagerly with fused SGD, at the best of one and two threads and of both memory formats. "XLA's forms" are a jitted
-step, too: inside a compiled loop they take minutes. Every model's parameters are counted; `--check` copies our
-weights to PyTorch, and compares the losses and all gradients in float64. Needs `pip install -e ".[bench]"`.
+trains in a compiled epoch of prepared batches; Flax NNX, Equinox and Keras 3 (on JAX) with a compiled step, called from
+Python; PyTorch eagerly with fused SGD, with one and two threads and both memory formats. "XLA's forms" run as a jitted step,
+too: in a compiled loop they take minutes. The parameters of each model are counted; `--check` copies jaxnn's weights to
+PyTorch, and compares the losses and all gradients in float64. Needs `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from common import flax_steps, interleave, jaxnn_epoch, keras_on_jax, keras_step
 
 import jaxnn as nn
 
-BATCH, STEPS, RATE, MOMENTUM = 64, 6, 0.01, 0.9  # in an epoch the first step also pays for fresh memory
+BATCH, STEPS, RATE, MOMENTUM = 64, 6, 0.01, 0.9  # in an epoch the first step also allocates memory
 FEATURES = (64, 64, 64, 128, 128, 256, 256, 512, 512)  # of the stem and of the eight blocks
 BLOCKS = [(i, o, o // i) for i, o in itertools.pairwise(FEATURES)]  # inputs, features, stride
 SIZE = 11_173_962
@@ -45,7 +45,7 @@ def jaxnn_model():
 
 
 def xla_steps(model, optimizer):
-    """Our model in XLA's own forms, a jitted step at a time."""
+    """Return training of jaxnn's model in XLA's forms, with a jitted step."""
     step = nn.train_step(model, loss=nn.losses.cross_entropy, optimizer=optimizer)
     x, y = jnp.asarray(X), jnp.asarray(Y, jnp.int32)
     first = nn.init_train_state(model, optimizer, jax.random.key(0), x[:BATCH])
@@ -223,9 +223,9 @@ def check_size(name: str, leaves) -> None:
 
 
 def check() -> None:
-    """Give PyTorch our weights, and compare the losses and the gradients.
+    """Copy jaxnn's weights to PyTorch, and compare the losses and the gradients.
 
-    In float64: so deep a network with batch norm and ReLU carries float32's rounding to 1e-2 of a gradient.
+    In float64, since float32 rounding grows to 1e-2 of a gradient in a deep network with batch norm and ReLU.
     """
     import torch
 
@@ -248,12 +248,12 @@ def check() -> None:
     value, other = float(value), other.item()
     pairs = zip(as_in_torch(gradient), (leaf.grad.numpy() for leaf in there.parameters()), strict=True)
     worst = max(np.abs(a - b).max() / np.abs(b).max() for a, b in pairs)
-    print(f"loss {value:.9f}, PyTorch {other:.9f}; gradients differ by {worst:.1e} of a leaf's largest at most")
+    print(f"loss {value:.9f}, PyTorch {other:.9f}; gradients differ by at most {worst:.1e} of the largest value of a leaf")
     np.testing.assert_allclose([value, worst], [other, 0], rtol=1e-10, atol=1e-10)
 
 
 def as_in_torch(params) -> list[np.ndarray]:
-    """Our leaves in the order and with the axes of PyTorch's."""
+    """Return jaxnn's leaves in the order and with the axes of PyTorch."""
 
     def conv(p, name=""):
         return [np.transpose(p[f"conv{name}"]["kernel"], (3, 2, 0, 1)), *norm(p[f"batch_norm{name}"])]
@@ -267,7 +267,7 @@ def as_in_torch(params) -> list[np.ndarray]:
 
 
 def contenders() -> tuple[dict, float]:
-    """Everyone's loop, and the seconds that our epoch took to compile."""
+    """Return all loops, and the seconds of compiling jaxnn's epoch."""
     import torch
 
     data = X, Y, BATCH
@@ -287,7 +287,7 @@ def contenders() -> tuple[dict, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--check", action="store_true", help="compare with PyTorch, and measure nothing")
+    parser.add_argument("--check", action="store_true", help="compare with PyTorch instead of measuring")
     options = parser.parse_args()
     if options.check:
         check()
@@ -296,4 +296,4 @@ if __name__ == "__main__":
         rounds = interleave(runs, options.rounds, 1 / STEPS)
         packages = ("jax", "optax", "flax", "equinox", "keras", "torch")
         table("ResNet-18 on 32×32 images, batch 64, SGD: a training step", "seconds", rounds, "jaxnn", packages)
-        print(f"  compiling our epoch: {seconds:.1f} s")
+        print(f"  compiling jaxnn's epoch: {seconds:.1f} s")

@@ -2,9 +2,9 @@
 
     python bench/startup.py [--rounds 5]
 
-Every contender is a fresh process that reads the data from a file of NumPy's, trains one epoch and exits; the time is the
-process's. jaxnn is measured once more with JAX's persistent compilation cache, filled by the process before. "imports alone" is
-JAX, optax and the data, and nothing else. Needs `pip install -e ".[bench]"`.
+Every contender is a new process that reads the data from a NumPy file, trains one epoch and exits; the time is that of the
+process. jaxnn is also measured with JAX's persistent compilation cache, filled by the previous process. "imports alone" only
+imports JAX and optax and reads the data. Needs `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Training as users call it: `fit` against each library's own way, two networks, steady state (no compiling).
+"""Training as users call it: `fit` against the training of each library, two networks, steady state without compilation.
 
     python bench/training.py [--rounds 5] [--only digits]
 
-Every contender goes through the same samples in a new order each epoch, in full batches, with Adam:
+Every contender trains on the same samples in a new order each epoch, in full batches, with Adam:
 
-- jaxnn.fit, as it is called: orders, batches, history and all that happens before the first step;
+- jaxnn.fit, as users call it: with orders, batches, history and everything before the first step;
 - the same epoch written by hand: one jitted `scan` over the steps, called once an epoch, without a history;
 - Equinox (`filter_jit`) and Flax NNX (`cached_partial`): a jitted step called from Python with batches cut by NumPy;
 - Keras 3 on JAX: `model.fit`; scikit-learn: `MLPClassifier.fit`;
 - PyTorch: eager, fused Adam, one and two threads.
 
-Fashion-MNIST is read from Debian's `dataset-fashion-mnist`; where it is not installed, that network is left out.
+Fashion-MNIST is read from Debian's `dataset-fashion-mnist`; if it is not installed, that network is skipped.
 Needs `pip install -e ".[bench]"`.
 """
 
@@ -34,7 +34,7 @@ RATE = 1e-3
 
 
 def workload(name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...], int, int]:
-    """Samples, labels, hidden layers, batch size and epochs."""
+    """Return samples, labels, hidden layers, batch size and epochs."""
     data = nn.data.load(name)
     hidden, batch, epochs = ((32,), 32, 300) if name == "digits" else ((256, 128), 128, 6)
     whole = len(data.x) // batch * batch
@@ -67,7 +67,7 @@ def jaxnn_fit(x, y, sizes, batch, epochs):
 
 
 def by_hand(x, y, sizes, batch, epochs):
-    """What one would write without `fit`, with the same model, step, order of the samples and options of the compiler."""
+    """Return a loop without `fit`, with the same model, step, order of samples and compiler options."""
     from jaxnn.problem.batches import shuffled
 
     model, optimizer, data = network(sizes), optax.adam(RATE), (jnp.asarray(x), jnp.asarray(y))
@@ -206,4 +206,6 @@ if __name__ == "__main__":
             runs = contenders(x, y, hidden, batch, epochs)
             times = interleave(runs, options.rounds, 1e6 / (epochs * len(x) // batch))
             title = f"MLP {'-'.join(map(str, (x.shape[1], *hidden, 10)))} on {name}, batch {batch}"
-            table(title, "µs a step", times, "jaxnn.fit", ("jax", "optax", "flax", "equinox", "keras", "torch", "scikit-learn"))
+            table(
+                title, "µs per step", times, "jaxnn.fit", ("jax", "optax", "flax", "equinox", "keras", "torch", "scikit-learn")
+            )

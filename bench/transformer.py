@@ -2,8 +2,8 @@
 
     python bench/transformer.py [--rounds 7]
 
-jaxnn trains in a compiled scan, as `fit` does; Flax NNX in a jitted step; PyTorch eagerly with fused Adam, at the best of
-one and two threads. All have pre-norm blocks, GELU (tanh) MLPs four times as wide, learned positions and no dropout.
+jaxnn trains in a compiled scan, as `fit` does; Flax NNX in a jitted step; PyTorch eagerly with fused Adam, with one
+and two threads. All have pre-norm blocks, GELU (tanh) MLPs four times as wide, learned positions and no dropout.
 Needs `pip install -e ".[bench]"`.
 """
 
@@ -149,4 +149,4 @@ if __name__ == "__main__":
     }
     rounds = interleave(runs, parser.parse_args().rounds, 1e3 / STEPS)
     packages = ("jax", "optax", "flax", "torch")
-    table("GPT: width 128, 4 heads, 4 layers, length 128, batch 16, Adam", "ms a step", rounds, "jaxnn", packages)
+    table("GPT: width 128, 4 heads, 4 layers, length 128, batch 16, Adam", "ms per step", rounds, "jaxnn", packages)

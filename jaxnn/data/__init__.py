@@ -1,4 +1,4 @@
-"""Arrays in: real data sets, your own `.npz` files, seeded splits and honest standardization. NumPy only, but for `augment`."""
+"""Data sets: bundled data, `.npz` files, seeded splits and standardization, in NumPy; `augment` is in JAX."""
 
 from jaxnn.data import augment
 from jaxnn.data.dataset import Dataset, from_arrays

@@ -1,4 +1,4 @@
-"""One supervised data set: inputs, targets, and what they mean."""
+"""The supervised data set: inputs, targets and their meaning."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Task = Literal["classification", "regression"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A supervised data set, checked when it is made.
+    """A supervised data set, validated on construction.
 
     Args:
-        x: float32, samples first: a table (N, features), sequences (N, time, features) or images (N, H, W, C).
-        y: int32 labels (N,) for classification, float32 targets (N, 1) for regression (one output neuron).
-        name: what to call it in messages and titles.
+        x: Inputs, float32: a table (N, features), sequences (N, time, features) or images (N, H, W, C).
+        y: Labels, int32 (N,), for classification; targets, float32 (N, 1), for regression (one output).
+        name: Name in messages and titles.
         task: `"classification"` or `"regression"`.
-        classes: the classes' names, label 0 first; `()` for regression.
-        test: the official test part, where there is one.
+        classes: Names of the classes, label 0 first; `()` for regression.
+        test: The official test part, if there is one.
 
     Raises:
-        ValueError: An array has the wrong dtype or shape, the lengths differ, a value is not finite, or a label has no
-            class. `from_arrays` converts first.
+        ValueError: If an array has the wrong dtype or shape, the lengths differ, a value is not finite, or a label has no
+            class. `from_arrays` converts arrays first.
 
     Example:
         >>> Dataset(np.zeros((4, 2), np.float32), np.zeros((4, 1), np.float32), "zeros", "regression")
@@ -47,7 +47,7 @@ class Dataset:
         elif self.task == "regression":
             _check_targets(self)
         else:
-            raise ValueError(f"data {self.name!r}: task must be 'classification' or 'regression', got {self.task!r}")
+            raise ValueError(f"data {self.name!r}: task is {self.task!r}, expected 'classification' or 'regression'")
         if self.test is not None:
             _check_same_kind(self, self.test)
 
@@ -69,25 +69,25 @@ def from_arrays(
     x_test: ArrayLike | None = None,
     y_test: ArrayLike | None = None,
 ) -> Dataset:
-    """Make a `Dataset` of ordinary arrays; the dtype of `y` says the task.
+    """Make a `Dataset` from arrays; the dtype of `y` determines the task.
 
-    Integer (or boolean) `y` of shape (N,) are labels; floating `y` of shape (N,) or (N, 1) are regression targets.
-    Every number is converted to float32, float64 too: that is the precision networks train in. uint8 `x` of three or
-    more axes are images: they are divided by 255, and grey ones (N, H, W) get their channel axis.
+    Integer or boolean `y` of shape (N,) are labels; floating-point `y` of shape (N,) or (N, 1) are regression targets.
+    Floating-point numbers, float64 included, are converted to float32, the precision of training. uint8 `x` with three or
+    more axes are images: they are divided by 255, and grayscale images (N, H, W) get a channel axis.
 
     Args:
-        x: Inputs, samples first, of two to four axes.
+        x: Inputs with two to four axes, the first of them the samples.
         y: Labels 0, 1, 2, … or regression targets.
-        name: What to call the data set.
-        classes: The classes' names; the numbers "0", "1", … when left out.
-        x_test: Inputs of an official test part.
-        y_test: Its targets; given exactly when `x_test` is.
+        name: Name of the data set.
+        classes: Names of the classes; "0", "1", … by default.
+        x_test: Inputs of the official test part.
+        y_test: Targets of the official test part; required if and only if `x_test` is given.
 
     Returns:
         The data set.
 
     Raises:
-        ValueError: The arrays cannot be made into a data set; the message says which one and why.
+        ValueError: If the arrays do not form a data set; the message names the array and the reason.
 
     Example:
         >>> from_arrays([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], [0, 1, 1], name="tiny")
@@ -96,13 +96,13 @@ def from_arrays(
     y, task = _targets(y, name, "y")
     x = _inputs(x, name, "x")
     if (x_test is None) != (y_test is None):
-        given, missing = ("x_test", "y_test") if y_test is None else ("y_test", "x_test")
-        raise ValueError(f"data {name!r} has {given} but no {missing}; give both, or neither")
+        present, missing = ("x_test", "y_test") if y_test is None else ("y_test", "x_test")
+        raise ValueError(f"data {name!r} has {present} but no {missing}; pass both or neither")
     held_out = None
     if x_test is not None and y_test is not None:
         y_held_out, test_task = _targets(y_test, name, "y_test")
         if test_task != task:
-            raise ValueError(f"data {name!r}: y means {task}, but y_test has the dtype of {test_task}")
+            raise ValueError(f"data {name!r}: the dtype of y means {task}, but that of y_test {test_task}")
         held_out = (_inputs(x_test, name, "x_test"), y_held_out)
     if task == "regression":
         classes = ()
@@ -128,11 +128,11 @@ def _targets(y: ArrayLike, name: str, what: str) -> tuple[np.ndarray, Task]:
     if y.dtype.kind in "iub":
         if y.ndim != 1:
             raise ValueError(
-                f"data {name!r}: {what} is {_describe(y)}; labels are integers of shape (N,). "
-                f"From one-hot rows, {what}.argmax(axis=1) makes them; regression targets are floats"
+                f"data {name!r}: {what} is {_describe(y)}; expected integer labels of shape (N,). "
+                f"For one-hot rows pass {what}.argmax(axis=1); for regression pass floats"
             )
         if y.size and max(abs(int(y.min())), int(y.max())) > np.iinfo(np.int32).max:
-            raise ValueError(f"data {name!r}: {what} goes from {y.min()} to {y.max()}; labels are 0, 1, 2, …")
+            raise ValueError(f"data {name!r}: {what} runs from {y.min()} to {y.max()}; expected labels 0, 1, 2, …")
         return y.astype(np.int32), "classification"
     column = y[:, None] if y.ndim == 1 else y
     return _to_float32(column, name, what), "regression"
@@ -140,7 +140,7 @@ def _targets(y: ArrayLike, name: str, what: str) -> tuple[np.ndarray, Task]:
 
 def _to_float32(array: np.ndarray, name: str, what: str) -> np.ndarray:
     _check_finite(array, name, what)
-    with np.errstate(over="ignore"):  # what overflows becomes inf, and is refused on the next line
+    with np.errstate(over="ignore"):  # overflow gives inf, which the next line rejects
         narrow = array.astype(np.float32)
     _check_finite(narrow, name, f"{what} as float32")
     return narrow
@@ -149,8 +149,8 @@ def _to_float32(array: np.ndarray, name: str, what: str) -> np.ndarray:
 def _numbered_classes(name: str, labels: np.ndarray) -> tuple[str, ...]:
     if labels.max(initial=-1) >= max(len(labels), 100):
         raise ValueError(
-            f"data {name!r}: labels go up to {labels.max()}, but there are only {len(labels)} samples. Number the "
-            "classes 0, 1, 2, … (np.unique(y, return_inverse=True)[1]), or save y as floats for regression"
+            f"data {name!r}: labels run up to {labels.max()}, but there are only {len(labels)} samples. Number the "
+            "classes 0, 1, 2, … (np.unique(y, return_inverse=True)[1]), or pass y as floats for regression"
         )
     return tuple(str(label) for label in range(labels.max(initial=-1) + 1))
 
@@ -163,7 +163,7 @@ def _check_numeric(array: np.ndarray, name: str, what: str) -> None:
     if array.dtype.kind not in "fiub":
         raise ValueError(
             f"data {name!r}: {what} is {_describe(array)}; expected numbers. "
-            "Names of classes become labels by np.unique(names, return_inverse=True)[1]"
+            "To convert class names to labels, use np.unique(names, return_inverse=True)[1]"
         )
 
 
@@ -173,7 +173,7 @@ def _check_finite(array: np.ndarray, name: str, what: str) -> None:
         rows = np.unique(np.nonzero(bad)[0])
         raise ValueError(
             f"data {name!r}: {what} has {bad.sum()} values that are NaN or infinite, the first in sample {rows[0]} "
-            f"({len(rows)} of {len(array)} samples); drop those samples or fill the gaps"
+            f"({len(rows)} of {len(array)} samples); drop these samples or fill in the values"
         )
 
 
@@ -196,8 +196,8 @@ def _check_labels(data: Dataset) -> None:
     low, high = data.y.min(), data.y.max()
     if low < 0 or high >= len(data.classes):
         raise ValueError(
-            f"data {data.name!r}: labels go from {low} to {high}; expected 0 to {len(data.classes) - 1}, "
-            f"one for each of {len(data.classes)} classes"
+            f"data {data.name!r}: labels run from {low} to {high}; expected 0 to {len(data.classes) - 1}, "
+            f"since there are {len(data.classes)} classes"
         )
 
 
@@ -205,10 +205,10 @@ def _check_targets(data: Dataset) -> None:
     if data.y.dtype != np.float32 or data.y.shape[1:] != (1,):
         raise ValueError(f"data {data.name!r}: y is {_describe(data.y)}; expected float32 targets of shape (N, 1)")
     if data.classes:
-        raise ValueError(f"data {data.name!r}: a regression has no classes, got {data.classes}")
+        raise ValueError(f"data {data.name!r}: classes are {data.classes}, expected none for regression")
     _check_finite(data.y, data.name, "y")
 
 
 def _check_same_kind(data: Dataset, test: Dataset) -> None:
     if (data.x.shape[1:], data.task, data.classes) != (test.x.shape[1:], test.task, test.classes):
-        raise ValueError(f"data {data.name!r}: the test part is of another kind: {data!r} against {test!r}")
+        raise ValueError(f"data {data.name!r}: the test part differs in sample shape, task or classes: {data!r} and {test!r}")

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and its relatives: http://yann.lecun.com/exdb/mnist, restated in `read_idx`."""
+"""The IDX format of MNIST and similar data sets: http://yann.lecun.com/exdb/mnist, described in `read_idx`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Read one IDX file, gzipped or plain.
 
-    The file is: two zero bytes, a byte for the dtype, a byte for the number of axes, each axis' length as a big-endian
-    uint32, then the values in C order, big-endian.
+    The file consists of two zero bytes, one byte for the dtype, one byte for the number of axes, the length of each axis as
+    a big-endian uint32, and the values in C order, big-endian.
 
     Args:
-        path: The file; what it holds, not its name, says whether it is gzipped.
+        path: The file; its content, not its name, determines whether it is gzipped.
 
     Returns:
-        The array, in the machine's byte order.
+        The array, in native byte order.
 
     Raises:
-        ValueError: The file is no IDX file, is cut short, or has bytes too many; the message names it.
+        ValueError: If the file is not an IDX file, is truncated, or is too long; the message names it.
 
     Example:
         >>> import tempfile
@@ -38,11 +38,11 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """
     raw = _decompressed(path)
     if len(raw) < 4 or raw[:2] != b"\0\0":
-        raise ValueError(f"{path} is no IDX file: it begins with {raw[:4].hex(' ') or 'nothing'}, expected 00 00")
+        raise ValueError(f"{path} is not an IDX file: it begins with {raw[:4].hex(' ') or 'nothing'}, expected 00 00")
     code, rank = raw[2], raw[3]
     if code not in _DTYPES:
         known = ", ".join(f"0x{known:02x}" for known in _DTYPES)
-        raise ValueError(f"{path} has the unknown dtype code 0x{code:02x}; IDX knows {known}")
+        raise ValueError(f"{path} has the unknown dtype code 0x{code:02x}, expected one of {known}")
     header = 4 + 4 * rank
     if rank == 0 or len(raw) < header:
         raise ValueError(f"{path} ends inside its header: {len(raw)} bytes, {rank} axes")
@@ -50,7 +50,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     dtype = np.dtype(_DTYPES[code])
     expected = header + math.prod(shape) * dtype.itemsize
     if len(raw) != expected:
-        fault = "cut short" if len(raw) < expected else "too long"
+        fault = "truncated" if len(raw) < expected else "too long"
         raise ValueError(f"{path} is {fault}: {len(raw)} bytes, expected {expected} for shape {shape}")
     return np.frombuffer(raw, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))
 

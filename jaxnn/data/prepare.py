@@ -1,4 +1,4 @@
-"""From one data set to parts that can be trusted: stratified splits, and statistics of the training part only."""
+"""Stratified splits, and standardization with the statistics of the training part."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from jaxnn.data.dataset import Dataset
 
 
 def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Split a data set in two, at random, every sample on exactly one side.
+    """Split a data set at random into a training and a test part.
 
-    A classification is stratified: of each class's n_c samples, about `test_fraction · n_c` are held out (largest
-    remainders make up the total), so that a class of two or more samples is on both sides. A class of one sample stays
-    in the training part. In all, `round(test_fraction · N)` samples are held out; the number gives way only where
-    those rules need more or fewer.
+    Classification data are stratified: about `test_fraction · n_c` of the n_c samples of each class are held out, rounded by
+    largest remainder, and a class with two or more samples is in both parts. A class with one sample stays in the training
+    part. In total, `round(test_fraction · N)` samples are held out, unless these rules require more or fewer.
 
     Args:
-        dataset: What to split. An official test part is not looked at, and neither half has one.
-        test_fraction: How much to hold out, above 0 and below 1.
-        seed: Same seed, same split.
+        dataset: Data set to split. An official test part is ignored, and neither part has one.
+        test_fraction: Share of the samples to hold out, above 0 and below 1.
+        seed: Seed of the random order; equal seeds give equal splits.
 
     Returns:
         `(train, test)`, each in random order.
 
     Raises:
-        ValueError: The fraction is not between 0 and 1, or the samples are too few for two parts.
+        ValueError: If the fraction is not between 0 and 1, or there are too few samples for two parts.
 
     Example:
         >>> from jaxnn.data import from_arrays
@@ -44,8 +43,8 @@ def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tup
         raise ValueError(f"{dataset!r} cannot be split: no class has two samples")
     parts = (("train", order[~held_out]), ("test", order[held_out]))
     train, test = (
-        replace(dataset, x=dataset.x[rows], y=dataset.y[rows], name=f"{dataset.name} ({part} part)", test=None)
-        for part, rows in parts
+        replace(dataset, x=dataset.x[indices], y=dataset.y[indices], name=f"{dataset.name} ({part} part)", test=None)
+        for part, indices in parts
     )
     return train, test
 
@@ -53,19 +52,19 @@ def split(dataset: Dataset, *, test_fraction: float = 0.2, seed: int = 0) -> tup
 def standardize(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
     """Scale inputs to mean 0 and variance 1 over the training part: x' = (x − mean) / std.
 
-    One mean and one standard deviation for each index of the last axis: a table's feature, a sequence's feature, an
-    image's channel. They come from `train` alone, so that nothing of the other parts leaks into training. A constant
-    feature becomes 0. An official test part, `train.test`, is scaled along.
+    There is one mean and one standard deviation per index of the last axis: a feature of a table or sequence, or a channel of
+    an image. They are computed from `train` alone, so that nothing leaks from the other parts into training. A constant
+    feature becomes 0. An official test part, `train.test`, is scaled too.
 
     Args:
-        train: The part whose statistics are used.
-        *others: Parts to scale by the same numbers.
+        train: Part whose statistics are used.
+        *others: Parts to scale with the same numbers.
 
     Returns:
-        All parts, in the order given.
+        All parts, in the order of the arguments.
 
     Raises:
-        ValueError: A part has samples of another shape than `train`.
+        ValueError: If the sample shapes of a part and `train` differ.
 
     Example:
         >>> from jaxnn.data import from_arrays
@@ -77,7 +76,7 @@ def standardize(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
 
     def scaled(part: Dataset) -> Dataset:
         if part.x.shape[1:] != train.x.shape[1:]:
-            raise ValueError(f"cannot standardize {part!r} by the statistics of {train!r}: the samples differ in shape")
+            raise ValueError(f"cannot standardize {part!r} with the statistics of {train!r}: the samples differ in shape")
         x = ((part.x - mean) / std).astype(np.float32)
         return replace(part, x=x, test=None if part.test is None else scaled(part.test))
 
@@ -85,7 +84,7 @@ def standardize(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
 
 
 def moments(array: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over every axis but the last, in float64; a constant feature's deviation is 1.
+    """Return mean and standard deviation over all axes but the last, in float64, with deviation 1 for constant features.
 
     Args:
         array: Values (..., features).
@@ -101,14 +100,14 @@ def moments(array: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     array = np.asarray(array)
     axes = tuple(range(array.ndim - 1))
     low, high = array.min(axes), array.max(axes)
-    constant = low == high  # asked of the values: the rounded deviation of a constant need not be 0
+    constant = low == high  # from the values, since the computed deviation of a constant may not be exactly 0
     mean = np.where(constant, low, array.mean(axes, dtype=np.float64))
     std = np.where(constant, 1.0, array.std(axes, dtype=np.float64))
     return mean, std
 
 
 def _held_out(strata: np.ndarray, fraction: float) -> np.ndarray:
-    """Mark the first samples of each stratum, as many as `_allocate` gives it."""
+    """Mark the first samples of each stratum, their number given by `_allocate`."""
     sizes = np.bincount(strata)
     by_stratum = np.argsort(strata, kind="stable")
     rank = np.arange(len(strata)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -118,7 +117,7 @@ def _held_out(strata: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def _allocate(sizes: np.ndarray, fraction: float) -> np.ndarray:
-    """How many of each stratum to hold out: its share of the total, rounded by largest remainder."""
+    """Return the number of samples of each stratum to hold out: its share of the total, rounded by largest remainder."""
     low = np.where(sizes > 1, 1, 0)
     high = np.where(sizes > 1, sizes - 1, 0)
     total = np.clip(round(fraction * sizes.sum()), low.sum(), high.sum())

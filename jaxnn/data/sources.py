@@ -1,4 +1,4 @@
-"""Where data sets come from: scikit-learn's own, Fashion-MNIST's files, and any `.npz`."""
+"""Sources of data sets: scikit-learn, the files of Fashion-MNIST, and `.npz` files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SKLEARN = {
     "diabetes": "load_diabetes",
 }
 NAMES = (*_SKLEARN, "fashion-mnist")
-"""The data sets `load` knows by name."""
+"""Names of the data sets that `load` accepts."""
 
 _FASHION_CLASSES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -36,31 +36,31 @@ _SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 def load(name: str | os.PathLike[str]) -> Dataset:
-    """Load a data set by its name, or from an `.npz` file by its path.
+    """Load a data set by name, or from an `.npz` file by path.
 
     | name | samples | task |
     |---|---|---|
-    | `"digits"` | 1797 grey images (8, 8, 1) in [0, 1] | 10 classes |
+    | `"digits"` | 1797 grayscale images (8, 8, 1) in [0, 1] | 10 classes |
     | `"iris"`, `"wine"`, `"breast-cancer"` | tables of 150 × 4, 178 × 13, 569 × 30 | 3, 3, 2 classes |
     | `"diabetes"` | table of 442 × 10, in the original units | regression |
-    | `"fashion-mnist"` | 60,000 grey images (28, 28, 1) in [0, 1], 10,000 more as the test part | 10 classes |
-    | `"FILE.npz"` | arrays `x` and `y`, and `x_test` and `y_test` if there are any | by the dtype of `y` |
+    | `"fashion-mnist"` | 60,000 grayscale images (28, 28, 1) in [0, 1], and 10,000 as the test part | 10 classes |
+    | `"FILE.npz"` | arrays `x` and `y`, optionally `x_test` and `y_test` | by the dtype of `y` |
 
     The first three rows need scikit-learn. Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017) is read from its four IDX files
-    in `$JAXNN_DATA`, `$JAXNN_DATA/fashion-mnist` or the system's folder. What an `.npz` file's arrays may be is said at
-    `from_arrays`: integer `y` are labels, floating `y` regression targets, float64 becomes float32, and uint8 images
+    in `$JAXNN_DATA`, `$JAXNN_DATA/fashion-mnist` or the system's folder. The arrays of an `.npz` file are those of
+    `from_arrays`: integer `y` are labels, floating-point `y` regression targets, float64 becomes float32, and uint8 images
     are scaled to [0, 1]. Pickled objects are never loaded.
 
     Args:
-        name: One of `NAMES`, or a path that ends in `.npz`.
+        name: One of `NAMES`, or a path that ends with `.npz`.
 
     Returns:
-        The data set, not yet split or standardized.
+        The data set, neither split nor standardized.
 
     Raises:
-        ValueError: The name is unknown, or a file does not hold what it should.
-        FileNotFoundError: A file is missing; the message says where it was looked for.
-        ImportError: scikit-learn is needed and not installed.
+        ValueError: If the name is unknown, or a file does not have the expected content.
+        FileNotFoundError: If a file is missing; the message lists the folders searched.
+        ImportError: If scikit-learn is required and not installed.
 
     Example:
         >>> load("iris")
@@ -75,7 +75,7 @@ def load(name: str | os.PathLike[str]) -> Dataset:
         return _load_sklearn(name)
     near = difflib.get_close_matches(name.lower(), NAMES, n=2)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"unknown data set {name!r}; {hint}Known are {', '.join(NAMES)}, and any FILE.npz")
+    raise ValueError(f"unknown data set {name!r}; {hint}Available are {', '.join(NAMES)}, and any FILE.npz")
 
 
 def _load_sklearn(name: str) -> Dataset:
@@ -84,7 +84,7 @@ def _load_sklearn(name: str) -> Dataset:
     except ImportError as error:
         raise ImportError(f'the data set {name!r} needs scikit-learn: pip install "jaxnn[demo]"') from error
     loader = getattr(datasets, _SKLEARN[name])
-    if name == "diabetes":  # scikit-learn's scaling uses every sample, also those to be held out
+    if name == "diabetes":  # scikit-learn's scaling uses all samples, including those that are held out later
         raw = loader(scaled=False)
         return from_arrays(raw.data, raw.target, name=name)
     raw = loader()
@@ -102,8 +102,8 @@ def _load_fashion_mnist() -> Dataset:
             arrays = {key: read_idx(file) for key, file in files.items() if file is not None}
             return from_arrays(**arrays, name="fashion-mnist", classes=_FASHION_CLASSES)
     raise FileNotFoundError(
-        f"Fashion-MNIST is not in {', '.join(map(str, folders))}. On Debian or Ubuntu: apt install "
-        "dataset-fashion-mnist. Elsewhere: set JAXNN_DATA to a folder that holds "
+        f"Fashion-MNIST was not found in {', '.join(map(str, folders))}. On Debian or Ubuntu: apt install "
+        "dataset-fashion-mnist. Elsewhere: set JAXNN_DATA to a folder that contains "
         f"{', '.join(_FASHION_FILES.values())} (each plain or .gz)"
     )
 
@@ -116,16 +116,18 @@ def _load_npz(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no .npz file; np.savez({path.name!r}, x=x, y=y) makes one")
+        raise ValueError(f"{path} is not an .npz file; create one with np.savez({path.name!r}, x=x, y=y)")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
             found = ", ".join(file.files) or "none"
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
-            raise ValueError(f"{path} holds Python objects, which are not loaded; save plain numeric arrays") from error
+            raise ValueError(f"{path} contains Python objects, which are not loaded; save numeric arrays") from error
         raise ValueError(f"{path} is damaged: {error}") from error
     missing = [key for key in ("x", "y") if key not in arrays]
     if missing:
-        raise ValueError(f"{path} has no array {' and no '.join(missing)}; it has {found}. np.savez({path.name!r}, x=x, y=y)")
+        raise ValueError(
+            f"{path} has no array {' and no '.join(missing)}; it has {found}. Use np.savez({path.name!r}, x=x, y=y)"
+        )
     return from_arrays(**arrays, name=path.stem)

@@ -1,4 +1,4 @@
-"""Docstrings for values, such as metrics: what a notebook's `?` and the reference show instead of the class's own."""
+"""Docstrings of values, such as metrics, which notebooks and the reference show instead of the class's docstring."""
 
 import inspect
 from typing import TypeVar
@@ -7,6 +7,6 @@ Value = TypeVar("Value")
 
 
 def documented(value: Value, docstring: str) -> Value:
-    """Return a value of a frozen dataclass, made a moment ago, with a docstring of its own."""
+    """Set the docstring of a newly created instance of a frozen dataclass, and return the instance."""
     object.__setattr__(value, "__doc__", inspect.cleandoc(docstring))
     return value

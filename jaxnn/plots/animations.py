@@ -104,7 +104,7 @@ def animate_activations(*, frames: int = 40) -> Movie:
         ['linear', 'sigmoid', 'ReLU', 'leaky ReLU', 'ELU', 'tanh']
     """
     functions = {
-        "linear": activations.linear,
+        "linear": activations.identity,
         "sigmoid": activations.sigmoid,
         "ReLU": activations.relu,
         "leaky ReLU": activations.leaky_relu,

@@ -1,4 +1,4 @@
-"""Laws of augmentation: what moves and how often, that nothing else changes, and what the labels become."""
+"""Tests of augmentation: distributions of the transformations, untouched values, and mixed labels."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxnn.data.augment import _symmetric_beta, chain, cutmix, cutout, mixup, random_crop, random_flip
+from jaxnn.data.augment import chain, cutmix, cutout, mixup, random_crop, random_flip
+from jaxnn.data.augment.mixing import symmetric_beta
 from jaxnn.functional.losses import cross_entropy
 
 KEY = jax.random.key(3)
 N, H, W = 6, 7, 5
 X = np.random.default_rng(0).normal(size=(N, H, W, 2)).astype(np.float32)
 Y = np.array([0, 1, 2, 0, 1, 2], np.int32)
-PIXELS = np.arange(1, N * H * W + 1, dtype=np.float32).reshape(N, H, W, 1)  # each its own number, none of them 0
+PIXELS = np.arange(1, N * H * W + 1, dtype=np.float32).reshape(N, H, W, 1)  # distinct, none of them 0
 MOVING = {
     "horizontal": random_flip(),
     "vertical": random_flip("vertical", probability=0.3),
@@ -24,17 +25,17 @@ MOVING = {
 }
 CHAIN = chain(random_crop(1), mixup(0.4, 3), cutmix(0.7, 3))
 
-beta = jax.jit(lambda key, alpha: _symmetric_beta(key, alpha, 20_000))
+beta = jax.jit(lambda key, alpha: symmetric_beta(key, alpha, 20_000))
 
 
 def over_keys(augment, n, x=PIXELS, y=Y):
-    """The results for n keys, from one program."""
+    """Results for n keys, from one program."""
     x, y = jax.jit(jax.vmap(lambda key: augment(key, (jnp.asarray(x), jnp.asarray(y)))))(jax.random.split(KEY, n))
     return np.asarray(x), np.asarray(y)
 
 
 def assert_equally_likely(counts):
-    """χ² of the counts is within 5 standard deviations of its mean."""
+    """Check that χ² of the counts is within 5 standard deviations of its mean."""
     freedom = counts.size - 1
     expected = counts.sum() / counts.size
     assert expected >= 10
@@ -42,14 +43,14 @@ def assert_equally_likely(counts):
 
 
 def which(results, candidates):
-    """For results (keys, n, …) the only one of the candidates (c, n, …) that each sample equals: (keys, n)."""
+    """For results (keys, n, …), the index of the only candidate (c, n, …) that equals each sample: (keys, n)."""
     same = (results[:, None] == candidates[None]).all((-3, -2, -1))  # (keys, c, n)
     assert (same.sum(1) == 1).all()
     return same.argmax(1)
 
 
 @pytest.mark.parametrize("augment", [MOVING["vertical"], MOVING["reflect"], MOVING["cutmix"], mixup(0.4, 3)])
-def test_vmap_over_keys_is_one_after_the_other_in_a_scan(augment):
+def test_vmap_over_keys_equals_a_scan(augment):
     def both(keys, batch):
         scan = jax.lax.scan(lambda carry, key: (carry, augment(key, batch)), 0, keys)[1]
         return scan, jax.vmap(augment, (0, None))(keys, batch)
@@ -58,13 +59,13 @@ def test_vmap_over_keys_is_one_after_the_other_in_a_scan(augment):
     scan, together = jax.jit(both)(jnp.stack([first, second, first]), (jnp.asarray(X), jnp.asarray(Y)))
     for one, other in zip(scan, together, strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-6)  # a product and a sum may be rounded once or twice
-        np.testing.assert_array_equal(one[2], one[0])  # the same key, the same result
+        np.testing.assert_array_equal(one[2], one[0])  # equal keys give equal results
     assert not np.array_equal(scan[0][1], scan[0][0])
 
 
 @pytest.mark.parametrize("name", MOVING)
 def test_pixels_only_move(name):
-    """Whatever is done to each pixel's value, leaving 0 at 0, can be done before or after: in any dtype, with NaN and ∞."""
+    """Any map of pixel values with f(0) = 0 commutes with the augmentation, in every dtype, with NaN and ∞."""
     values = np.random.default_rng(0).normal(size=PIXELS.size + 1)
     values[0], values[5::9], values[7::9] = 0, np.nan, -np.inf
     tables = [values.astype(dtype) for dtype in (np.float32, jnp.bfloat16, np.float16)]
@@ -81,7 +82,7 @@ def test_flip(axis, number):
     mirrored = np.flip(PIXELS, number)
     flipped = which(over_keys(random_flip(axis), 300)[0], np.stack([PIXELS, mirrored]))
     assert_equally_likely(np.bincount(flipped.ravel(), minlength=2))
-    assert_equally_likely(np.bincount((flipped[:, 1:] ^ flipped[:, :-1]).ravel(), minlength=2))  # each for itself
+    assert_equally_likely(np.bincount((flipped[:, 1:] ^ flipped[:, :-1]).ravel(), minlength=2))  # independent samples
     rare = which(over_keys(random_flip(axis, probability=0.1), 300)[0], np.stack([PIXELS, mirrored]))
     assert stats.binomtest(int(rare.sum()), rare.size, 0.1).pvalue > 1e-5
 
@@ -96,7 +97,7 @@ WINDOWS = [(2, None, mode) for mode in ("zeros", "edge", "reflect", "symmetric",
 
 
 @pytest.mark.parametrize(("padding", "size", "mode"), [*WINDOWS, (1, (6, 4), "zeros"), (0, 3, "edge")])
-def test_crop_is_one_of_the_windows_of_the_padded_image(padding, size, mode):
+def test_crop_is_a_window_of_the_padded_image(padding, size, mode):
     height, width = (H, W) if size is None else np.broadcast_to(size, 2)
     border = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
     padded = np.pad(PIXELS, border, mode="constant" if mode == "zeros" else mode)
@@ -118,9 +119,9 @@ def test_cutout_zeroes_exactly_one_clipped_square(size):
     assert_equally_likely(np.bincount(middle.ravel(), minlength=H * W))
 
 
-def test_mixup_blends_pixels_and_labels_alike():
+def test_mixup_blends_pixels_and_labels_equally():
     own = np.arange(N)
-    x, y = over_keys(mixup(0.5, N), 400, y=own.astype(np.int32))  # each image a class of its own
+    x, y = over_keys(mixup(0.5, N), 400, y=own.astype(np.int32))  # one class per image
     share = y[:, own, own]
     others = np.where(np.eye(N, dtype=bool), -1, y)
     partner = others.argmax(-1)
@@ -130,11 +131,11 @@ def test_mixup_blends_pixels_and_labels_alike():
     np.testing.assert_allclose(x, blend * PIXELS + (1 - blend) * PIXELS[partner], rtol=1e-5)
 
     shift = (partner - own) % N
-    seen = (others.max(-1) > 0).all(-1)  # where a share is 1, its partner cannot be told
+    seen = (others.max(-1) > 0).all(-1)  # where a share is 1, the partner is not known
     assert (shift[seen] == shift[seen][:, :1]).all()
     assert_equally_likely(np.bincount(shift[seen][:, 0], minlength=N)[1:])
     assert stats.kstest(share.ravel(), stats.beta(0.5, 0.5).cdf).pvalue > 1e-4
-    assert abs(np.corrcoef(share[:, 0], share[:, 1])[0, 1]) < 5 / np.sqrt(400)  # each for itself
+    assert abs(np.corrcoef(share[:, 0], share[:, 1])[0, 1]) < 5 / np.sqrt(400)  # independent samples
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 8.0, 1000.0])
@@ -143,33 +144,33 @@ def test_the_share_is_beta_distributed(alpha):
     assert share.min() >= 0 and share.max() <= 1
     inside = stats.beta(alpha, alpha)
     for point in inside.ppf([0.3, 0.4, 0.5, 0.7]):
-        point = np.clip(point, 1e-6, 1 - 1e-6)  # its precision is absolute: what is nearer to 0 or 1 is 0 or 1
+        point = np.clip(point, 1e-6, 1 - 1e-6)  # the precision is absolute: smaller distances from 0 or 1 are rounded to 0
         assert stats.binomtest(int((share <= point).sum()), share.size, inside.cdf(point)).pvalue > 1e-5
 
 
 @pytest.mark.parametrize("alpha", [1e-4, 1e-2, 1e8, np.inf])
-def test_extreme_shares_are_numbers(alpha):
+def test_extreme_parameters_give_finite_shares(alpha):
     share = np.asarray(beta(KEY, alpha))
     assert np.isfinite(share).all()
     assert abs(share.mean() - 0.5) < 0.03
 
 
-def test_cutmix_labels_have_exactly_their_pixels_share():
+def test_cutmix_labels_equal_the_share_of_pixels():
     own = np.arange(N)
     x, y = over_keys(cutmix(1.0, N), 400, y=own.astype(np.int32))
     place = (x.astype(int) - 1)[..., 0] % (H * W)
-    np.testing.assert_array_equal(place, np.broadcast_to(np.arange(H * W).reshape(H, W), place.shape))  # nothing moves within
+    np.testing.assert_array_equal(place, np.broadcast_to(np.arange(H * W).reshape(H, W), place.shape))  # nothing moves
     source = (x.astype(int) - 1)[..., 0] // (H * W)  # which image each pixel comes from
     counts = (source[..., None] == own).sum((2, 3))
     np.testing.assert_array_equal(y, counts.astype(np.float32) / np.float32(H * W))
 
     pasted = source != own[:, None, None]
     rows, columns = pasted.any(3), pasted.any(2)
-    np.testing.assert_array_equal(pasted, rows[..., None] & columns[:, :, None])  # a box,
+    np.testing.assert_array_equal(pasted, rows[..., None] & columns[:, :, None])  # a box
     for axis in (rows, columns):
-        assert (np.abs(np.diff(axis.astype(int), prepend=0, append=0, axis=-1)).sum(-1) <= 2).all()  # of one piece
+        assert (np.abs(np.diff(axis.astype(int), prepend=0, append=0, axis=-1)).sum(-1) <= 2).all()  # connected
     shift = np.where(pasted.any((2, 3)), (source.max((2, 3)) + source.min((2, 3)) - 2 * own) % N, 0)
-    assert all(len(set(row) - {0}) <= 1 for row in shift)  # one partner each, equally far away
+    assert all(len(set(row) - {0}) <= 1 for row in shift)  # one partner each, at one offset
     assert_equally_likely(np.bincount(shift.max(1), minlength=N)[1:])
 
     rng, draws = np.random.default_rng(0), 100_000
@@ -194,13 +195,13 @@ def test_mixed_labels(mix):
     assert y.shape == (N, 3) and y.dtype == jnp.float32
     np.testing.assert_allclose(y.sum(1), 1, atol=1e-6)
     assert jnp.isfinite(cross_entropy(jnp.zeros((N, 3)), y))
-    np.testing.assert_array_equal(again[0], x)  # probabilities may come as well
+    np.testing.assert_array_equal(again[0], x)  # probabilities are accepted too
     np.testing.assert_array_equal(again[1], y)
 
-    assert np.isnan(unknown).any(1)[Y == 2].all()  # label 2 is no class of two
+    assert np.isnan(unknown).any(1)[Y == 2].all()  # label 2 is not one of two classes
     assert jnp.isnan(cross_entropy(jnp.zeros((N, 2)), unknown))
 
-    np.testing.assert_array_equal(single[0], X[:1])  # no other image
+    np.testing.assert_array_equal(single[0], X[:1])  # there is no other image
     np.testing.assert_allclose(single[1], [[1, 0, 0]], atol=1e-7)
 
 
@@ -223,7 +224,7 @@ def test_alpha_may_be_traced():
         np.testing.assert_allclose(traced, fixed, atol=1e-6)
 
 
-def test_an_augmentation_is_linear_in_the_images_and_has_both_derivatives():
+def test_augmentation_is_linear_in_the_images_and_has_both_derivatives():
     kernel = jnp.asarray(X[::-1].copy())
 
     def moved(x):
@@ -238,7 +239,7 @@ def test_an_augmentation_is_linear_in_the_images_and_has_both_derivatives():
     np.testing.assert_allclose((pull * X).sum(), (value * kernel).sum(), rtol=1e-4)
 
 
-def test_chain_gives_each_its_own_key():
+def test_chain_folds_the_index_into_the_key():
     seen = []
 
     def mine(key, batch):
@@ -253,21 +254,21 @@ def test_chain_gives_each_its_own_key():
 
 
 BATCH = X, Y
-MISTAKES = {
+ERRORS = {
     "axis": (lambda: random_flip("diagonal"), ValueError, '"horizontal" or "vertical"'),
     "probability": (lambda: random_flip(probability=50), ValueError, "from 0 to 1"),
     "mode": (lambda: random_crop(mode="mirror"), ValueError, "reflect"),
     "padding": (lambda: random_crop(-1), ValueError, "at least 0"),
-    "half a pixel": (lambda: random_crop(1.5), TypeError, "whole number"),
+    "half a pixel": (lambda: random_crop(1.5), TypeError, "an integer"),
     "three sizes": (lambda: random_crop(size=(1, 2, 3)), ValueError, "height, width"),
     "no square": (lambda: cutout(0), ValueError, "at least 1"),
-    "alpha": (lambda: mixup(0, 3), ValueError, "above 0"),
-    "classes": (lambda: cutmix(1.0, 3.0), TypeError, "whole number"),
+    "alpha": (lambda: mixup(0, 3), ValueError, "positive number"),
+    "classes": (lambda: cutmix(1.0, 3.0), TypeError, "an integer"),
     "no function": (lambda: chain(random_flip(), "crop"), TypeError, "argument 1"),
     "no pair": (lambda: chain(lambda key, batch: batch[0])(KEY, BATCH), TypeError, "expected a pair"),
     "no channels": (lambda: random_flip()(KEY, (X[..., 0], Y)), ValueError, r"float32\[6, 7, 5\].*x\[..., None\]"),
     "vectors": (lambda: cutout(1)(KEY, (X[:, 0, 0], Y)), ValueError, "batch, height, width, channels"),
-    "out of sight": (lambda: random_crop(5)(KEY, BATCH), ValueError, "take less"),
+    "out of sight": (lambda: random_crop(5)(KEY, BATCH), ValueError, "less than the size"),
     "large window": (lambda: random_crop(1, size=8)(KEY, BATCH), ValueError, "larger than images"),
     "large square": (lambda: cutout(6)(KEY, BATCH), ValueError, "smaller size"),
     "integer images": (lambda: mixup(1.0, 3)(KEY, (X.astype(np.uint8), Y)), TypeError, "/ 255"),
@@ -279,8 +280,8 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_named(name):
-    mistake, error, message = MISTAKES[name]
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name):
+    call, error, message = ERRORS[name]
     with pytest.raises(error, match=message):
-        mistake()
+        call()

@@ -1,4 +1,4 @@
-"""`Dataset` and `from_arrays`: what they convert, and what they refuse."""
+"""Tests of `Dataset` and `from_arrays`: conversions and errors."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ F, L = X.astype(np.float32), Y.astype(np.int32)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8, np.int64, np.uint8, bool])
-def test_every_numeric_table_becomes_float32(dtype):
+def test_numeric_tables_become_float32(dtype):
     data = from_arrays(X.astype(dtype), Y)
     assert data.x.dtype == np.float32
     assert data.y.dtype == np.int32
@@ -34,9 +34,9 @@ def test_floats_are_regression_targets(shape, dtype):
 @pytest.mark.parametrize(
     ("shape", "dtype", "expected_shape", "expected_max"),
     [
-        ((2, 3, 3), np.uint8, (2, 3, 3, 1), 1.0),  # grey images
+        ((2, 3, 3), np.uint8, (2, 3, 3, 1), 1.0),  # grayscale images
         ((2, 3, 3, 4), np.uint8, (2, 3, 3, 4), 1.0),
-        ((2, 3), np.uint8, (2, 3), 255.0),  # a table is left as it is
+        ((2, 3), np.uint8, (2, 3), 255.0),  # a table is not scaled
         ((2, 3, 3), np.float32, (2, 3, 3), 255.0),  # sequences
         ((2, 3, 3), np.int64, (2, 3, 3), 255.0),
     ],
@@ -64,15 +64,15 @@ def test_official_test_part_shares_the_classes():
         ({"x": X[:, 0], "y": Y}, r"x is float32\[4\]; expected"),
         ({"x": np.zeros((4, 1, 1, 1, 1)), "y": Y}, r"expected float32 of shape \(N, features\)"),
         ({"x": 1.0, "y": Y}, r"x is float32\[\]"),
-        ({"x": X, "y": 1}, r"labels are integers of shape \(N,\)"),
+        ({"x": X, "y": 1}, r"expected integer labels of shape \(N,\)"),
         ({"x": X, "y": 1.0}, "differ in length"),
-        ({"x": X, "y": np.eye(4, dtype=int)}, r"From one-hot rows, y\.argmax\(axis=1\)"),
+        ({"x": X, "y": np.eye(4, dtype=int)}, r"For one-hot rows pass y\.argmax\(axis=1\)"),
         ({"x": X, "y": np.zeros((4, 3))}, r"expected float32 targets of shape \(N, 1\)"),
-        ({"x": X, "y": [0, 1, -1, 0]}, "labels go from -1 to 1; expected 0 to 1"),
-        ({"x": X, "y": [0, 1, 500, 0]}, "labels go up to 500, but there are only 4 samples.*np.unique"),
-        ({"x": X, "y": [0, 1, 2**40, 0]}, "goes from 0 to 1099511627776"),
-        ({"x": X, "y": [0, 1, -(2**31) - 1, 0]}, "goes from -2147483649"),
-        ({"x": X, "y": [0, 1, 2, 0], "classes": ("a", "b")}, "expected 0 to 1, one for each of 2 classes"),
+        ({"x": X, "y": [0, 1, -1, 0]}, "labels run from -1 to 1; expected 0 to 1"),
+        ({"x": X, "y": [0, 1, 500, 0]}, "labels run up to 500, but there are only 4 samples.*np.unique"),
+        ({"x": X, "y": [0, 1, 2**40, 0]}, "runs from 0 to 1099511627776"),
+        ({"x": X, "y": [0, 1, -(2**31) - 1, 0]}, "runs from -2147483649"),
+        ({"x": X, "y": [0, 1, 2, 0], "classes": ("a", "b")}, "expected 0 to 1, since there are 2 classes"),
         ({"x": X, "y": ["a", "b", "a", "b"]}, "expected numbers.*np.unique"),
         ({"x": X.astype(object), "y": Y}, "x is object.*expected numbers"),
         ({"x": X.astype(complex), "y": Y}, "x is complex128.*expected numbers"),
@@ -82,11 +82,14 @@ def test_official_test_part_shares_the_classes():
         ({"x": X, "y": [0.0, np.nan, 1.0, 2.0]}, "y has 1 values that are NaN"),
         ({"x": X, "y": Y, "x_test": X}, "has x_test but no y_test"),
         ({"x": X, "y": Y, "y_test": Y}, "has y_test but no x_test"),
-        ({"x": X, "y": Y, "x_test": X, "y_test": Y.astype(float)}, "y means classification, but y_test.*regression"),
-        ({"x": X, "y": Y, "x_test": X[:, :1], "y_test": Y}, "the test part is of another kind"),
+        (
+            {"x": X, "y": Y, "x_test": X, "y_test": Y.astype(float)},
+            "y means classification, but that of y_test",
+        ),
+        ({"x": X, "y": Y, "x_test": X[:, :1], "y_test": Y}, "the test part differs in sample shape"),
     ],
 )
-def test_from_arrays_refuses(arguments, words):
+def test_from_arrays_errors(arguments, words):
     with pytest.raises(ValueError, match=words):
         from_arrays(**arguments)
 
@@ -97,11 +100,11 @@ def test_from_arrays_refuses(arguments, words):
         ((X, L, "d", "classification", ("a", "b")), "x is float64.*expected float32"),
         ((F, Y, "d", "classification", ("a", "b")), "y is int64.*expected int32"),
         ((F, L, "d", "regression"), "expected float32 targets"),
-        ((F, F[:, :1], "d", "regression", ("a",)), "a regression has no classes"),
-        ((F, L, "d", "ranking"), "task must be 'classification' or 'regression', got 'ranking'"),
+        ((F, F[:, :1], "d", "regression", ("a",)), "expected none for regression"),
+        ((F, L, "d", "ranking"), "task is 'ranking', expected 'classification' or 'regression'"),
         ((F, L, "d", "classification", ()), "0 classes"),
     ],
 )
-def test_dataset_itself_converts_nothing(arguments, words):
+def test_dataset_does_not_convert(arguments, words):
     with pytest.raises(ValueError, match=words):
         Dataset(*arguments)

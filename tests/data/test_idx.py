@@ -1,4 +1,4 @@
-"""The IDX reader against files written here, whole and damaged."""
+"""Tests of the IDX reader with valid and damaged files."""
 
 import gzip
 
@@ -23,26 +23,26 @@ def test_round_trip(idx_bytes, tmp_path_factory, data, code, zipped):
     np.testing.assert_array_equal(read, array)
 
 
-WHOLE = bytes([0, 0, 0x08, 2, 0, 0, 0, 2, 0, 0, 0, 3]) + bytes(range(6))
+VALID = bytes([0, 0, 0x08, 2, 0, 0, 0, 2, 0, 0, 0, 3]) + bytes(range(6))
 
 
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b"", "no IDX file: it begins with nothing"),
-        (b"\0\0\x08", "no IDX file"),
-        (b"PNG!" + WHOLE, "begins with 50 4e 47 21, expected 00 00"),
-        (b"\0\0\x07" + WHOLE[3:], "unknown dtype code 0x07; IDX knows 0x08"),
+        (b"", "not an IDX file: it begins with nothing"),
+        (b"\0\0\x08", "not an IDX file"),
+        (b"PNG!" + VALID, "begins with 50 4e 47 21, expected 00 00"),
+        (b"\0\0\x07" + VALID[3:], "unknown dtype code 0x07, expected one of 0x08"),
         (b"\0\0\x08\0", "ends inside its header: 4 bytes, 0 axes"),
-        (WHOLE[:9], "ends inside its header: 9 bytes, 2 axes"),
-        (WHOLE[:-1], r"cut short: 17 bytes, expected 18 for shape \(2, 3\)"),
-        (WHOLE + b"\0", "too long: 19 bytes"),
-        (b"\0\0\x08\x04" + b"\xff" * 16, "cut short"),  # axes whose product no machine holds
-        (gzip.compress(WHOLE, mtime=0)[:-9], "damaged gzip file"),
-        (gzip.compress(WHOLE, mtime=0)[:12] + b"\xff" * 20, "damaged gzip file"),
+        (VALID[:9], "ends inside its header: 9 bytes, 2 axes"),
+        (VALID[:-1], r"truncated: 17 bytes, expected 18 for shape \(2, 3\)"),
+        (VALID + b"\0", "too long: 19 bytes"),
+        (b"\0\0\x08\x04" + b"\xff" * 16, "truncated"),  # a product of axes too large for any machine
+        (gzip.compress(VALID, mtime=0)[:-9], "damaged gzip file"),
+        (gzip.compress(VALID, mtime=0)[:12] + b"\xff" * 20, "damaged gzip file"),
     ],
 )
-def test_damage_is_named_with_the_file(tmp_path, raw, words):
+def test_errors_name_the_file_and_the_damage(tmp_path, raw, words):
     file = tmp_path / "t10k-images"
     file.write_bytes(raw)
     with pytest.raises(ValueError, match=words) as caught:

@@ -1,4 +1,4 @@
-"""Laws of `split` and `standardize`."""
+"""Property tests of `split` and `standardize`."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ laws = settings(deadline=None, max_examples=30)
 
 
 def numbered(labels):
-    """A classification whose samples carry their own index, so that parts can be told apart."""
+    """A classification data set whose inputs are the sample indices, so that parts can be identified."""
     labels = np.asarray(labels)
     names = [str(name) for name in range(labels.max() + 1)]
     return from_arrays(np.arange(len(labels), dtype=np.float32)[:, None], labels, classes=names)
@@ -79,7 +79,7 @@ def test_every_sample_is_held_out_equally_often():
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.2, 1.5, 20, float("nan")])
-def test_split_refuses_a_fraction_outside_its_range(fraction):
+def test_split_rejects_fractions_out_of_range(fraction):
     with pytest.raises(ValueError, match="above 0 and below 1"):
         split(numbered([0, 1, 0, 1]), test_fraction=fraction)
 
@@ -87,7 +87,7 @@ def test_split_refuses_a_fraction_outside_its_range(fraction):
 @pytest.mark.parametrize(
     "data", [numbered([0]), numbered([0, 1, 2]), from_arrays([[1.0]], [0.5])], ids=["one", "singles", "regression"]
 )
-def test_split_refuses_what_cannot_be_split(data):
+def test_split_rejects_too_few_samples(data):
     with pytest.raises(ValueError, match="cannot be split"):
         split(data)
 
@@ -114,18 +114,18 @@ def test_standardized_training_part_has_mean_0_and_deviation_1(x):
 
 @laws
 @given(x=values, offset=st.floats(-1e3, 1e3))
-def test_nothing_of_the_other_parts_is_used(x, offset):
+def test_other_parts_do_not_affect_the_statistics(x, offset):
     train, y = from_arrays(x, np.zeros(len(x))), np.zeros(len(x))
-    quiet, _ = standardize(train, from_arrays(x, y))
-    loud, scaled = standardize(train, from_arrays(x + offset, y))
-    np.testing.assert_array_equal(quiet.x, loud.x)
+    reference, _ = standardize(train, from_arrays(x, y))
+    same, scaled = standardize(train, from_arrays(x + offset, y))
+    np.testing.assert_array_equal(reference.x, same.x)
     mean, std = moments(x)
     np.testing.assert_allclose(scaled.x, ((x + offset).astype(np.float32) - mean) / std, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e30, -7.3])
 def test_a_constant_feature_becomes_zero(value):
-    x = np.full((37, 2), value, np.float32)  # 0.1 is no binary fraction: its computed deviation is not exactly 0
+    x = np.full((37, 2), value, np.float32)  # 0.1 is not a binary fraction: its computed deviation is not exactly 0
     (train,) = standardize(from_arrays(x, np.zeros(37)))
     np.testing.assert_array_equal(train.x, 0)
 
@@ -137,13 +137,13 @@ def test_images_keep_one_scale_per_channel():
     np.testing.assert_allclose(train.x, expected, atol=1e-5)
 
 
-def test_an_official_test_part_is_scaled_along():
+def test_an_official_test_part_is_scaled_too():
     data = from_arrays([[1.0], [3.0]], [0.0, 1.0], x_test=[[5.0]], y_test=[2.0])
     (train,) = standardize(data)
     np.testing.assert_array_equal(train.test.x, [[3.0]])
 
 
-def test_standardize_refuses_other_shapes():
+def test_standardize_rejects_other_shapes():
     with pytest.raises(ValueError, match="differ in shape"):
         standardize(from_arrays(np.eye(3), [0, 1, 1]), from_arrays(np.eye(2), [0, 1]))
 

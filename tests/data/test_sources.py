@@ -1,4 +1,4 @@
-"""Real data sets as they are known, `.npz` files, and what is said when something is missing."""
+"""Tests of bundled data sets, `.npz` files, and the errors for missing data."""
 
 import builtins
 import gzip
@@ -9,7 +9,7 @@ import pytest
 
 from jaxnn.data import NAMES, load, sources
 
-FACTS = {  # samples, shape, samples a class: from the UCI repository's and the sets' own papers
+FACTS = {  # samples, shape, samples per class: from the UCI repository and the papers of the data sets
     "digits": (1797, (8, 8, 1), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]),
     "iris": (150, (4,), [50, 50, 50]),
     "wine": (178, (13,), [59, 71, 48]),
@@ -19,7 +19,7 @@ FACTS = {  # samples, shape, samples a class: from the UCI repository's and the 
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_small_sets_are_what_they_are_known_to_be(name):
+def test_small_data_sets_match_their_publication(name):
     length, shape, balance = FACTS[name]
     data = load(name)
     assert (len(data), data.x.shape[1:], data.name, data.test) == (length, shape, name, None)
@@ -42,7 +42,7 @@ def test_class_names():
     assert load("breast-cancer").classes == ("malignant", "benign")
 
 
-def test_diabetes_comes_in_its_own_units():
+def test_diabetes_has_original_units():
     age = load("diabetes").x[:, 0]
     assert (age.min(), age.max()) == (19, 79)
 
@@ -82,7 +82,7 @@ def test_fashion_mnist_is_found(place, tmp_path, monkeypatch, no_system_folder, 
     assert data.classes[9] == "ankle boot" and len(data.classes) == 10
 
 
-def test_fashion_mnist_missing_says_where_and_how(tmp_path, monkeypatch, no_system_folder, write_fashion):
+def test_missing_fashion_mnist_error_lists_folders_and_remedy(tmp_path, monkeypatch, no_system_folder, write_fashion):
     monkeypatch.setenv("JAXNN_DATA", str(tmp_path / "data"))
     write_fashion(tmp_path / "data", leave_out=("t10k-labels",))  # three of four files are not enough
     with pytest.raises(FileNotFoundError) as caught:
@@ -100,7 +100,7 @@ def test_real_fashion_mnist():
     assert (data.x.shape, data.test.x.shape) == ((60000, 28, 28, 1), (10000, 28, 28, 1))
     np.testing.assert_array_equal(np.bincount(data.y), 6000)
     np.testing.assert_array_equal(np.bincount(data.test.y), 1000)
-    np.testing.assert_allclose([data.x.mean(), data.x.std()], [0.2860, 0.3530], atol=1e-4)  # as widely published
+    np.testing.assert_allclose([data.x.mean(), data.x.std()], [0.2860, 0.3530], atol=1e-4)  # published values
 
 
 def test_npz_round_trip(tmp_path):
@@ -124,31 +124,31 @@ X = np.zeros((4, 2))
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"x": X}, r"no array y; it has x\. np\.savez"),
+        ({"x": X}, r"no array y; it has x\. Use np\.savez"),
         ({"images": X, "labels": X}, "no array x and no y; it has images, labels"),
         ({}, "no array x and no y; it has none"),
-        ({"x": X, "y": np.array([{}] * 4)}, "holds Python objects, which are not loaded"),
+        ({"x": X, "y": np.array([{}] * 4)}, "contains Python objects, which are not loaded"),
         ({"x": X, "y": np.zeros(3, int)}, "data 'bad': x and y differ in length"),
         ({"x": X, "y": np.zeros(4, int), "x_test": X}, "has x_test but no y_test"),
         ({"x": X * np.nan, "y": np.zeros(4, int)}, "data 'bad': x has 8 values that are NaN"),
-        ({"x": X, "y": -np.ones(4, int)}, "labels go from -1 to -1"),
+        ({"x": X, "y": -np.ones(4, int)}, "labels run from -1 to -1"),
         ({"x": X, "y": np.array(list("abab"))}, "expected numbers"),
     ],
 )
-def test_npz_refuses(tmp_path, arrays, words):
+def test_npz_errors(tmp_path, arrays, words):
     with pytest.raises(ValueError, match=words):
         load(npz(tmp_path, **arrays))
 
 
-def test_npz_that_is_none(tmp_path):
+def test_missing_or_invalid_npz(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*gone\.npz"):
         load(tmp_path / "gone.npz")
     file = tmp_path / "text.npz"
     file.write_text("x, y")
-    with pytest.raises(ValueError, match=r"text\.npz is no \.npz file"):
+    with pytest.raises(ValueError, match=r"text\.npz is not an \.npz file"):
         load(file)
     file.write_bytes(b"\x93NUMPY")
-    with pytest.raises(ValueError, match="is no .npz file"):
+    with pytest.raises(ValueError, match="is not an .npz file"):
         load(file)
 
 
@@ -169,17 +169,17 @@ def test_damaged_npz(tmp_path, compressed):
         ("digit", "unknown data set 'digit'; did you mean digits"),
         ("Fashion_MNIST", "did you mean fashion-mnist"),
         ("breast_cancer", "did you mean breast-cancer"),
-        ("xyzzy", "Known are digits, iris, wine, breast-cancer, diabetes, fashion-mnist, and any FILE.npz"),
+        ("xyzzy", "Available are digits, iris, wine, breast-cancer, diabetes, fashion-mnist, and any FILE.npz"),
         ("data.csv", "unknown data set 'data.csv'"),
         ("", "unknown data set ''"),
     ],
 )
-def test_unknown_names_are_answered_with_the_nearest(name, words):
+def test_unknown_names_suggest_near_names(name, words):
     with pytest.raises(ValueError, match=words):
         load(name)
 
 
-def test_missing_scikit_learn_names_the_extra(monkeypatch):
+def test_missing_scikit_learn_error_names_the_extra(monkeypatch):
     real_import = builtins.__import__
 
     def without_sklearn(name, *rest, **named):

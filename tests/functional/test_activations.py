@@ -1,4 +1,4 @@
-"""Activations against float64 NumPy, PyTorch and their analytic derivatives."""
+"""Tests of the activations against float64 NumPy, PyTorch and analytic derivatives."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ import jaxnn as nn
 from jaxnn.functional import activations
 
 # name: (function, formula, derivative, slope at 0)
-SEED = {
+NOTES = {
     "identity": (activations.identity, lambda x: x, lambda x: np.ones_like(x), 1.0),
     "sigmoid": (
         activations.sigmoid,
@@ -50,33 +50,33 @@ def slope(function):
     return jax.vmap(jax.grad(function))
 
 
-@pytest.mark.parametrize("name", SEED)
+@pytest.mark.parametrize("name", NOTES)
 def test_value_and_derivative_in_float64(name, x64):
-    function, formula, derivative, _ = SEED[name]
+    function, formula, derivative, _ = NOTES[name]
     np.testing.assert_allclose(function(X), formula(X), rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(slope(function)(jnp.asarray(X)), derivative(X), rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", SEED)
+@pytest.mark.parametrize("name", NOTES)
 def test_value_and_derivative_in_float32(name):
-    function, formula, derivative, _ = SEED[name]
+    function, formula, derivative, _ = NOTES[name]
     x = X.astype(np.float32)
     assert function(x).dtype == jnp.float32
     np.testing.assert_allclose(function(x), formula(x.astype(float)), rtol=2e-6, atol=1e-7)
     np.testing.assert_allclose(slope(function)(x), derivative(x.astype(float)), rtol=2e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SEED)
+@pytest.mark.parametrize("name", NOTES)
 def test_slope_at_the_kink(name):
-    function, _, _, at_zero = SEED[name]
+    function, _, _, at_zero = NOTES[name]
     assert jax.grad(function)(0.0) == jnp.float32(at_zero)
 
 
-@pytest.mark.parametrize("name", SEED)
+@pytest.mark.parametrize("name", NOTES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_finite_far_out_and_dtype_kept(name, dtype):
+def test_large_inputs_are_finite_and_the_dtype_is_kept(name, dtype):
     x = jnp.array([-1e4, 0.0, 1e4], dtype)
-    value, gradient = SEED[name][0](x), slope(SEED[name][0])(x)
+    value, gradient = NOTES[name][0](x), slope(NOTES[name][0])(x)
     assert value.dtype == gradient.dtype == x.dtype
     assert jnp.isfinite(value).all()
     assert jnp.isfinite(gradient).all()
@@ -90,19 +90,19 @@ def test_options():
     np.testing.assert_allclose(jax.vmap(activations.leaky_relu, (None, 0))(jnp.bfloat16(-1), slopes), -slopes, rtol=1e-2)
 
 
-def test_nan_is_not_hidden():
-    assert all(jnp.isnan(function(jnp.nan)) for function, *_ in SEED.values())
+def test_nan_propagates():
+    assert all(jnp.isnan(function(jnp.nan)) for function, *_ in NOTES.values())
 
 
-@pytest.mark.parametrize("name", SEED)
+@pytest.mark.parametrize("name", NOTES)
 def test_integers_and_any_shape(name):
-    function = SEED[name][0]
+    function = NOTES[name][0]
     assert function(jnp.arange(-2, 3)).shape == (5,)
     assert function(jnp.zeros((0, 3))).shape == (0, 3)
     assert function(1.0).shape == ()
 
 
-def test_all_of_jax_nn_is_here_jitted_and_named():
+def test_all_activations_of_jax_nn_are_exported_jitted_and_named():
     not_activations = {
         "dot_product_attention",
         "get_scaled_dot_general_config",
@@ -158,7 +158,7 @@ def test_static_options_of_jax_nn_still_work():
     assert activations.glu(x).shape == (2, 2)
 
 
-# name: PyTorch's, of `functional`; ours otherwise than by its name
+# name: name in `torch.nn.functional`
 TORCH = {
     "celu": "celu",
     "elu": "elu",
@@ -190,7 +190,7 @@ def test_against_torch(name):
     torch = pytest.importorskip("torch")
     theirs, options = getattr(torch.nn.functional, TORCH[name]), OPTIONS.get(name, ())
     ours = lambda x: getattr(activations, name)(x, *options, **({"approximate": False} if name == "gelu" else {}))  # noqa: E731
-    points = np.append(X, [] if name in ("elu", "selu", "celu") else 0)  # at 0 PyTorch takes their right slope
+    points = np.append(X, [] if name in ("elu", "selu", "celu") else 0)  # at 0 PyTorch has the slope on the right
     x = torch.tensor(points, dtype=torch.float32, requires_grad=True)
     theirs(x, *options).sum().backward()
     value, pull = jax.vjp(ours, jnp.asarray(points, jnp.float32))
@@ -198,7 +198,7 @@ def test_against_torch(name):
     np.testing.assert_allclose(pull(jnp.ones_like(value))[0], x.grad, rtol=1e-5, atol=2e-6)
 
 
-# name: (function, formula), of what PyTorch does not have
+# name: (function, formula), for activations that PyTorch does not have
 FORMULAS = {
     "exponential": (activations.exponential, np.exp),
     "gelu": (activations.gelu, lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
@@ -232,7 +232,7 @@ def test_dtypes_nan_and_integers(name):
     assert jnp.isnan(activations.threshold(jnp.nan, 0.0, 1.0))
 
 
-def test_softmax_and_its_kin_against_torch():
+def test_softmax_and_related_functions_against_torch():
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32) * 3
     for axis in (-1, 0):
@@ -247,7 +247,7 @@ def test_softmax_and_its_kin_against_torch():
 
 
 @pytest.mark.parametrize("axis", [0, -1])
-def test_sparsemax_is_the_nearest_point_of_the_simplex(axis):
+def test_sparsemax_is_the_projection_onto_the_simplex(axis):
     rng = np.random.default_rng(0)
     x, cotangent = rng.normal(size=(2, 20, 5)).astype(np.float32) * 2
     p, pull = jax.vjp(lambda x: activations.sparsemax(x, axis=axis), x)
@@ -264,7 +264,7 @@ def test_sparsemax_is_the_nearest_point_of_the_simplex(axis):
 @given(st.floats(-100, 100, width=32), st.floats(-100, 100, width=32))
 def test_monotone_and_in_range(a, b):
     a, b = jnp.float32(min(a, b)), jnp.float32(max(a, b))
-    for function, *_ in SEED.values():
+    for function, *_ in NOTES.values():
         assert function(a) <= function(b)
     assert 0 <= activations.sigmoid(a) <= 1
     assert -1 <= activations.tanh(a) <= 1

@@ -1,4 +1,4 @@
-"""Initializers: exact distributions, fans, and what they say they draw."""
+"""Tests of the initializers: distributions, fans, descriptions and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def test_distribution(name, shape):
 
 
 @each
-def test_description_is_what_is_drawn(name):
+def test_description_matches_the_distribution(name):
     initializer, exact = DRAWN[name]
     distribution, scale, offset = initializer.describe(CONV)
     z = {"normal": stats.norm(), "truncated_normal": TRUNCATED, "uniform": stats.uniform(-1, 2)}[distribution]
@@ -145,9 +145,9 @@ def test_orthogonal_is_uniform():
 @pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 2, 5), (1, 3, 3, 2, 2)])
 def test_delta_orthogonal(shape):
     kernel = np.asarray(init.delta_orthogonal(2.0)(KEY, shape))
-    centre = kernel[tuple((n - 1) // 2 for n in shape[:-2])]
-    np.testing.assert_allclose(centre @ centre.T, 4 * np.eye(shape[-2]), atol=1e-5)
-    assert np.count_nonzero(kernel) == np.count_nonzero(centre)
+    center = kernel[tuple((n - 1) // 2 for n in shape[:-2])]
+    np.testing.assert_allclose(center @ center.T, 4 * np.eye(shape[-2]), atol=1e-5)
+    assert np.count_nonzero(kernel) == np.count_nonzero(center)
     theirs = jax.nn.initializers.delta_orthogonal(2.0)(KEY, shape)
     np.testing.assert_allclose(kernel, theirs, atol=1e-6)
 
@@ -161,9 +161,9 @@ def test_identity_returns_the_input(size):
     np.testing.assert_array_equal(init.identity()(KEY, (2, 3), jnp.bfloat16).astype(float), np.eye(2, 3))
 
 
-def test_identity_is_torchs():
+def test_identity_against_torch():
     torch = pytest.importorskip("torch")
-    theirs = torch.nn.init.dirac_(torch.empty(3, 2, 5, 3)).permute(2, 3, 1, 0)  # (out, in, …) there
+    theirs = torch.nn.init.dirac_(torch.empty(3, 2, 5, 3)).permute(2, 3, 1, 0)  # (out, in, …) in PyTorch
     np.testing.assert_array_equal(init.identity()(KEY, (5, 3, 2, 3)), theirs)
 
 
@@ -173,22 +173,28 @@ def test_sparse():
     assert (zeros == 28).all()  # ⌈0.7 · 40⌉
     drawn = kernel[kernel != 0]
     assert stats.kstest(drawn, stats.norm(0, 2).cdf).pvalue > 1e-3
-    places = (kernel.reshape(40, 50) != 0).mean(1)
-    assert places.std() < 3 * np.sqrt(0.3 * 0.7 / 50)  # no input is preferred
+    frequencies = (kernel.reshape(40, 50) != 0).mean(1)
+    assert frequencies.std() < 3 * np.sqrt(0.3 * 0.7 / 50)  # positions are uniform
     assert init.sparse(0.5)(KEY, (4, 3), jnp.bfloat16).dtype == jnp.bfloat16
     assert (init.sparse(0.0)(KEY, (4, 3)) != 0).all()
 
 
-def test_all_of_jax_is_here():
+def test_all_initializers_of_jax_are_exported():
     theirs = {name for name in dir(jax.nn.initializers) if not name.startswith("_")}
     assert theirs <= set(init.__all__)
 
 
-def test_whole_matrices_in_a_layer():
+def test_matrix_initializers_in_layers():
     model = nn.serial(nn.dense(4, kernel_init=init.identity()), nn.dense(4, kernel_init=init.sparse(0.5)))
     params, _ = jax.jit(model.init)(KEY, jnp.ones((2, 4)))
     np.testing.assert_array_equal(params["dense"]["kernel"], np.eye(4))
     assert ((params["dense_2"]["kernel"] == 0).sum(0) == 2).all()
+
+
+def test_xavier_is_glorot_and_not_the_fan_in_form():
+    assert init.xavier_uniform().describe((16, 8)) == ("uniform", 0.5, 0.0)  # √(6/24)
+    assert init.fan_in_uniform().describe((16, 8)) == ("uniform", 0.25, 0.0)  # √(1/16)
+    assert "Xavier" in init.fan_in_uniform.__doc__ and "Xavier" in init.xavier_uniform.__doc__
 
 
 def test_names_and_repr():
@@ -207,7 +213,7 @@ def test_against_jax(name):
     np.testing.assert_allclose(getattr(init, name)()(KEY, CONV), theirs, rtol=1e-5, atol=1e-7)
 
 
-def test_fan_in_uniform_is_the_default_of_torch():
+def test_fan_in_uniform_is_the_default_of_torch_linear():
     torch = pytest.importorskip("torch")
     limit = torch.nn.Linear(DENSE[0], 20000).weight.abs().max().item()
     np.testing.assert_allclose(init.fan_in_uniform().describe(DENSE)[1], limit, rtol=1e-4)
@@ -225,8 +231,8 @@ def test_fan_in_uniform_is_the_default_of_torch():
         (lambda: init.sparse(1.0), ["sparsity is 1.0", "[0, 1)"]),
         (lambda: init.normal(-1.0), ["stddev is -1.0", ">= 0"]),
         (lambda: init.truncated_normal(np.nan), ["stddev is nan"]),
-        (lambda: init.normal(np.ones(3)), ["one number"]),
-        (lambda: init.constant(np.ones(3)), ["value", "one number"]),
+        (lambda: init.normal(np.ones(3)), ["a single number >= 0"]),
+        (lambda: init.constant(np.ones(3)), ["value", "a single number"]),
         (lambda: init.uniform(1.0, 1.0), ["high is 1.0", "above 1.0"]),
         (lambda: init.variance_scaling(0.0, "fan_in", "normal"), ["scale is 0.0", "> 0"]),
         (lambda: init.variance_scaling(1.0, "in", "normal"), ["'in'", "'fan_in'", "'fan_avg'"]),

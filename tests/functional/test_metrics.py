@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, over unequal batches, masks and bad input."""
+"""Tests of the metrics against scikit-learn: unequal batches, masks and invalid input."""
 
 from functools import reduce
 
@@ -27,7 +27,7 @@ def softmax(x):
     return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
 
 
-# name: (metric, predictions, targets, scikit-learn's value of predictions and targets)
+# name: (metric, predictions, targets, value of scikit-learn as a function of predictions and targets)
 CASES = {
     "accuracy": (metrics.accuracy, LOGITS, LABELS, lambda p, t: sk.accuracy_score(t, p.argmax(-1))),
     "accuracy, one-hot": (
@@ -100,13 +100,13 @@ def test_in_a_scan_under_jit(name):
 def test_mask_is_a_slice(name):
     metric, p, t, reference = CASES[name]
     where = np.arange(N) % 3 == 0
-    spoilt = np.where(where.reshape(-1, *[1] * (p.ndim - 1)), p, np.float32(np.nan))
+    corrupted = np.where(where.reshape(-1, *[1] * (p.ndim - 1)), p, np.float32(np.nan))
     for call in (metric, jax.jit(metric)):
-        np.testing.assert_allclose(call(spoilt, t, where), reference(p[where], t[where]), rtol=5e-6)
+        np.testing.assert_allclose(call(corrupted, t, where), reference(p[where], t[where]), rtol=5e-6)
 
 
 @each
-def test_no_sample_changes_nothing(name):
+def test_an_empty_batch_changes_nothing(name):
     metric, p, t, _ = CASES[name]
     totals = metric.update(metric.init(), p, t)
     after = metric.update(totals, p[:0], t[:0])
@@ -117,7 +117,7 @@ def test_no_sample_changes_nothing(name):
 
 @settings(max_examples=5)
 @given(st.lists(st.integers(0, N), min_size=1, max_size=2).map(sorted))
-def test_any_cut_gives_the_same(cuts):
+def test_any_split_into_batches_gives_the_same_value(cuts):
     totals = [metrics.r2.update(metrics.r2.init(), *batch) for batch in parts(Y_HAT, Y, cuts)]
     np.testing.assert_allclose(metrics.r2.compute(reduce(metrics.r2.merge, totals)), sk.r2_score(Y, Y_HAT), rtol=1e-5)
 
@@ -210,14 +210,14 @@ def test_bad_labels_are_nan_under_jit():
         (lambda: metrics.binary_accuracy(LOGIT, 2 * BITS - 1), ValueError, ["-1 to 1", "0 and 1"]),
         (lambda: metrics.binary_accuracy(LOGIT, BITS[:3]), ValueError, ["[71]", "[3]"]),
         (lambda: metrics.binary_accuracy(LOGIT, BITS[:, None]), ValueError, ["targets[:, 0]"]),
-        (lambda: metrics.top_k_accuracy(0), ValueError, ["k is 0", "whole number"]),
-        (lambda: metrics.top_k_accuracy(6)(LOGITS, LABELS), ValueError, ["only 5 classes"]),
+        (lambda: metrics.top_k_accuracy(0), ValueError, ["k is 0", "positive integer"]),
+        (lambda: metrics.top_k_accuracy(6)(LOGITS, LABELS), ValueError, ["[71, 5]", "at least 6 classes"]),
         (lambda: metrics.confusion_matrix(3)(LOGITS, LABELS), ValueError, ["num_classes=3", "[71, 5]"]),
         (lambda: metrics.confusion_matrix(2.5), ValueError, ["num_classes is 2.5"]),
         (lambda: metrics.r2(Y, Y[:, None]), ValueError, ["targets[:, 0]"]),
         (lambda: metrics.r2(LOGITS, LOGITS), ValueError, ["one output"]),
         (lambda: metrics.mse(Y, Y[:3]), ValueError, ["[71]", "[3]"]),
-        (lambda: metrics.mse(1.0, 1.0), ValueError, ["axis of samples"]),
+        (lambda: metrics.mse(1.0, 1.0), ValueError, ["leading batch axis"]),
         (lambda: metrics.mean(lambda p, t: p - t)(Y, Y), ValueError, ["float32[71]", "scalar"]),
     ],
 )

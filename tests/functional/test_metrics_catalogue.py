@@ -1,4 +1,4 @@
-"""The metrics of classes, ranks, probabilities, numbers and text: a group of them is compiled once and checked as a whole."""
+"""Tests of the metrics of classes, ranks, probabilities, numbers and text; each group is compiled once and checked together."""
 
 import math
 from collections import Counter
@@ -33,7 +33,7 @@ def softmax(x):
 
 
 def of_classes(function, **options):
-    """scikit-learn's, as it is without labels: over those classes that occur or are predicted."""
+    """Return scikit-learn's function without labels: over the classes that occur or are predicted."""
     return lambda p, t: function(t, p.argmax(-1), **options)
 
 
@@ -63,7 +63,7 @@ SHARES = {
     "f1": (metrics.f1, sk.f1_score, {}),
     "f_0.5": (lambda *a, **o: metrics.f_beta(0.5, *a, **o), sk.fbeta_score, {"beta": 0.5}),
 }
-GROUPS = {  # predictions, targets, and by name the metric and scikit-learn's value
+GROUPS = {  # predictions, targets, and per name the metric and the value of scikit-learn
     "classes": (LOGITS, LABELS, {
         **{
             f"{average} {name}": (
@@ -103,12 +103,12 @@ GROUPS = {  # predictions, targets, and by name the metric and scikit-learn's va
 each = pytest.mark.parametrize("group", GROUPS)
 
 
-def ways(metric, p, t, where):
-    """The same value by every way there is to it, of all samples, of those a mask leaves in, and of the first 70."""
+def values_by_all_paths(metric, p, t, where):
+    """Compute the metric in all supported ways: for all samples, for the unmasked ones, and for the first 70."""
     parts = list(zip(jnp.split(p, CUTS), jnp.split(t, CUTS), strict=True))
     separate = [metric.update(metric.init(), *part) for part in parts]
     merged = [reduce(metric.merge, totals) for totals in (separate, separate[::-1], [metric.init(), *separate, metric.init()])]
-    spoilt = jnp.where(where.reshape(-1, *[1] * (p.ndim - 1)), p, jnp.nan)
+    corrupted = jnp.where(where.reshape(-1, *[1] * (p.ndim - 1)), p, jnp.nan)
     folded = jax.tree.map(lambda x: x[:70].reshape(7, 10, *x.shape[1:]), (p, t))
     scanned = jax.lax.scan(lambda totals, part: (metric.update(totals, *part), None), metric.init(), folded)[0]
 
@@ -118,43 +118,43 @@ def ways(metric, p, t, where):
     devices = jax.vmap(everywhere, axis_name="devices")(*folded)
     return {
         "all": [metric(p, t), *map(metric.compute, merged), metric.compute(metric.update(separate[0], p[32:], t[32:]))],
-        "masked": [metric(spoilt, t, where)],
+        "masked": [metric(corrupted, t, where)],
         "first": [metric.compute(scanned), devices[0], devices[-1]],
     }
 
 
-def once(metric, p, t, where):
+def values_by_calls(metric, p, t, where):
     return {"all": [metric(p, t)], "masked": [metric(p, t, where)], "first": []}
 
 
-def check(group, rtol, ways=ways):
-    p, t, members = GROUPS[group]
+def check(group, rtol, compute=values_by_all_paths):
+    p, t, cases = GROUPS[group]
     p, t = (x.astype(float) if x.dtype.kind == "f" and jax.config.jax_enable_x64 else x for x in (p, t))
-    found = jax.jit(lambda *data: {name: ways(metric, *data) for name, (metric, _) in members.items()})(p, t, WHERE)
-    for name, (_, reference) in members.items():
+    found = jax.jit(lambda *data: {name: compute(metric, *data) for name, (metric, _) in cases.items()})(p, t, WHERE)
+    for name, (_, reference) in cases.items():
         for which, part in {"all": slice(None), "masked": WHERE, "first": slice(70)}.items():
             for value in found[name][which]:
                 np.testing.assert_allclose(value, reference(p[part], t[part]), rtol=rtol, atol=rtol, err_msg=f"{name}, {which}")
 
 
 @each
-def test_every_way_to_a_metric_is_scikit_learns(group):
+def test_all_paths_equal_scikit_learn(group):
     check(group, 3e-6)
 
 
 @each
 def test_in_float64(group, x64):
-    check(group, 1e-12, once)
+    check(group, 1e-12, values_by_calls)
 
 
 @each
 def test_bad_samples_are_nan_under_jit_and_errors_outside(group):
-    p, t, members = GROUPS[group]
-    spoilt = np.where(np.arange(N).reshape(-1, *[1] * (p.ndim - 1)) == 4, np.float32(np.nan), p)
+    p, t, cases = GROUPS[group]
+    corrupted = np.where(np.arange(N).reshape(-1, *[1] * (p.ndim - 1)) == 4, np.float32(np.nan), p)
     wrong = np.where(np.arange(N) == 4, np.asarray(C if group in ("classes", "probabilities") else 2, t.dtype), t)
-    bad = jax.jit(lambda p, t: {name: metric(p, t) for name, (metric, _) in members.items()})
-    empty = jax.jit(lambda p, t: {name: metric(p, t, jnp.zeros(len(t), bool)) for name, (metric, _) in members.items()})
-    for name, value in bad(spoilt, t).items():
+    bad = jax.jit(lambda p, t: {name: metric(p, t) for name, (metric, _) in cases.items()})
+    empty = jax.jit(lambda p, t: {name: metric(p, t, jnp.zeros(len(t), bool)) for name, (metric, _) in cases.items()})
+    for name, value in bad(corrupted, t).items():
         assert np.isnan(value).all(), name
     for name, value in empty(p, t).items():
         assert np.isnan(value).all(), name
@@ -162,7 +162,7 @@ def test_bad_samples_are_nan_under_jit_and_errors_outside(group):
         return
     for name, value in bad(p, wrong).items():
         assert np.isnan(value).all(), name
-    for metric, _ in members.values():
+    for metric, _ in cases.values():
         with pytest.raises(ValueError, match="run from 0 to"):
             metric(p, wrong)
 
@@ -170,22 +170,22 @@ def test_bad_samples_are_nan_under_jit_and_errors_outside(group):
 def test_over_devices_under_shard_map():
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     size = 8 * len(jax.devices())
-    rows = jax.P("data")
+    sharded = jax.P("data")
 
     def everywhere(metric):
         def run(p, t):
             return metric.compute(metric.merge_across(metric.update(metric.init(), p, t), "data"))
 
-        return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(rows, rows), out_specs=jax.P()))
+        return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(sharded, sharded), out_specs=jax.P()))
 
     chosen = [(g, n) for g, n in [("classes", "macro f1"), ("numbers", "pearson"), ("ranks", "roc_auc")]]
     for group, name in chosen:
-        p, t, members = GROUPS[group]
-        metric, reference = members[name]
+        p, t, cases = GROUPS[group]
+        metric, reference = cases[name]
         np.testing.assert_allclose(everywhere(metric)(p[:size], t[:size]), reference(p[:size], t[:size]), rtol=1e-5)
 
 
-def test_the_error_of_rounded_scores_is_bounded_as_said():
+def test_the_error_of_rounded_scores_is_within_the_documented_bound():
     scores = (RNG.normal(size=4000) * 1e-2 + 1).astype(np.float32)  # some 80 values in float16
     bits = RNG.random(4000) < 1 / (1 + np.exp(-2e2 * (scores - 1)))
     rounded, bits = scores.astype(np.float16), bits.astype(int)
@@ -211,7 +211,7 @@ def test_rounding_is_to_float16_over_its_whole_range():
                                    sk.roc_auc_score(bits[4:], clipped[4:]), rtol=1e-6)  # fmt: skip
 
 
-def test_more_samples_than_there_is_room_for_are_nan():
+def test_more_samples_than_the_capacity_give_nan():
     exact = metrics.roc_auc(capacity=70)
     assert not np.isnan(exact(LOGIT[:70], BITS[:70]))
     assert np.isnan(exact(LOGIT, BITS))
@@ -220,7 +220,7 @@ def test_more_samples_than_there_is_room_for_are_nan():
     assert not np.isnan(exact(LOGIT, BITS, np.arange(N) > 0))
 
 
-def test_what_cannot_be_divided():
+def test_zero_denominators():
     ones = jnp.ones(4)
     right = jnp.array([0, 1, 1, 0])
     with np.errstate(all="ignore"):
@@ -268,15 +268,15 @@ def test_labels_of_a_narrow_type():
 
 
 def reference_bleu(predicted, reference, order=4):
-    """From the paper's formula, with counters of tuples."""
-    right, made = np.zeros(order), np.zeros(order)
+    """The formula of the paper, with counters of tuples."""
+    matched, total = np.zeros(order), np.zeros(order)
     for p, r in zip(predicted, reference, strict=True):
         for n in range(1, order + 1):
             ours, theirs = (Counter(tuple(s[i : i + n]) for i in range(len(s) - n + 1)) for s in (p, r))
-            right[n - 1] += sum(min(count, theirs[gram]) for gram, count in ours.items())
-            made[n - 1] += sum(ours.values())
+            matched[n - 1] += sum(min(count, theirs[gram]) for gram, count in ours.items())
+            total[n - 1] += sum(ours.values())
     c, r = sum(map(len, predicted)), sum(map(len, reference))
-    return min(1, math.exp(1 - r / c)) * math.exp(np.log(right / made).mean()) if right.all() else 0.0
+    return min(1, math.exp(1 - r / c)) * math.exp(np.log(matched / total).mean()) if matched.all() else 0.0
 
 
 def padded(sequences, time):
@@ -317,7 +317,7 @@ def test_bleu():
         (lambda: metrics.mape(LABELS, LABELS), TypeError, ["floating-point"]),
         (lambda: metrics.bleu()(LOGITS, LOGITS), TypeError, ["tokens", "-1 for padding"]),
         (lambda: metrics.bleu()(LABELS, LABELS), ValueError, ["(batch, time)"]),
-        (lambda: metrics.bleu()(LABELS[:, None], LABELS[:4, None]), ValueError, ["not as many"]),
+        (lambda: metrics.bleu()(LABELS[:, None], LABELS[:4, None]), ValueError, ["differ in length"]),
     ],
 )
 def test_errors(call, kind, words):

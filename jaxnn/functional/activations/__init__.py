@@ -1,9 +1,9 @@
-"""Activation functions: the union of `jax.nn`'s, Keras's and PyTorch's, under `jax.nn`'s names where it has one.
+"""Activation functions: the union of those of `jax.nn`, Keras and PyTorch, under `jax.nn`'s names where it has one.
 
-Each is a jitted function of `x` that keeps shape and floating dtype; an integer `x` is read as the default float where
-the result is not an integer. `__name__` is the function's own, so a layer made of it is called by it. What `jax.nn` has
-is `jax.nn`'s, called by its name; the six of the teaching notes are `identity`, `sigmoid`, `relu`, `leaky_relu`, `elu`
-and `tanh`. Those with weights or randomness of their own are layers: `prelu`, `rrelu`.
+Each is a jitted function of `x` that preserves shape and floating-point dtype; an integer `x` is converted to the default
+float where the result is not an integer. A layer made of an activation has its `__name__`. Functions that exist in `jax.nn`
+call it; the six of the teaching notes are `linear` (also `identity`), `sigmoid`, `relu`, `leaky_relu`, `elu` and `tanh`.
+Activations with parameters or randomness are layers: `prelu`, `rrelu`.
 """
 
 from jaxnn.functional.activations.over_axis import (

@@ -1,4 +1,4 @@
-"""Activations over an axis: what an element becomes depends on its neighbours."""
+"""Activations that act along an axis."""
 
 from functools import partial
 
@@ -15,15 +15,15 @@ Axis = int | tuple[int, ...]
 def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> jax.Array:
     """Turn scores into probabilities: f(x)ᵢ = exp(xᵢ)/Σⱼ exp(xⱼ). Bridle (1990).
 
-    Summed in at least float32; large scores do not overflow, and those of −∞ get 0.
+    Summed in at least float32; large scores do not overflow, and scores of −∞ have probability 0.
 
     Args:
-        x: scores.
-        axis: over which the probabilities sum to 1.
-        where: boolean mask that broadcasts to `x`; what is False counts as −∞.
+        x: Scores.
+        axis: Axis or axes over which the probabilities sum to 1.
+        where: Boolean mask that broadcasts to `x`; masked elements count as −∞.
 
     Returns:
-        Probabilities, of `x`'s shape.
+        Probabilities, with the shape of `x`.
 
     Example:
         >>> [round(p, 4) for p in softmax(jnp.array([0.0, 1.0, 2.0])).tolist()]
@@ -35,17 +35,17 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
 
 @partial(jax.jit, static_argnames="axis")
 def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> jax.Array:
-    """The logarithm of the softmax, which does not underflow: f(x)ᵢ = xᵢ − log Σⱼ exp(xⱼ).
+    """The logarithm of the softmax, computed without underflow: f(x)ᵢ = xᵢ − log Σⱼ exp(xⱼ).
 
     `jax.nn.log_softmax`, summed in at least float32.
 
     Args:
-        x: scores.
-        axis: over which the probabilities sum to 1.
-        where: boolean mask that broadcasts to `x`; what is False counts as −∞.
+        x: Scores.
+        axis: Axis or axes over which the probabilities sum to 1.
+        where: Boolean mask that broadcasts to `x`; masked elements count as −∞.
 
     Returns:
-        Logarithms of probabilities, of `x`'s shape.
+        Logarithms of probabilities, with the shape of `x`.
 
     Example:
         >>> log_softmax(jnp.array([0.0, -200.0])).tolist()
@@ -57,14 +57,14 @@ def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -
 
 @partial(jax.jit, static_argnames="axis")
 def softmin(x: ArrayLike, axis: Axis = -1) -> jax.Array:
-    """Turn costs into probabilities: f(x)ᵢ = exp(−xᵢ)/Σⱼ exp(−xⱼ), the softmax of −x. PyTorch's.
+    """Turn costs into probabilities: f(x)ᵢ = exp(−xᵢ)/Σⱼ exp(−xⱼ), the softmax of −x, as in PyTorch.
 
     Args:
-        x: costs.
-        axis: over which the probabilities sum to 1.
+        x: Costs.
+        axis: Axis or axes over which the probabilities sum to 1.
 
     Returns:
-        Probabilities, of `x`'s shape.
+        Probabilities, with the shape of `x`.
 
     Example:
         >>> [round(p, 4) for p in softmin(jnp.array([0.0, 1.0, 2.0])).tolist()]
@@ -75,17 +75,18 @@ def softmin(x: ArrayLike, axis: Axis = -1) -> jax.Array:
 
 @partial(jax.jit, static_argnames="axis")
 def sparsemax(x: ArrayLike, axis: int = -1) -> jax.Array:
-    """Turn scores into probabilities of which many are exactly 0: f(x)ᵢ = max(0, xᵢ − τ), τ such that they sum to 1.
+    """Turn scores into probabilities, many of them exactly 0: f(x)ᵢ = max(0, xᵢ − τ), with τ such that they sum to 1.
 
-    The nearest point of the simplex: Martins and Astudillo (2016), Alg. 1. On the support S, those above τ,
-    τ = (Σ_S x − 1)/∣S∣, and the derivative is that of x less its mean over S; elsewhere it is 0. `losses.sparsemax` trains it.
+    The projection onto the simplex: Martins and Astudillo (2016), Alg. 1. On the support S, where x > τ, the threshold is
+    τ = (Σ_S x − 1)/∣S∣, and the derivative is that of x minus its mean over S; elsewhere it is 0. Its loss is
+    `losses.sparsemax`.
 
     Args:
-        x: scores.
-        axis: over which the probabilities sum to 1.
+        x: Scores.
+        axis: Axis or axes over which the probabilities sum to 1.
 
     Returns:
-        Probabilities, of `x`'s shape.
+        Probabilities, with the shape of `x`.
 
     Example:
         >>> sparsemax(jnp.array([0.0, 1.0, 1.5])).tolist()
@@ -98,9 +99,9 @@ def sparsemax(x: ArrayLike, axis: int = -1) -> jax.Array:
     shape[axis] = z.shape[axis]
     rank = jnp.arange(1, z.shape[axis] + 1, dtype=z.dtype).reshape(shape)
     thresholds = (jnp.cumsum(descending, axis=axis) - 1) / rank
-    size = jnp.sum(descending > thresholds, axis=axis, keepdims=True)
-    least = jnp.take_along_axis(thresholds, jnp.maximum(size - 1, 0), axis=axis)
-    support = ~(jax.lax.stop_gradient(z) <= least)  # a NaN belongs to it, so that it spoils all
+    support_size = jnp.sum(descending > thresholds, axis=axis, keepdims=True)
+    lowest = jnp.take_along_axis(thresholds, jnp.maximum(support_size - 1, 0), axis=axis)
+    support = ~(jax.lax.stop_gradient(z) <= lowest)  # includes NaN, which thus propagates to all
     count = jnp.maximum(jnp.sum(support, axis=axis, keepdims=True), 1).astype(z.dtype)
     threshold = (jnp.sum(jnp.where(support, z, 0), axis=axis, keepdims=True) - 1) / count
     return jnp.where(support, z - threshold, 0 * threshold).astype(x.dtype)
@@ -108,11 +109,11 @@ def sparsemax(x: ArrayLike, axis: int = -1) -> jax.Array:
 
 @partial(jax.jit, static_argnames="axis")
 def glu(x: ArrayLike, axis: int = -1) -> jax.Array:
-    """Gate one half by the other: f(a, b) = a σ(b), a and b the halves of x. Dauphin et al. (2017).
+    """Gate one half of x by the other: f(a, b) = a σ(b) with the halves a and b. Dauphin et al. (2017).
 
     Args:
-        x: an array whose `axis` has an even length.
-        axis: that is halved.
+        x: An array whose `axis` has an even length.
+        axis: Axis that is split in half.
 
     Returns:
         An array with half the length along `axis`.
@@ -133,18 +134,18 @@ def logsumexp(
     return_sign: bool = False,
     where: ArrayLike | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """A smooth maximum: log Σᵢ bᵢ exp(aᵢ), which does not overflow: `jax.nn.logsumexp`.
+    """A smooth maximum, log Σᵢ bᵢ exp(aᵢ), computed without overflow: `jax.nn.logsumexp`.
 
     Args:
-        a: any array.
-        axis: that is summed over; None for all.
-        b: factors that broadcast to `a`; None for 1.
-        keepdims: whether the axis stays, with length 1.
-        return_sign: whether the sign of the sum is returned too; otherwise the logarithm of a negative one is NaN.
-        where: boolean mask that broadcasts to `a`; what is False is left out.
+        a: Any array.
+        axis: Axis or axes that are summed; None for all.
+        b: Factors that broadcast to `a`; None for 1.
+        keepdims: Whether to keep the reduced axes with length 1.
+        return_sign: Whether to return the sign of the sum too; otherwise the logarithm of a negative sum is NaN.
+        where: Boolean mask that broadcasts to `a`; masked elements are left out.
 
     Returns:
-        The logarithm of the sum, and its sign if asked for.
+        The logarithm of the sum, and its sign if `return_sign`.
 
     Example:
         >>> round(logsumexp(jnp.array([1000.0, 1000.0])).item(), 2)
@@ -155,13 +156,13 @@ def logsumexp(
 
 @partial(jax.jit, static_argnames=("axis", "keepdims"))
 def logmeanexp(x: ArrayLike, axis: Axis | None = None, where: ArrayLike | None = None, keepdims: bool = False) -> jax.Array:
-    """A smooth maximum that of equal numbers is that number: log((1/n) Σᵢ exp(xᵢ)): `jax.nn.logmeanexp`.
+    """A smooth maximum, log((1/n) Σᵢ exp(xᵢ)), which preserves constants: `jax.nn.logmeanexp`.
 
     Args:
-        x: any array.
-        axis: that is averaged over; None for all.
-        where: boolean mask that broadcasts to `x`; what is False is left out.
-        keepdims: whether the axis stays, with length 1.
+        x: Any array.
+        axis: Axis or axes that are averaged; None for all.
+        where: Boolean mask that broadcasts to `x`; masked elements are left out.
+        keepdims: Whether to keep the reduced axes with length 1.
 
     Returns:
         The logarithm of the mean.
@@ -175,13 +176,13 @@ def logmeanexp(x: ArrayLike, axis: Axis | None = None, where: ArrayLike | None =
 
 @jax.jit
 def log1mexp(x: ArrayLike) -> jax.Array:
-    """The logarithm of a complement: f(x) = log(1 − e⁻ˣ) for x > 0, accurate near 0 and far out. Mächler (2012).
+    """The logarithm of a complement, f(x) = log(1 − e⁻ˣ) for x > 0, accurate for small and large x. Mächler (2012).
 
     Args:
-        x: any array of numbers above 0, such as −log p.
+        x: Any array of positive numbers, such as −log p.
 
     Returns:
-        log(1 − e⁻ˣ), of `x`'s shape.
+        log(1 − e⁻ˣ), with the shape of `x`.
 
     Example:
         >>> round(log1mexp(jnp.log(2.0)).item(), 4)
@@ -199,18 +200,18 @@ def standardize(
     epsilon: ArrayLike = 1e-5,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Shift to mean 0 and scale to variance 1: (x − mean)/√(variance + ε): `jax.nn.standardize`.
+    """Shift to mean 0 and scale to variance 1, (x − mean)/√(variance + ε): `jax.nn.standardize`.
 
     Args:
-        x: any array.
-        axis: over which mean and variance are taken.
-        mean: that of `x` by default.
-        variance: that of `x` by default.
-        epsilon: ε.
-        where: boolean mask that broadcasts to `x`; what is False does not count in mean and variance.
+        x: Any array.
+        axis: Axis or axes over which mean and variance are computed.
+        mean: Mean to subtract; that of `x` by default.
+        variance: Variance to divide by; that of `x` by default.
+        epsilon: Small constant ε added to the variance.
+        where: Boolean mask that broadcasts to `x`; masked elements do not count in mean and variance.
 
     Returns:
-        An array of `x`'s shape.
+        An array with the shape of `x`.
 
     Example:
         >>> [round(z, 4) for z in standardize(jnp.array([1.0, 3.0]), epsilon=0.0).tolist()]

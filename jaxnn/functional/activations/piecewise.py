@@ -1,4 +1,4 @@
-"""Activations of straight pieces: rectifiers, and the hard forms of smooth ones. They cost next to nothing."""
+"""Piecewise linear activations: rectifiers and the hard variants of smooth activations."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from jaxnn.functional.activations._floating import floating
 def identity(x: ArrayLike) -> jax.Array:
     """Return `x` unchanged: f(x) = x. The activation `linear` is the same function.
 
-    Derivative 1, range (−∞, ∞). The teaching notes: for the output layer of a regression; it adds no non-linearity, so
-    a stack of layers with it is one linear map.
+    Derivative 1, range (−∞, ∞). The teaching notes: for the output layer of a regression; it adds no non-linearity, so a
+    stack of layers with it is one linear map.
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
         `x`.
@@ -26,7 +26,7 @@ def identity(x: ArrayLike) -> jax.Array:
         >>> identity(-2.0).item()
         -2.0
     """
-    return x  # type: ignore[return-value]  # under jit an array, whatever came in
+    return x  # type: ignore[return-value]  # an array under jit, whatever was passed
 
 
 def linear(x: ArrayLike | None = None, *args: Any, **kwargs: Any) -> jax.Array:
@@ -37,8 +37,8 @@ def linear(x: ArrayLike | None = None, *args: Any, **kwargs: Any) -> jax.Array:
 
     Args:
         x: Any array or float.
-        *args: Not accepted; an error that names `dense`.
-        **kwargs: Not accepted; an error that names `dense`.
+        *args: Not accepted: raise an error that names `dense`.
+        **kwargs: Not accepted: raise an error that names `dense`.
 
     Returns:
         `x`.
@@ -51,7 +51,7 @@ def linear(x: ArrayLike | None = None, *args: Any, **kwargs: Any) -> jax.Array:
         -2.0
     """
     if x is None or args or kwargs or type(x) is int:
-        features = [value for value in (x, *args, *kwargs.values()) if type(value) is int] or ["features"]
+        features: list[Any] = [value for value in (x, *args, *kwargs.values()) if type(value) is int] or ["features"]
         raise TypeError(
             "linear is the activation f(x) = x, a function of one array, and is passed to a stack as nn.linear; "
             f"the fully connected layer is nn.dense({features[-1]})"
@@ -61,16 +61,16 @@ def linear(x: ArrayLike | None = None, *args: Any, **kwargs: Any) -> jax.Array:
 
 @jax.jit
 def relu(x: ArrayLike) -> jax.Array:
-    """Cut off what is negative: f(x) = max(0, x).
+    """Set negative values to 0: f(x) = max(0, x).
 
     Derivative 1 if x > 0 else 0, so 0 at the kink (`jnp.maximum(x, 0)` has ½ there); range [0, ∞). The teaching notes:
     the default for hidden layers; a neuron whose output is always 0 no longer learns ("dying ReLU").
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        max(0, x), of `x`'s shape and dtype.
+        max(0, x), with the shape and dtype of `x`.
 
     Example:
         >>> [relu(x).item() for x in (-2.0, 3.0)]
@@ -81,15 +81,15 @@ def relu(x: ArrayLike) -> jax.Array:
 
 @jax.jit
 def relu6(x: ArrayLike) -> jax.Array:
-    """Cut off what is negative and what is above 6: f(x) = min(max(0, x), 6). Krizhevsky (2010).
+    """Clip to [0, 6]: f(x) = min(max(0, x), 6). Krizhevsky (2010).
 
-    Derivative 1 on (0, 6), else 0; range [0, 6], which suits numbers of few bits.
+    Derivative 1 on (0, 6), else 0; range [0, 6], which suits low-precision arithmetic.
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape and dtype.
+        f(x), with the shape and dtype of `x`.
 
     Example:
         >>> [relu6(x).item() for x in (-2.0, 3.0, 8.0)]
@@ -100,18 +100,18 @@ def relu6(x: ArrayLike) -> jax.Array:
 
 @jax.jit
 def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 0.01) -> jax.Array:
-    """Damp what is negative: f(x) = x if x > 0 else βx.
+    """Scale negative values: f(x) = x if x > 0 else βx.
 
-    Derivative 1 if x > 0 else β, so β at the kink, as the formula reads (PyTorch's choice; `jax.nn.leaky_relu` has 1
-    there); range (−∞, ∞). The teaching notes: it mends dying ReLU; β is chosen by hand. β = 0.01 is JAX's and
-    PyTorch's default too, Keras's is 0.2 or 0.3. With a learned slope it is PReLU: the layer `prelu`.
+    Derivative 1 if x > 0 else β, so β at the kink, as in the formula and in PyTorch (`jax.nn.leaky_relu` has 1
+    there); range (−∞, ∞). The teaching notes: it avoids dying ReLU; β is chosen by hand. β = 0.01 is JAX's and
+    PyTorch's default too, Keras's is 0.2 or 0.3. With a learned slope it is PReLU, the layer `prelu`.
 
     Args:
-        x: any array.
-        negative_slope: β, a number or an array that broadcasts against `x` by equal rank.
+        x: Any array.
+        negative_slope: Slope β, a number or an array that broadcasts against `x` with equal rank.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [round(leaky_relu(x).item(), 4) for x in (-2.0, 3.0)]
@@ -123,37 +123,37 @@ def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 0.01) -> jax.Array:
 
 @jax.jit
 def threshold(x: ArrayLike, threshold: ArrayLike, value: ArrayLike) -> jax.Array:
-    """Replace what is not above a threshold: f(x) = x if x > θ else v.
+    """Replace values that are not above a threshold: f(x) = x if x > θ else v.
 
     Derivative 1 if x > θ else 0. PyTorch's and Keras's; `relu` is θ = v = 0. In a stack: `lambda x: nn.threshold(x, 1.0, 0.0)`.
 
     Args:
-        x: any array.
-        threshold: θ, one number.
-        value: v, one number.
+        x: Any array.
+        threshold: Threshold θ, a scalar.
+        value: Replacement v, a scalar.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [threshold(x, 1.0, -1.0).item() for x in (0.5, 1.0, 2.0)]
         [-1.0, -1.0, 2.0]
     """
     x = floating(x)
-    return jnp.where(x <= jnp.asarray(threshold).astype(x.dtype), jnp.asarray(value).astype(x.dtype), x)  # a NaN stays one
+    return jnp.where(x <= jnp.asarray(threshold).astype(x.dtype), jnp.asarray(value).astype(x.dtype), x)  # keeps NaN
 
 
 @jax.jit
 def hard_sigmoid(x: ArrayLike) -> jax.Array:
-    """Approximate the sigmoid by three straight lines: f(x) = min(max(0, x + 3), 6)/6.
+    """Approximate the sigmoid by three line segments: f(x) = min(max(0, x + 3), 6)/6.
 
     Derivative 1/6 on (−3, 3), else 0; range [0, 1]. Howard et al. (2019), MobileNetV3; older texts and Keras 2 have slope 0.2.
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [hard_sigmoid(x).item() for x in (-4.0, 0.0, 4.0)]
@@ -169,10 +169,10 @@ def hard_silu(x: ArrayLike) -> jax.Array:
     Howard et al. (2019), MobileNetV3. Range [−3/8, ∞).
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [hard_silu(x).item() for x in (-4.0, 0.0, 4.0)]
@@ -186,15 +186,15 @@ hard_swish = hard_silu
 
 @jax.jit
 def hard_tanh(x: ArrayLike) -> jax.Array:
-    """Cut off at −1 and 1: f(x) = min(max(−1, x), 1).
+    """Clip to [−1, 1]: f(x) = min(max(−1, x), 1).
 
-    Derivative 1 on [−1, 1], else 0. Collobert (2004). With other bounds it is `jnp.clip(x, low, high)`.
+    Derivative 1 on [−1, 1], else 0. Collobert (2004). For other bounds use `jnp.clip(x, low, high)`.
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape and dtype.
+        f(x), with the shape and dtype of `x`.
 
     Example:
         >>> [hard_tanh(x).item() for x in (-2.0, 0.5, 2.0)]
@@ -205,42 +205,42 @@ def hard_tanh(x: ArrayLike) -> jax.Array:
 
 @jax.jit
 def hard_shrink(x: ArrayLike, threshold: ArrayLike = 0.5) -> jax.Array:
-    """Remove what is small: f(x) = x if ∣x∣ > λ else 0.
+    """Set small values to 0: f(x) = x if ∣x∣ > λ else 0.
 
     Derivative 1 where ∣x∣ > λ, else 0. The hard threshold of Donoho and Johnstone (1994).
 
     Args:
-        x: any array.
-        threshold: λ ≥ 0, one number.
+        x: Any array.
+        threshold: Threshold λ ≥ 0, a scalar.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [hard_shrink(x).item() for x in (-2.0, 0.25, 2.0)]
         [-2.0, 0.0, 2.0]
     """
     x = floating(x)
-    return jnp.where(jnp.abs(x) <= jnp.asarray(threshold).astype(x.dtype), 0, x)  # in this order a NaN stays one
+    return jnp.where(jnp.abs(x) <= jnp.asarray(threshold).astype(x.dtype), 0, x)  # this order keeps NaN
 
 
 @jax.jit
 def soft_shrink(x: ArrayLike, threshold: ArrayLike = 0.5) -> jax.Array:
-    """Move towards 0: f(x) = x − λ if x > λ, x + λ if x < −λ, else 0.
+    """Shrink toward 0: f(x) = x − λ if x > λ, x + λ if x < −λ, else 0.
 
     Derivative 1 where ∣x∣ > λ, else 0. The soft threshold of Donoho and Johnstone (1994), the proximal map of λ∣x∣.
 
     Args:
-        x: any array.
-        threshold: λ ≥ 0, one number.
+        x: Any array.
+        threshold: Threshold λ ≥ 0, a scalar.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [soft_shrink(x).item() for x in (-2.0, 0.25, 2.0)]
         [-1.5, 0.0, 1.5]
     """
     x = floating(x)
-    edge = jnp.asarray(threshold).astype(x.dtype)
-    return jnp.where(x > edge, x - edge, jnp.where(x < -edge, x + edge, 0 * x))  # 0 · x: a NaN stays one
+    bound = jnp.asarray(threshold).astype(x.dtype)
+    return jnp.where(x > bound, x - bound, jnp.where(x < -bound, x + bound, 0 * x))  # 0 · x keeps NaN

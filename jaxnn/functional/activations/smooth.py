@@ -1,4 +1,4 @@
-"""Activations that are smooth, or almost: sigmoids, exponential units and what is made of them."""
+"""Smooth and almost smooth activations: sigmoids, exponential units and their relatives."""
 
 from functools import partial
 
@@ -17,10 +17,10 @@ def sigmoid(x: ArrayLike) -> jax.Array:
     for large ∣x∣, and it costs an exponential. Value and gradient are finite for every finite `x`.
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        σ(x), of `x`'s shape.
+        σ(x), with the shape of `x`.
 
     Example:
         >>> sigmoid(0.0).item()
@@ -33,14 +33,14 @@ def sigmoid(x: ArrayLike) -> jax.Array:
 def tanh(x: ArrayLike) -> jax.Array:
     """Squash to (−1, 1): tanh(x) = (eˣ − e⁻ˣ)/(eˣ + e⁻ˣ).
 
-    Derivative 1 − tanh²(x), at most 1; range (−1, 1). The teaching notes: centred on 0, unlike the sigmoid; its
-    gradient vanishes for large ∣x∣ too. Value and gradient are finite for every finite `x`.
+    Derivative 1 − tanh²(x), at most 1; range (−1, 1). The teaching notes: zero-centered, unlike the sigmoid; its
+    gradient also vanishes for large ∣x∣. Value and gradient are finite for every finite `x`.
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        tanh(x), of `x`'s shape.
+        tanh(x), with the shape of `x`.
 
     Example:
         >>> round(tanh(1.0).item(), 4)
@@ -51,18 +51,18 @@ def tanh(x: ArrayLike) -> jax.Array:
 
 @jax.jit
 def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
-    """Bend what is negative towards −β: f(x) = x if x > 0 else β(eˣ − 1).
+    """Saturate negative values at −β: f(x) = x if x > 0 else β(eˣ − 1).
 
-    Derivative 1 if x > 0 else βeˣ, so β at 0; range (−β, ∞). The teaching notes: it mends dying ReLU, with a larger
-    gradient on the negative side than leaky ReLU near 0; it costs an exponential. Value and gradient are finite for
+    Derivative 1 if x > 0 else βeˣ, so β at 0; range (−β, ∞). The teaching notes: it avoids dying ReLU, with a larger
+    gradient than leaky ReLU for negative x near 0; it costs an exponential. Value and gradient are finite for
     every finite `x`.
 
     Args:
-        x: any array.
-        alpha: β, a number or an array that broadcasts against `x` by equal rank.
+        x: Any array.
+        alpha: Scale β, a number or an array that broadcasts against `x` with equal rank.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [round(elu(x).item(), 4) for x in (-2.0, 3.0)]
@@ -74,16 +74,16 @@ def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
 
 @jax.jit
 def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
-    """Bend what is negative, smoothly for every α: f(x) = max(0, x) + min(0, α(e^(x/α) − 1)).
+    """Saturate negative values at −α, with continuous slope for every α: f(x) = max(0, x) + min(0, α(e^(x/α) − 1)).
 
     Derivative 1 if x > 0 else e^(x/α), so 1 at 0; range (−α, ∞). Barron (2017); `elu` for α = 1.
 
     Args:
-        x: any array.
-        alpha: α > 0, one number.
+        x: Any array.
+        alpha: Scale α > 0, a scalar.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [round(celu(x, 2.0).item(), 4) for x in (-2.0, 3.0)]
@@ -94,15 +94,15 @@ def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
 
 @jax.jit
 def selu(x: ArrayLike) -> jax.Array:
-    """Keep mean 0 and variance 1 through the layers: f(x) = λx if x > 0 else λα(eˣ − 1), α = 1.6733, λ = 1.0507.
+    """Preserve mean 0 and variance 1 from layer to layer: f(x) = λx if x > 0 else λα(eˣ − 1), α = 1.6733, λ = 1.0507.
 
-    Klambauer et al. (2017), where α and λ have their 16 digits; for weights drawn by `lecun_normal`.
+    Klambauer et al. (2017), who give 16 digits of α and λ; for weights drawn by `lecun_normal`.
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [round(selu(x).item(), 4) for x in (-2.0, 3.0)]
@@ -113,17 +113,17 @@ def selu(x: ArrayLike) -> jax.Array:
 
 @partial(jax.jit, static_argnames="approximate")
 def gelu(x: ArrayLike, approximate: bool = True) -> jax.Array:
-    """Weigh by the chance that a normal variable is smaller: f(x) = x Φ(x).
+    """Weight x by the probability that a standard normal variable is smaller: f(x) = x Φ(x).
 
-    By default approximated, ½x(1 + tanh(√(2/π)(x + 0.044715x³))), as in `jax.nn` and GPT-2; PyTorch's and Keras's default is
-    the exact one. Hendrycks and Gimpel (2016).
+    By default the approximation ½x(1 + tanh(√(2/π)(x + 0.044715x³))), as in `jax.nn` and GPT-2; PyTorch and Keras use the
+    exact form by default. Hendrycks and Gimpel (2016).
 
     Args:
-        x: any array.
-        approximate: whether Φ is approximated by tanh; False for erf.
+        x: Any array.
+        approximate: Whether to approximate Φ with tanh; False for erf.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> round(gelu(1.0).item(), 4), round(gelu(1.0, approximate=False).item(), 4)
@@ -134,15 +134,15 @@ def gelu(x: ArrayLike, approximate: bool = True) -> jax.Array:
 
 @jax.jit
 def silu(x: ArrayLike) -> jax.Array:
-    """Weigh by one's own sigmoid: f(x) = x σ(x). Also called `swish`.
+    """Weight x by its sigmoid: f(x) = x σ(x). Also called `swish`.
 
     Range [−0.2785, ∞). Elfwing et al. (2018), Ramachandran et al. (2017).
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [round(silu(x).item(), 4) for x in (-2.0, 3.0)]
@@ -156,15 +156,15 @@ swish = silu
 
 @jax.jit
 def mish(x: ArrayLike) -> jax.Array:
-    """Weigh by the tanh of one's softplus: f(x) = x tanh(log(1 + eˣ)).
+    """Weight x by the tanh of its softplus: f(x) = x tanh(log(1 + eˣ)).
 
     Range [−0.3088, ∞). Misra (2019).
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [round(mish(x).item(), 4) for x in (-2.0, 3.0)]
@@ -175,15 +175,15 @@ def mish(x: ArrayLike) -> jax.Array:
 
 @jax.jit
 def softplus(x: ArrayLike) -> jax.Array:
-    """Round off the corner of the ReLU: f(x) = log(1 + eˣ).
+    """A smooth ReLU: f(x) = log(1 + eˣ).
 
-    Derivative σ(x); range (0, ∞). Dugas et al. (2001). It does not overflow; with PyTorch's β it is softplus(βx)/β.
+    Derivative σ(x); range (0, ∞). Dugas et al. (2001). It does not overflow; PyTorch's with β is softplus(βx)/β.
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> round(softplus(0.0).item(), 4)
@@ -194,15 +194,15 @@ def softplus(x: ArrayLike) -> jax.Array:
 
 @jax.jit
 def log_sigmoid(x: ArrayLike) -> jax.Array:
-    """The logarithm of the sigmoid, which does not underflow: f(x) = log σ(x) = −log(1 + e⁻ˣ).
+    """The logarithm of the sigmoid, computed without underflow: f(x) = log σ(x) = −log(1 + e⁻ˣ).
 
     `jax.nn.log_sigmoid`. Derivative σ(−x); range (−∞, 0).
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> log_sigmoid(-100.0).item()
@@ -213,15 +213,15 @@ def log_sigmoid(x: ArrayLike) -> jax.Array:
 
 @jax.jit
 def soft_sign(x: ArrayLike) -> jax.Array:
-    """Squash to (−1, 1) slowly, without an exponential: f(x) = x/(1 + ∣x∣).
+    """Squash to (−1, 1) without an exponential: f(x) = x/(1 + ∣x∣).
 
     Derivative 1/(1 + ∣x∣)². Bergstra et al. (2009).
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [soft_sign(x).item() for x in (-1.0, 3.0)]
@@ -232,15 +232,15 @@ def soft_sign(x: ArrayLike) -> jax.Array:
 
 @jax.jit
 def tanh_shrink(x: ArrayLike) -> jax.Array:
-    """What tanh takes away: f(x) = x − tanh x.
+    """The difference of x and its tanh: f(x) = x − tanh x.
 
     Derivative tanh²(x), 0 at 0. PyTorch's `tanhshrink`.
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> round(tanh_shrink(1.0).item(), 4)
@@ -254,13 +254,13 @@ def tanh_shrink(x: ArrayLike) -> jax.Array:
 def exponential(x: ArrayLike) -> jax.Array:
     """The exponential: f(x) = eˣ.
 
-    Its own derivative; range (0, ∞). Keras's, for outputs that are rates; it overflows above 88 in float32.
+    Equal to its derivative; range (0, ∞). As in Keras, for outputs that are rates; it overflows above 88 in float32.
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> exponential(0.0).item()
@@ -271,16 +271,16 @@ def exponential(x: ArrayLike) -> jax.Array:
 
 @jax.jit
 def squareplus(x: ArrayLike, b: ArrayLike = 4.0) -> jax.Array:
-    """Round off the corner of the ReLU by a root: f(x) = (x + √(x² + b))/2.
+    """A smooth ReLU with a square root: f(x) = (x + √(x² + b))/2.
 
     Range (0, ∞). Barron (2021).
 
     Args:
-        x: any array.
-        b: b ≥ 0, one number: how round the corner is.
+        x: Any array.
+        b: Smoothness b ≥ 0, a scalar; 0 gives the ReLU.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> squareplus(0.0).item()
@@ -291,15 +291,15 @@ def squareplus(x: ArrayLike, b: ArrayLike = 4.0) -> jax.Array:
 
 @jax.jit
 def sparse_plus(x: ArrayLike) -> jax.Array:
-    """Round off the corner of the ReLU by a parabola: f(x) = 0 if x ≤ −1, x if x ≥ 1, else ¼(x + 1)².
+    """A ReLU with its corner replaced by a parabola: f(x) = 0 if x ≤ −1, x if x ≥ 1, else ¼(x + 1)².
 
-    Derivative `sparse_sigmoid`; range [0, ∞). The twin of `softplus` with sparsemax: Martins and Astudillo (2016).
+    Derivative `sparse_sigmoid`; range [0, ∞). The counterpart of `softplus` for sparsemax: Martins and Astudillo (2016).
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [sparse_plus(x).item() for x in (-2.0, 0.0, 2.0)]
@@ -315,10 +315,10 @@ def sparse_sigmoid(x: ArrayLike) -> jax.Array:
     Range [0, 1], the bounds included. Martins and Astudillo (2016).
 
     Args:
-        x: any array.
+        x: Any array.
 
     Returns:
-        f(x), of `x`'s shape.
+        f(x), with the shape of `x`.
 
     Example:
         >>> [sparse_sigmoid(x).item() for x in (-2.0, 0.5, 2.0)]

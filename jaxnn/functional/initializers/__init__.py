@@ -1,22 +1,23 @@
-"""Initializers: functions `(key, shape, dtype=float32) -> array` that can also say what they would draw.
+"""Initializers: functions `(key, shape, dtype=float32) -> array` that can also describe what they draw.
 
-`describe(shape)` returns `(distribution, scale, offset)`, and the value drawn is `offset + scale · z`, where z is
+`describe(shape)` returns `(distribution, scale, offset)`; the drawn value is `offset + scale · z`, where z is
 
 - `"normal"`: N(0, 1),
 - `"truncated_normal"`: N(0, 1) truncated to [−2, 2],
 - `"uniform"`: U[−1, 1),
 - `"constant"`: 0.
 
-So whoever draws many arrays can draw all their z in one program. A plain function `(key, shape, dtype)`, such as those
-of `jax.nn.initializers` or of whole matrices here (`orthogonal`, `identity`, …), is an initializer too; it is simply
-called.
+This allows drawing z for many arrays in one program. A plain function `(key, shape, dtype)`, such as those of
+`jax.nn.initializers` and the matrix initializers here (`orthogonal`, `identity`, …), is an initializer too; it is called.
 
-A kernel's shape is (…receptive field, in, out): fan-in is the product of all axes but the last, fan-out that of all
-but the one before the last. The `*_normal` initializers here are *not* truncated, as He et al. and Glorot and Bengio
-wrote them; those of `jax.nn` and Keras are, with the same standard deviation:
-`variance_scaling(…, "truncated_normal")`.
+A kernel's shape is (…receptive field, in, out): fan-in is the product of all axes but the last, fan-out that of all but the
+second to last. The `*_normal` initializers are *not* truncated, as in He et al. and Glorot and Bengio; those of `jax.nn` and
+Keras are, with the same standard deviation: `variance_scaling(…, "truncated_normal")`.
 
-A scale may be a traced number, so it can be swept under `vmap` and `jit`.
+Two different initializers are called Xavier: `xavier_uniform` is `glorot_uniform`, U(±√(6/(n_in + n_out))), as in all common
+libraries; the form U(±√(1/n)) that the teaching notes call Xavier is `fan_in_uniform`.
+
+A scale may be a traced number, so it can be varied under `vmap` and `jit`.
 """
 
 from jaxnn.functional.initializers._initializer import Initializer

@@ -1,4 +1,4 @@
-"""What an initializer is: a function that draws, and that can say what it would draw."""
+"""The initializer: a function that draws an array and can describe its distribution."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ _DRAW: dict[str, Callable[..., jax.Array]] = {
 
 @dataclass(frozen=True, eq=False)
 class Initializer:
-    """An initializer that says what it would draw; made by the functions of this module.
+    """An initializer that can describe what it draws, returned by the functions of this package.
 
     Args:
-        text: how it was made, its `__name__` and `repr`.
-        distribution: of z: "normal", "truncated_normal", "uniform" or "constant".
-        scale: from the shape to the factor on z.
-        offset: what is added.
+        text: The call that created it, for `__name__` and `repr`.
+        distribution: Distribution of z: "normal", "truncated_normal", "uniform" or "constant".
+        scale: Function from the shape to the factor on z.
+        offset: Number that is added.
 
     Example:
         >>> import jaxnn as nn
@@ -42,13 +42,13 @@ class Initializer:
     offset: ArrayLike = 0.0
 
     def describe(self, shape: Shape) -> tuple[str, ArrayLike, ArrayLike]:
-        """Return `(distribution, scale, offset)`: what is drawn for `shape` is offset + scale · z.
+        """Return `(distribution, scale, offset)`: the array drawn for `shape` is offset + scale · z.
 
         Args:
-            shape: of what is drawn.
+            shape: Shape of the array.
 
         Returns:
-            The three; the distribution as text.
+            The name of the distribution of z, the scale and the offset.
         """
         return self.distribution, self.scale(shape), self.offset
 
@@ -56,21 +56,21 @@ class Initializer:
         """Draw an array.
 
         Args:
-            key: a JAX random key.
-            shape: of the array.
-            dtype: of the array; a narrow float is drawn in float32, then rounded. A constant may have any.
+            key: A JAX random key.
+            shape: Shape of the array.
+            dtype: Dtype of the array; narrow floats are drawn in float32 and rounded. Constants may have any dtype.
 
         Returns:
             The array.
 
         Raises:
-            TypeError: random numbers are asked for in a dtype that is not floating-point.
+            TypeError: If random numbers are requested in a dtype that is not floating-point.
         """
         distribution, scale, offset = self.describe(shape)
         if distribution == "constant":
             return jnp.full(tuple(shape), offset, dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"{self}: dtype is {jnp.dtype(dtype).name}, expected a floating-point one")
+            raise TypeError(f"{self}: dtype is {jnp.dtype(dtype).name}, expected a floating-point dtype")
         wide = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
         z = _DRAW[distribution](key, tuple(shape), wide)
         return (jnp.asarray(offset).astype(wide) + jnp.asarray(scale).astype(wide) * z).astype(dtype)

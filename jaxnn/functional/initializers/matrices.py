@@ -1,4 +1,4 @@
-"""Initializers of whole matrices, whose entries depend on each other: they are drawn apart, and have no `describe`."""
+"""Initializers of matrices with dependent entries; they have no `describe`."""
 
 import math
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from jaxnn.functional.initializers.scaled import fans
 
 
 def orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
-    """Draw a kernel whose flattening Q, (…·in, out), has orthonormal columns, QᵀQ = I, or rows if it is wide, times `scale`.
+    """Draw a kernel that flattens to a matrix Q, (…·in, out), with orthonormal columns, or rows if it is wide, times `scale`.
 
-    Uniform over such matrices: Saxe et al. (2014). It has no `describe`: its entries are not independent.
+    Uniform over such matrices, QᵀQ = I: Saxe et al. (2014). It has no `describe`, since its entries are not independent.
 
     Args:
-        scale: factor; may be traced.
+        scale: Factor; may be traced.
 
     Returns:
         An initializer `(key, shape, dtype=float32) -> array`.
 
     Raises:
-        ValueError: when called, the shape has fewer than two axes.
+        ValueError: When called, if the shape has fewer than two axes.
 
     Example:
         >>> q = orthogonal()(jax.random.key(0), (5, 3))
@@ -35,7 +35,7 @@ def orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
     draw = jax.nn.initializers.orthogonal()
 
     def orthogonal(key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        fans("orthogonal()", shape)  # for its error
+        fans("orthogonal()", shape)  # raises for other shapes
         wide: Any = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32  # narrow types have no QR decomposition
         return (jnp.asarray(scale).astype(wide) * draw(key, tuple(shape), wide)).astype(dtype)
 
@@ -43,20 +43,20 @@ def orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
 
 
 def delta_orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
-    """Draw a convolution's kernel that is 0 but at its centre, where it is scale · Q, Q of (in, out) with QQᵀ = I.
+    """Draw a convolution kernel that is 0 except at its center, where it is scale · Q, with Q (in, out) and QQᵀ = I.
 
-    At first the convolution keeps the norm of every pixel, so that very deep stacks can be trained: Xiao et al. (2018).
-    The centre is the tap of the pixel itself under "SAME" padding.
+    Initially the convolution preserves the norm of every pixel, which makes very deep stacks trainable: Xiao et al. (2018).
+    The center is the tap of the pixel itself under "SAME" padding.
 
     Args:
-        scale: factor; may be traced.
+        scale: Factor; may be traced.
 
     Returns:
         An initializer `(key, shape, dtype=float32) -> array`.
 
     Raises:
-        ValueError: when called, the shape is not a kernel's, (…receptive field, in, out) with one to three spatial axes, or
-            has more inputs than outputs.
+        ValueError: When called, if the shape is not that of a kernel (…receptive field, in, out) with one to three spatial
+            axes, or has more inputs than outputs.
 
     Example:
         >>> kernel = delta_orthogonal()(jax.random.key(0), (3, 2, 4))
@@ -69,10 +69,10 @@ def delta_orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
         *field, n_in, n_out = shape if len(shape) >= 2 else (0, 0)
         if not 1 <= len(field) <= 3 or n_in > n_out:
             raise ValueError(
-                f"delta_orthogonal(): shape {tuple(shape)}, expected a convolution's kernel (..., in, out) of one to three "
-                "spatial axes, with no more inputs than outputs; for others use orthogonal"
+                f"delta_orthogonal(): shape {tuple(shape)}, expected a convolution kernel (..., in, out) with one to three "
+                "spatial axes and no more inputs than outputs; for others use orthogonal"
             )
-        return jnp.zeros(tuple(shape), dtype).at[_centre(field)].set(draw(key, (n_in, n_out), dtype))
+        return jnp.zeros(tuple(shape), dtype).at[_center(field)].set(draw(key, (n_in, n_out), dtype))
 
     return delta_orthogonal
 
@@ -80,18 +80,18 @@ def delta_orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
 def identity(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
     """Fill a kernel so that the layer returns its input, times `scale`: w[i, o] = 1 if i = o else 0.
 
-    A matrix (in, out) is the identity; a convolution's kernel (…, in, out) has it at its centre, the tap of the pixel
-    itself under "SAME" padding (PyTorch's `dirac_`). Inputs beyond the outputs are lost, outputs beyond the inputs 0. For
-    recurrent kernels see Le, Jaitly and Hinton (2015).
+    A matrix (in, out) is the identity; a convolution kernel (…, in, out) has it at its center, the tap of the pixel itself
+    under "SAME" padding (PyTorch's `dirac_`). Surplus inputs are ignored, and surplus outputs are 0. For recurrent kernels
+    see Le, Jaitly and Hinton (2015).
 
     Args:
-        scale: factor; may be traced.
+        scale: Factor; may be traced.
 
     Returns:
-        An initializer `(key, shape, dtype=float32) -> array`, which draws nothing.
+        An initializer `(key, shape, dtype=float32) -> array`, which ignores the key.
 
     Raises:
-        ValueError: the scale is not one number; or, when called, the shape has fewer than two axes.
+        ValueError: If the scale is not a scalar; or, when called, if the shape has fewer than two axes.
 
     Example:
         >>> identity()(jax.random.key(0), (2, 3)).tolist()
@@ -100,13 +100,13 @@ def identity(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
     check_number("identity", "scale", scale, lambda scale: True, "number")
 
     def identity(key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        fans("identity()", shape)  # for its error
+        fans("identity()", shape)  # raises for other shapes
         *field, n_in, n_out = shape
         if 0 in field:
             return jnp.zeros(tuple(shape), dtype)
         return (
             jnp.zeros(tuple(shape), dtype)
-            .at[_centre(field)]
+            .at[_center(field)]
             .set(jnp.asarray(scale).astype(dtype) * jnp.eye(n_in, n_out, dtype=dtype))
         )
 
@@ -114,22 +114,21 @@ def identity(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
 
 
 def sparse(sparsity: float, *, stddev: ArrayLike = 0.01) -> Callable[..., jax.Array]:
-    """Draw from N(0, stddev²), with the same share of zeros among the inputs of each unit: Martens (2010).
+    """Draw from N(0, stddev²), with an equal number of zeros among the inputs of each unit: Martens (2010).
 
-    Of the ⌈sparsity · n⌉ zeros among a unit's n inputs (the fan-in), the places are random. PyTorch's `sparse_`, whose
-    matrices are transposed: there the zeros are among each input's outputs.
+    The ⌈sparsity · n⌉ zeros among a unit's n inputs (the fan-in) have random positions. In PyTorch's `sparse_`, whose
+    matrices are transposed, the zeros are among the outputs of each input.
 
     Args:
-        sparsity: the share of zeros, in [0, 1).
-        stddev: standard deviation of the others, ≥ 0; may be traced.
+        sparsity: Share of zeros, in [0, 1).
+        stddev: Standard deviation of the other entries, ≥ 0; may be traced.
 
     Returns:
         An initializer `(key, shape, dtype=float32) -> array`.
 
     Raises:
-        ValueError: the share is not in [0, 1), or the standard deviation is negative; or, when called, the shape has fewer
-        than
-            two axes.
+        ValueError: If the share is not in [0, 1), or the standard deviation is negative; or, when called, if the shape has
+            fewer than two axes.
 
     Example:
         >>> kernel = sparse(0.75)(jax.random.key(0), (8, 3))
@@ -142,15 +141,15 @@ def sparse(sparsity: float, *, stddev: ArrayLike = 0.01) -> Callable[..., jax.Ar
     def sparse(key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         fan_in, _ = fans("sparse()", shape)
         wide: Any = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-        for_values, for_places = jax.random.split(key)
-        drawn = jnp.asarray(stddev).astype(wide) * jax.random.normal(for_values, (fan_in, shape[-1]), wide)
-        places = jax.random.permutation(
-            for_places, jnp.broadcast_to(jnp.arange(fan_in)[:, None], drawn.shape), 0, independent=True
+        value_key, position_key = jax.random.split(key)
+        drawn = jnp.asarray(stddev).astype(wide) * jax.random.normal(value_key, (fan_in, shape[-1]), wide)
+        ranks = jax.random.permutation(
+            position_key, jnp.broadcast_to(jnp.arange(fan_in)[:, None], drawn.shape), 0, independent=True
         )
-        return jnp.where(places < math.ceil(sparsity * fan_in), 0, drawn).astype(dtype).reshape(tuple(shape))
+        return jnp.where(ranks < math.ceil(sparsity * fan_in), 0, drawn).astype(dtype).reshape(tuple(shape))
 
     return sparse
 
 
-def _centre(field: list[int]) -> tuple[int, ...]:
+def _center(field: list[int]) -> tuple[int, ...]:
     return tuple((size - 1) // 2 for size in field)

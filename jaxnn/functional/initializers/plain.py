@@ -1,4 +1,4 @@
-"""Initializers whose numbers are alike whatever the shape."""
+"""Initializers whose distribution does not depend on the shape."""
 
 from jax.typing import ArrayLike
 
@@ -8,16 +8,16 @@ from jaxnn.functional.initializers._initializer import Initializer
 
 
 def constant(value: ArrayLike) -> Initializer:
-    """Fill with one number: w = value, as `jax.nn.initializers.constant` does.
+    """Fill with a constant: w = value, as `jax.nn.initializers.constant`.
 
     Args:
-        value: the number; may be traced.
+        value: A scalar; may be traced.
 
     Returns:
         The initializer.
 
     Raises:
-        ValueError: the value is not one number.
+        ValueError: If the value is not a scalar.
 
     Example:
         >>> import jax
@@ -30,7 +30,7 @@ def constant(value: ArrayLike) -> Initializer:
 
 zeros = documented(
     Initializer("zeros", "constant", lambda shape: 0.0, 0.0),
-    """Fill with zeros: w = 0, as `jax.nn.initializers.zeros` does. It is an initializer as it stands, `zeros`.
+    """Fill with zeros: w = 0, as `jax.nn.initializers.zeros`. It is itself an initializer: pass `zeros`, not `zeros()`.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -40,7 +40,7 @@ zeros = documented(
 )
 ones = documented(
     Initializer("ones", "constant", lambda shape: 0.0, 1.0),
-    """Fill with ones: w = 1, as `jax.nn.initializers.ones` does. It is an initializer as it stands, `ones`.
+    """Fill with ones: w = 1, as `jax.nn.initializers.ones`. It is itself an initializer: pass `ones`, not `ones()`.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -51,17 +51,17 @@ ones = documented(
 
 
 def normal(stddev: ArrayLike = 0.01, *, mean: ArrayLike = 0.0) -> Initializer:
-    """Draw from N(mean, stddev²); the first argument and its default are `jax.nn.initializers.normal`'s.
+    """Draw from N(mean, stddev²); the first argument and its default are those of `jax.nn.initializers.normal`.
 
     Args:
-        stddev: standard deviation, ≥ 0; may be traced.
-        mean: may be traced.
+        stddev: Standard deviation, ≥ 0; may be traced.
+        mean: Mean; may be traced.
 
     Returns:
         The initializer.
 
     Raises:
-        ValueError: the standard deviation is negative, or either is not one number.
+        ValueError: If the standard deviation is negative, or either is not a scalar.
 
     Example:
         >>> normal(0.02).describe((8, 32))
@@ -73,19 +73,19 @@ def normal(stddev: ArrayLike = 0.01, *, mean: ArrayLike = 0.0) -> Initializer:
 
 
 def truncated_normal(stddev: ArrayLike = 0.01, *, mean: ArrayLike = 0.0) -> Initializer:
-    """Draw from N(mean, stddev²) truncated to two standard deviations, as `jax.nn.initializers.truncated_normal` does.
+    """Draw from N(mean, stddev²) truncated to two standard deviations, as `jax.nn.initializers.truncated_normal`.
 
-    `stddev` is that of the normal before truncation; what is drawn has 0.8796 of it.
+    `stddev` is that of the normal before truncation; that of the drawn numbers is 0.8796 times as large.
 
     Args:
-        stddev: standard deviation before truncation, ≥ 0; may be traced.
-        mean: may be traced.
+        stddev: Standard deviation before truncation, ≥ 0; may be traced.
+        mean: Mean; may be traced.
 
     Returns:
         The initializer.
 
     Raises:
-        ValueError: the standard deviation is negative, or either is not one number.
+        ValueError: If the standard deviation is negative, or either is not a scalar.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -100,18 +100,18 @@ def truncated_normal(stddev: ArrayLike = 0.01, *, mean: ArrayLike = 0.0) -> Init
 def uniform(low: ArrayLike, high: ArrayLike) -> Initializer:
     """Draw from U[low, high).
 
-    Both bounds are required, since libraries read one number differently: `jax.nn.initializers.uniform(a)` is
-    `uniform(0, a)`, PyTorch's and Keras's symmetric bound is `uniform(-a, a)`.
+    Both bounds are required, since libraries interpret a single number differently: `jax.nn.initializers.uniform(a)` is
+    `uniform(0, a)`, and the symmetric bound a of PyTorch and Keras is `uniform(-a, a)`.
 
     Args:
-        low: lower bound; may be traced.
-        high: upper bound, above `low`; may be traced.
+        low: Lower bound; may be traced.
+        high: Upper bound, above `low`; may be traced.
 
     Returns:
         The initializer.
 
     Raises:
-        ValueError: the bounds are not in order, or not numbers.
+        ValueError: If `high` is not above `low`, or either is not a scalar.
 
     Example:
         >>> uniform(1.0, 2.0).describe((3,))

@@ -1,4 +1,4 @@
-"""Initializers whose numbers are scaled by the fans of a kernel, to keep variances from layer to layer."""
+"""Initializers scaled by the fans of a kernel, to preserve variances from layer to layer."""
 
 import math
 from typing import Any
@@ -13,20 +13,20 @@ _STDDEV = {"normal": 1.0, "truncated_normal": _TRUNCATED_STDDEV, "uniform": 1 / 
 
 
 def variance_scaling(scale: ArrayLike, mode: str, distribution: str) -> Initializer:
-    """Draw with mean 0 and variance scale/n, where n is a fan: `jax.nn.initializers.variance_scaling`.
+    """Draw with mean 0 and variance scale/n, where n is a fan, as `jax.nn.initializers.variance_scaling`.
 
-    The truncated normal is widened so that what is drawn has this variance; the uniform's bounds are ±√(3 · scale/n).
+    The truncated normal is widened to have this variance after truncation; the uniform has the bounds ±√(3 · scale/n).
 
     Args:
-        scale: > 0; may be traced.
-        mode: n: "fan_in", "fan_out" or "fan_avg", their mean.
+        scale: A positive number; may be traced.
+        mode: The fan n: "fan_in", "fan_out" or "fan_avg", their mean.
         distribution: "normal", "truncated_normal" or "uniform".
 
     Returns:
         The initializer.
 
     Raises:
-        ValueError: an argument is not one of these; or, when called, the shape has fewer than two axes, so it has no
+        ValueError: If an argument is not one of these; or, when called, if the shape has fewer than two axes and so no
             fans.
 
     Example:
@@ -41,13 +41,14 @@ def fan_in_uniform() -> Initializer:
     """Draw from U[−√(1/n), √(1/n)), n = fan-in: variance 1/(3n).
 
     The heuristic that Glorot and Bengio (2010) start from, their eq. 1, and the default of PyTorch's `Linear`. The
-    teaching notes call it Xavier, for sigmoid and tanh; what libraries call Xavier is eq. 16, `glorot_uniform`.
+    teaching notes call it Xavier and recommend it for sigmoid and tanh. It is not `xavier_uniform`: libraries call
+    eq. 16 of that paper Xavier, which is `glorot_uniform`.
 
     Returns:
         The initializer.
 
     Raises:
-        ValueError: when called, the shape has fewer than two axes, and so no fans.
+        ValueError: When called, if the shape has fewer than two axes and so no fans.
 
     Example:
         >>> fan_in_uniform().describe((16, 10))
@@ -59,13 +60,14 @@ def fan_in_uniform() -> Initializer:
 def glorot_uniform() -> Initializer:
     """Draw from U[−√(6/(n_in + n_out)), √(6/(n_in + n_out))): Glorot and Bengio (2010), eq. 16. Also `xavier_uniform`.
 
-    For sigmoid and tanh. What the teaching notes call Xavier is eq. 1, `fan_in_uniform`.
+    For sigmoid and tanh. `xavier_uniform` is this function, as in other libraries; the teaching notes call eq. 1 of the
+    paper Xavier, which is `fan_in_uniform`.
 
     Returns:
         The initializer.
 
     Raises:
-        ValueError: when called, the shape has fewer than two axes, and so no fans.
+        ValueError: When called, if the shape has fewer than two axes and so no fans.
 
     Example:
         >>> glorot_uniform().describe((16, 8))
@@ -75,15 +77,15 @@ def glorot_uniform() -> Initializer:
 
 
 def glorot_normal() -> Initializer:
-    """Draw from N(0, 2/(n_in + n_out)), variance second and not truncated. Also `xavier_normal`.
+    """Draw from N(0, 2/(n_in + n_out)), where the second argument is the variance. Also `xavier_normal`.
 
-    The normal with the variance of Glorot and Bengio (2010), eq. 16.
+    Not truncated, with the variance of Glorot and Bengio (2010), eq. 16.
 
     Returns:
         The initializer.
 
     Raises:
-        ValueError: when called, the shape has fewer than two axes, and so no fans.
+        ValueError: When called, if the shape has fewer than two axes and so no fans.
 
     Example:
         >>> glorot_normal().describe((24, 8))
@@ -98,16 +100,16 @@ xavier_uniform, xavier_normal = glorot_uniform, glorot_normal
 def he_normal() -> Initializer:
     """Draw from a normal with mean 0 and standard deviation √(2/n), n = fan-in: He et al. (2015). For ReLU.
 
-    Also `kaiming_normal`; for a leaky ReLU of slope a it is `variance_scaling(2 / (1 + a**2), "fan_in", "normal")`.
+    Also `kaiming_normal`; for a leaky ReLU of slope a use `variance_scaling(2 / (1 + a**2), "fan_in", "normal")`.
 
-    As the teaching notes have it, not truncated; `jax.nn`'s and Keras's `he_normal` are truncated to two standard
-    deviations, and widened to the same variance: `variance_scaling(2.0, "fan_in", "truncated_normal")`.
+    Not truncated, as in the teaching notes; the `he_normal` of `jax.nn` and Keras is truncated to two standard deviations
+    and widened to the same variance: `variance_scaling(2.0, "fan_in", "truncated_normal")`.
 
     Returns:
         The initializer.
 
     Raises:
-        ValueError: when called, the shape has fewer than two axes, and so no fans.
+        ValueError: When called, if the shape has fewer than two axes and so no fans.
 
     Example:
         >>> he_normal().describe((3, 3, 2, 32))  # n = 3 · 3 · 2
@@ -125,7 +127,7 @@ def he_uniform() -> Initializer:
         The initializer.
 
     Raises:
-        ValueError: when called, the shape has fewer than two axes, and so no fans.
+        ValueError: When called, if the shape has fewer than two axes and so no fans.
 
     Example:
         >>> he_uniform().describe((24, 10))
@@ -144,7 +146,7 @@ def lecun_normal() -> Initializer:
         The initializer.
 
     Raises:
-        ValueError: when called, the shape has fewer than two axes, and so no fans.
+        ValueError: When called, if the shape has fewer than two axes and so no fans.
 
     Example:
         >>> lecun_normal().describe((16, 10))
@@ -162,7 +164,7 @@ def lecun_uniform() -> Initializer:
         The initializer.
 
     Raises:
-        ValueError: when called, the shape has fewer than two axes, and so no fans.
+        ValueError: When called, if the shape has fewer than two axes and so no fans.
 
     Example:
         >>> lecun_uniform().describe((12, 10))
@@ -181,7 +183,7 @@ def _variance_scaling(text: str, scale: Any, mode: str, distribution: str) -> In
     def factor(shape: Shape) -> ArrayLike:
         fan_in, fan_out = fans(text, shape)
         n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
-        variance = scale / max(n, 1)  # an array without elements has a fan of 0
+        variance = scale / max(n, 1)  # an empty array has a fan of 0
         if distribution == "uniform":
             return (3 * variance) ** 0.5
         return variance**0.5 / _STDDEV[distribution]

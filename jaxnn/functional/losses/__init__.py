@@ -1,27 +1,26 @@
-"""Losses, `loss(predictions, targets, *, where=None, weights=None, reduction="mean")`: how far predictions are from targets.
+"""Losses, called as `loss(predictions, targets, *, where=None, weights=None, reduction="mean")`.
 
-What holds for all of them:
+All losses follow these rules:
 
-- Shapes that differ are an error that names both: nothing is broadcast.
-- `where` is a boolean mask of exactly the shape of the unreduced loss. What it leaves out counts neither in the sum
-  nor in the mean's denominator, and not even a NaN there reaches the value or the gradient.
-- `weights` are numbers from 0, of the same shape; each multiplies its loss. The mean is Σ wᵢ lᵢ / Σ wᵢ, so a weight of 2
-  is a sample that came twice. Weights of classes are `weights=class_weights[labels]`, and then `cross_entropy` is PyTorch's
-  with `weight=`; a sum over n, as Keras takes it by default, is `reduction="sum"` divided by n.
-- `reduction` is `"mean"` over the elements that count (0 if none does), `"sum"`, or `"none"`, which returns the
+- Different shapes raise an error that names both: nothing is broadcast.
+- `where` is a boolean mask with exactly the shape of the unreduced loss. Masked elements count neither in the sum nor in
+  the mean's denominator, and a NaN among them reaches neither the value nor the gradient.
+- `weights` are nonnegative numbers of the same shape; each multiplies its loss. The mean is Σ wᵢ lᵢ / Σ wᵢ, so a weight of
+  2 is equivalent to a duplicated sample. Class weights are `weights=class_weights[labels]`, with which `cross_entropy`
+  equals PyTorch's with `weight=`; Keras's default, the weighted sum over n, is `reduction="sum"` divided by n.
+- `reduction` is `"mean"` over the unmasked elements (0 if there are none), `"sum"`, or `"none"`, which returns the
   unreduced loss, weighted, with 0 where `where` is False.
-- Sums are taken, and the result is returned, in the predictions' precision but at least float32.
-- Targets that a loss has no meaning for, such as a label that is no class, are a ValueError. Under `jit` or `vmap`
-  their values cannot be looked at and nothing can be raised: there the loss *and its gradient* are NaN for these
-  samples.
+- Sums are computed and returned in the predictions' precision, but at least in float32.
+- Invalid targets, such as a label that is not a class, raise a ValueError. Under `jit` or `vmap` their values are not
+  known and nothing can be raised: the loss *and its gradient* are NaN for these samples.
 
-Under other names elsewhere: PyTorch's `nll_loss` and optax's `ranking_softmax_loss` and `safe_softmax_cross_entropy` are
-`cross_entropy`, which takes logarithms of probabilities, relevances and ruled-out classes too; a triplet loss with any
+Names in other libraries: PyTorch's `nll_loss` and optax's `ranking_softmax_loss` and `safe_softmax_cross_entropy` are
+`cross_entropy`, which also accepts logarithms of probabilities, relevances and excluded classes; a triplet loss with any
 distance is `margin_ranking`; optax's `l2_loss` is half of `mse`, and its divergences of unnormalized distributions are
-`poisson_nll` and a constant.
+`poisson_nll` plus a constant.
 
-A few losses take other arrays than predictions and targets (`triplet_margin(anchors, positives, negatives)`); their
-docstrings say what the unreduced loss is.
+Some losses take arrays other than predictions and targets, such as `triplet_margin(anchors, positives, negatives)`; their
+docstrings state the shape of the unreduced loss.
 """
 
 from jaxnn.functional.losses.classification import (

@@ -1,4 +1,4 @@
-"""What the losses share: the way from a call to its number (checks, then a jitted core), and pieces of formulas."""
+"""Shared by the losses: checks, the jitted reduction, and parts of formulas."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +25,7 @@ REDUCTIONS = ("mean", "sum", "none")
 Maybe = ArrayLike | None
 
 
-# The way from a call to its number.
+# Checked and reduced losses
 
 
 def elementwise(
@@ -40,7 +40,7 @@ def elementwise(
     check: Callable[[Any], None] | None = None,
     **options: Any,
 ) -> jax.Array:
-    """Check and reduce a loss that pairs each prediction with one target; `check` is given known target values."""
+    """Check and reduce a loss that pairs each prediction with one target; `check` receives concrete target values."""
     predictions, labels = check_predictions(caller, predictions), jnp.asarray(targets)
     check_same_shape(caller, predictions, labels)
     check_counted(caller, where, weights, predictions.shape)
@@ -102,7 +102,7 @@ def reduced(
     fills: tuple[int | None, ...] = (0, 1),
     **options: Any,
 ) -> jax.Array:
-    """Reduce loss(*arrays, **options), where `fills` are inputs without harm, for those left out; None lets them stay."""
+    """Reduce loss(*arrays, **options); `fills` are the values that replace masked inputs, None for no replacement."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"{caller}: reduction is {reduction!r}, expected one of {', '.join(map(repr, REDUCTIONS))}")
     return _core(loss, arrays, where, weights, reduction, fills, options)
@@ -118,7 +118,7 @@ def _core(
     fills: tuple[int | None, ...],
     options: dict[str, Any],
 ) -> jax.Array:
-    if where is not None:  # the inputs are masked too, or a NaN left out would come back in the gradient as 0 · NaN
+    if where is not None:  # mask the inputs too: a masked NaN would return in the gradient as 0 · NaN
         arrays = tuple(_fill(where, array, value) for array, value in zip(arrays, fills, strict=True))
     values = loss(*arrays, **options)
     if weights is not None:
@@ -149,7 +149,7 @@ def _fill(where: jax.Array, x: jax.Array, value: int | None) -> jax.Array:
 
 
 def check_counted(caller: str, where: Maybe, weights: Maybe, shape: tuple[int, ...]) -> None:
-    """Raise where the mask or the weights do not fit an unreduced loss of `shape`."""
+    """Raise unless the mask and the weights fit an unreduced loss of `shape`."""
     check_mask(caller, where, shape)
     check_weights(caller, weights, where, shape)
 
@@ -157,7 +157,7 @@ def check_counted(caller: str, where: Maybe, weights: Maybe, shape: tuple[int, .
 def check_classes(
     caller: str, predictions: ArrayLike, targets: ArrayLike, one_score: str | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Return scores (…, C) and labels (…,) or rows (…, C), or raise; `one_score` is the loss of a single score."""
+    """Return scores (…, C) and labels (…,) or rows (…, C), or raise; `one_score` names the loss of a single score."""
     predictions, labels = check_predictions(caller, predictions), jnp.asarray(targets)
     check_class_axis(caller, predictions)
     if one_score is not None:
@@ -176,35 +176,35 @@ def check_classes(
 def _check_rows(caller: str, predictions: jax.Array, targets: jax.Array) -> None:
     if targets.shape == predictions.shape:
         return
-    mend = "; if they are labels, pass targets.astype(int)" if targets.shape == predictions.shape[:-1] else ""
+    hint = "; if they are labels, pass targets.astype(int)" if targets.shape == predictions.shape[:-1] else ""
     raise ValueError(
         f"{caller}: predictions {spell(predictions)} and floating-point targets {spell(targets)} differ in shape; "
-        f"one-hot targets have the shape of the predictions, integer labels {predictions.shape[:-1]}{mend}"
+        f"one-hot targets have the shape of the predictions, integer labels {predictions.shape[:-1]}{hint}"
     )
 
 
 def check_two_classes(caller: str, predictions: jax.Array, instead: str) -> None:
-    """Raise a ValueError where the last axis has one class."""
+    """Raise a ValueError if the last axis has one class."""
     if predictions.shape[-1] == 1:
         raise ValueError(
-            f"{caller}: predictions {spell(predictions)} have one class, so there is nothing to choose and the loss "
-            f"is always 0; for a single score a sample use {instead}"
+            f"{caller}: predictions {spell(predictions)} have one class, expected at least two, since the "
+            f"loss of one class is always 0; for a single score per sample use {instead}"
         )
 
 
-def check_within(caller: str, low: float, high: float, mend: str = "") -> Callable[[Any], None]:
-    """Return a check for `elementwise`: known targets lie between `low` and `high`."""
+def check_within(caller: str, low: float, high: float, hint: str = "") -> Callable[[Any], None]:
+    """Return a check for `elementwise` that concrete targets lie between `low` and `high`."""
 
     def check(labels: Any) -> None:
         if not ((labels >= low) & (labels <= high)).all():
-            expected = f"{low} to {high}" if high < float("inf") else f"numbers from {low}"
-            raise ValueError(f"{caller}: targets run from {labels.min()} to {labels.max()}, expected {expected}{mend}")
+            expected = f"{low} to {high}" if high < float("inf") else f"numbers >= {low}"
+            raise ValueError(f"{caller}: targets run from {labels.min()} to {labels.max()}, expected {expected}{hint}")
 
     return check
 
 
 def check_signs(caller: str) -> Callable[[Any], None]:
-    """Return a check for `elementwise`: known targets are -1 or 1."""
+    """Return a check for `elementwise` that concrete targets are -1 or 1."""
 
     def check(labels: Any) -> None:
         if not ((labels == 1) | (labels == -1)).all():
@@ -216,7 +216,7 @@ def check_signs(caller: str) -> Callable[[Any], None]:
     return check
 
 
-# Pieces of formulas
+# Parts of formulas
 
 
 def wide(x: jax.Array) -> jax.Array:
@@ -231,38 +231,38 @@ def difference(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def magnitude(a: jax.Array) -> jax.Array:
-    """Return ∣a∣, with derivative sign(a), which is 0 at 0; that of `jnp.abs` is 1 there."""
+    """Return ∣a∣ with derivative sign(a), which is 0 at 0, where that of `jnp.abs` is 1."""
     return a * jnp.sign(a)
 
 
 def nan_unless(valid: jax.Array, predictions: jax.Array) -> jax.Array:
-    """Return the predictions, NaN where not valid; a product, so that the gradient is NaN too and cannot go unseen."""
+    """Return the predictions, NaN where not valid; computed as a product, so that the gradient is NaN too."""
     return predictions * jnp.where(valid, 1, jnp.nan).astype(predictions.dtype)
 
 
 def signed(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the predictions in at least float32, NaN where the target is neither −1 nor 1, and the targets like them."""
+    """Return the predictions in at least float32, NaN where the target is neither −1 nor 1, and the targets in that dtype."""
     predictions = wide(predictions)
     y = targets.astype(predictions.dtype)
     return nan_unless((y == 1) | (y == -1), predictions), y
 
 
-def chances(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the predictions in at least float32, NaN where the target is not in [0, 1], and the targets like them."""
+def in_unit_interval(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the predictions in at least float32, NaN where the target is not in [0, 1], and the targets in that dtype."""
     predictions = wide(predictions)
     y = targets.astype(predictions.dtype)
     return nan_unless((y >= 0) & (y <= 1), predictions), y
 
 
 def classified(scores: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return which of the scores (…, C) is the label's, and the scores, NaN where the label (…,) is no class."""
-    labels, last = labels.astype(int)[..., None], scores.shape[-1] - 1  # int, since a narrow type may not hold `last`
+    """Return the one-hot mask of the labels (…,) and the scores (…, C), NaN where the label is not a class."""
+    labels, last = labels.astype(int)[..., None], scores.shape[-1] - 1  # int: a narrow type may not hold `last`
     classes = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
     return classes == jnp.clip(labels, 0, last), nan_unless((labels >= 0) & (labels <= last), scores)
 
 
 def expected(values: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return Σⱼ yⱼ valuesⱼ over the last axis, for labels or for rows y, with 0 · ∞ = 0."""
+    """Return Σⱼ yⱼ valuesⱼ over the last axis, for labels or rows y, with 0 · ∞ = 0."""
     if jnp.issubdtype(targets.dtype, jnp.integer):
         labels, last = targets.astype(int), values.shape[-1] - 1
         return nan_unless((labels >= 0) & (labels <= last), _picked(values, jnp.clip(labels, 0, last)))
@@ -271,7 +271,7 @@ def expected(values: jax.Array, targets: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _picked(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the label's own of the scores (…, C)."""
+    """Return the score of the label among the scores (…, C)."""
     return jnp.take_along_axis(scores, labels[..., None], -1, mode="promise_in_bounds")[..., 0]
 
 
@@ -279,7 +279,7 @@ def _picked(scores: jax.Array, labels: jax.Array) -> jax.Array:
 def _picked_jvp(primals, tangents):
     scores, labels = primals
     right = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1) == labels[..., None]
-    return _picked(scores, labels), jnp.sum(jnp.where(right, tangents[0], 0), axis=-1)  # its transpose needs no scatter
+    return _picked(scores, labels), jnp.sum(jnp.where(right, tangents[0], 0), axis=-1)  # the transpose needs no scatter
 
 
 def weighted(weights: jax.Array, values: jax.Array) -> jax.Array:
@@ -302,7 +302,7 @@ def log_of_complement(p: jax.Array, epsilon: Any) -> jax.Array:
 
 
 def power(base: jax.Array, exponent: jax.Array) -> jax.Array:
-    """Return baseᵉ for base ≥ 0, with derivative 0 at 0, also for e < 1."""
+    """Return baseᵉ for base ≥ 0, with derivative 0 at 0 even for e < 1."""
     positive = base > jnp.finfo(base.dtype).tiny
     exponent = jnp.asarray(exponent).astype(base.dtype)
     return jnp.where(positive, jnp.where(positive, base, 1) ** exponent, jnp.where(exponent == 0, 1, 0).astype(base.dtype))

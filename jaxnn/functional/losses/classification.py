@@ -1,4 +1,4 @@
-"""Cross-entropies: of one class of many, of two, and of several at once."""
+"""Cross-entropies for single-label, binary and multi-label classification."""
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ from jaxnn.functional._checks import (
 )
 from jaxnn.functional.losses._shared import (
     Maybe,
-    chances,
     check_counted,
     check_within,
     classwise,
     elementwise,
     expected,
+    in_unit_interval,
     log,
     log_of_complement,
     reduced,
@@ -43,34 +43,34 @@ def cross_entropy(
     """Cross-entropy over classes: −(1/n) Σᵢ Σⱼ yᵢⱼ log ŷᵢⱼ, with ŷ = softmax(predictions) by default.
 
     From logits, softmax and logarithm are one stable operation, and the gradient is softmax(logits) − y. A logit of −∞
-    (a class ruled out) is fine where y = 0. Logarithms of probabilities are logits too.
+    (an excluded class) is allowed where y = 0. Logarithms of probabilities are logits too.
 
     From probabilities (`from_logits=False`) the value is exact wherever ŷ > 0, with gradient −y/ŷ. At ŷ = 0 (or below
     the smallest normal number), log ŷ is continued by log(tiny) + ŷ/ε, where tiny is that smallest number, 1.2e-38 in
-    float32, and ε the relative precision of the predictions' dtype. So a class that was given no chance at all, and
-    was right, costs y · 87.3 and has the gradient −y/ε = −y · 8.4e6: the right direction, neither NaN nor 0 (as
-    clipping would have it), and small enough that an optimizer's squares of it do not overflow. Terms with y = 0 add 0
-    to value and gradient.
+    float32, and ε the relative precision of the predictions' dtype. A correct class with predicted probability 0
+    therefore costs y · 87.3 and has the gradient −y/ε = −y · 8.4e6: it points in the right direction, is neither NaN nor 0
+    (the gradient that clipping gives), and its square does not overflow in an optimizer. Terms with y = 0 add 0 to value
+    and gradient.
 
-    Rows of targets need not sum to 1: relevances of the items of a list make it optax's `ranking_softmax_loss` (ListNet).
+    Target rows need not sum to 1: with the relevances of a list's items this is optax's `ranking_softmax_loss` (ListNet).
 
     Args:
-        predictions: logits, or probabilities that sum to 1, floating-point, shape (…, classes).
-        targets: integer labels of shape (…,), from 0; or one-hot rows or probabilities, floating-point, shape (…,
-            classes).
-        from_logits: whether predictions are logits; False for probabilities.
-        label_smoothing: ε in [0, 1): y is replaced by (1 − ε) y + ε/classes (Szegedy et al. 2016); may be traced.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0, such as class_weights[targets]; None weighs all alike.
+        predictions: Logits, or probabilities that sum to 1, floating-point, of shape (…, classes).
+        targets: Integer labels of shape (…,), counted from 0; or one-hot rows or probabilities, floating-point, of shape
+            (…, classes).
+        from_logits: Whether predictions are logits; False for probabilities.
+        label_smoothing: Share ε in [0, 1): y is replaced by (1 − ε) y + ε/classes (Szegedy et al. 2016); may be traced.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,), such as class_weights[targets]; None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, targets are neither of the two kinds, `where` is not boolean, or
+        TypeError: If predictions are not floating-point, targets are neither labels nor rows, `where` is not boolean, or
             weights are not real.
-        ValueError: shapes do not fit, a label is no class, logits have only one class (their softmax is always 1), ε is
+        ValueError: If shapes do not fit, a label is not a class, logits have only one class (their softmax is always 1), ε is
             not in [0, 1), a weight is negative, or the reduction is unknown.
 
     Example:
@@ -124,25 +124,25 @@ def binary_cross_entropy(
     """Cross-entropy of two classes: −(1/n) Σᵢ [yᵢ log ŷᵢ + (1 − yᵢ) log(1 − ŷᵢ)], with ŷ = σ(predictions) by default.
 
     From logits, sigmoid and logarithm are one stable operation, accurate for very small losses too, and the gradient is
-    σ(logit) − y. From probabilities (`from_logits=False`) log ŷ and log(1 − ŷ) are exact wherever they are finite, and
-    continued at ŷ = 0 and ŷ = 1 as `cross_entropy` says: finite, with a gradient in the right direction where y says
-    otherwise. PyTorch's `pos_weight` w is `weights=jnp.where(targets == 1, w, 1.0)`, of which it divides the sum by n.
+    σ(logit) − y. From probabilities (`from_logits=False`), log ŷ and log(1 − ŷ) are exact wherever they are finite, and
+    continued at ŷ = 0 and ŷ = 1 as described in `cross_entropy`: finite, with a gradient in the right direction where y
+    differs. PyTorch's `pos_weight` w is `weights=jnp.where(targets == 1, w, 1.0)` with the sum divided by n.
 
     Args:
-        predictions: logits, or probabilities in [0, 1], floating-point, any shape.
-        targets: y in [0, 1] (integer, boolean or float), of the same shape.
-        from_logits: whether predictions are logits; False for probabilities.
-        label_smoothing: ε in [0, 1): y is replaced by (1 − ε) y + ε/2; may be traced.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Logits, or probabilities in [0, 1], floating-point, of any shape.
+        targets: Targets y in [0, 1] (integer, boolean or float), of the same shape.
+        from_logits: Whether predictions are logits; False for probabilities.
+        label_smoothing: Share ε in [0, 1): y is replaced by (1 − ε) y + ε/2; may be traced.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is outside [0, 1], ε is not in [0, 1), a weight is negative, or the reduction
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is outside [0, 1], ε is not in [0, 1), a weight is negative, or the reduction
             is unknown.
 
     Example:
@@ -159,14 +159,14 @@ def binary_cross_entropy(
 
 
 def _binary_from_logits(predictions: jax.Array, targets: jax.Array, smoothing: ArrayLike | None = None) -> jax.Array:
-    x, y = chances(predictions, targets)
+    x, y = in_unit_interval(predictions, targets)
     y = _softened(y, smoothing)
     return weighted(y, jax.nn.softplus(-x)) + weighted(1 - y, jax.nn.softplus(x))
 
 
 def _binary_from_probabilities(predictions: jax.Array, targets: jax.Array, smoothing: ArrayLike | None = None) -> jax.Array:
     epsilon = jnp.finfo(predictions.dtype).eps
-    p, y = chances(predictions, targets)
+    p, y = in_unit_interval(predictions, targets)
     y = _softened(y, smoothing)
     return -y * log(p, epsilon) - (1 - y) * log_of_complement(p, epsilon)
 
@@ -181,24 +181,24 @@ def _softened(y: jax.Array, smoothing: ArrayLike | None) -> jax.Array:
 def multilabel_soft_margin(
     predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
 ) -> jax.Array:
-    """Binary cross-entropy of the classes of a sample, any number of which may be right, averaged over the classes.
+    """Binary cross-entropy averaged over the classes of a sample, any number of which may be correct.
 
     −(1/C) Σⱼ [yⱼ log σ(ŝⱼ) + (1 − yⱼ) log σ(−ŝⱼ)], PyTorch's `multilabel_soft_margin_loss`. Unlike
-    `binary_cross_entropy`, it is one loss a sample, and so are mask and weights.
+    `binary_cross_entropy`, it has one loss per sample, and mask and weights have the same shape.
 
     Args:
-        predictions: logits ŝ, floating-point, shape (…, classes).
-        targets: y in [0, 1] (integer, boolean or float), of the same shape: 1 for each class that is right.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Logits ŝ, floating-point, of shape (…, classes).
+        targets: Targets y in [0, 1] (integer, boolean or float), of the same shape: 1 for each correct class.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is outside [0, 1], a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is outside [0, 1], a weight is negative, or the reduction is unknown.
 
     Example:
         >>> round(multilabel_soft_margin(jnp.array([[0.0, 2.0]]), jnp.array([[1, 0]])).item(), 4)

@@ -1,6 +1,6 @@
-"""Losses of a batch of embeddings, in which each sample is compared with every other.
+"""Losses of a batch of embeddings that compare each sample with every other.
 
-A sample that `where` leaves out is compared with none: it is neither an anchor nor a negative of the others.
+A masked sample is not compared: it is neither an anchor nor a negative of the others.
 """
 
 import jax
@@ -21,25 +21,25 @@ def info_nce(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Cross-entropy of finding one's own key among those of the batch: −log softmaxⱼ(cos(qᵢ, kⱼ)/τ)ᵢ.
+    """Cross-entropy of identifying each query's key among the keys of the batch: −log softmaxⱼ(cos(qᵢ, kⱼ)/τ)ᵢ.
 
-    van den Oord et al. (2018). CLIP's loss (Radford et al. 2021) is the mean of this and of this with queries and keys
-    exchanged.
+    van den Oord et al. (2018). CLIP's loss (Radford et al. 2021) is the mean of this loss and of this loss with queries
+    and keys exchanged.
 
     Args:
-        predictions: queries q, floating-point, shape (batch, features).
-        targets: keys k, of the same shape; the i-th is that of the i-th query.
-        temperature: τ > 0; may be traced.
-        where: boolean mask of shape (batch,); None counts every pair.
-        weights: of shape (batch,), from 0, of the queries; None weighs all alike.
+        predictions: Queries q, floating-point, of shape (batch, features).
+        targets: Keys k, of the same shape; the i-th key belongs to the i-th query.
+        temperature: Temperature τ > 0; may be traced.
+        where: Boolean mask of shape (batch,); None counts every pair.
+        weights: Nonnegative weights of the queries, of shape (batch,); None weights all queries equally.
         reduction: "mean" over queries, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (batch,), in at least float32.
+        A scalar, or an array (batch,) for "none", in at least float32.
 
     Raises:
-        TypeError: embeddings are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes do not fit, τ is not positive, a weight is negative, or the reduction is unknown.
+        TypeError: If embeddings are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes do not fit, τ is not positive, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> round(info_nce(jnp.eye(2), jnp.eye(2), temperature=1.0).item(), 4)  # log(1 + 1/e)
@@ -71,27 +71,27 @@ def nt_xent(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Normalized, temperature-scaled cross-entropy of finding one's partners, the samples with the same label.
+    """Normalized, temperature-scaled cross-entropy of identifying the samples with the same label.
 
-    For sample i, with s = cos(zᵢ, zⱼ)/τ: the mean over its partners j of −log(exp sᵢⱼ/(exp sᵢⱼ + Σₖ exp sᵢₖ)), k over all
-    with another label. Chen et al. (2020), SimCLR, where the two views of an image share a label; Khosla et al. (2020) for
-    labels of classes. optax's `ntxent`, whose mean is over pairs instead of samples: the same where all classes are of
-    one size. A sample without a partner does not count.
+    For sample i, with sᵢⱼ = cos(zᵢ, zⱼ)/τ: the mean of −log(exp sᵢⱼ/(exp sᵢⱼ + Σₖ exp sᵢₖ)) over the other samples j with
+    the same label (its positives), where k runs over the samples with another label. Chen et al. (2020), SimCLR, where the
+    two views of an image share a label; Khosla et al. (2020) for class labels. optax's `ntxent` takes the mean over pairs
+    instead of samples, which is the same if all classes have one size. A sample without a positive is left out.
 
     Args:
-        predictions: embeddings z, floating-point, shape (batch, features).
-        targets: integer labels of shape (batch,), any integers: jnp.tile(jnp.arange(n), 2) for two views of n images.
-        temperature: τ > 0; may be traced.
-        where: boolean mask of shape (batch,); None counts every sample.
-        weights: of shape (batch,), from 0; None weighs all alike.
+        predictions: Embeddings z, floating-point, of shape (batch, features).
+        targets: Integer labels of shape (batch,), of any values: jnp.tile(jnp.arange(n), 2) for two views of n images.
+        temperature: Temperature τ > 0; may be traced.
+        where: Boolean mask of shape (batch,); None counts every sample.
+        weights: Nonnegative numbers of shape (batch,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (batch,), in at least float32.
+        A scalar, or an array (batch,) for "none", in at least float32.
 
     Raises:
-        TypeError: embeddings are not floating-point, labels not integer, `where` is not boolean, or weights are not real.
-        ValueError: shapes do not fit, τ is not positive, a weight is negative, or the reduction is unknown.
+        TypeError: If embeddings are not floating-point, labels not integer, `where` is not boolean, or weights are not real.
+        ValueError: If shapes do not fit, τ is not positive, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> z = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
@@ -120,27 +120,27 @@ def circle(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Circle loss: log(1 + Σₖ exp(γ aₖ (sₖ − m)) Σⱼ exp(−γ bⱼ (sⱼ − 1 + m))), s the cosines to the sample's embedding.
+    """Circle loss: log(1 + Σₖ exp(γ aₖ (sₖ − m)) Σⱼ exp(−γ bⱼ (sⱼ − 1 + m))), with cosines s to the sample's embedding.
 
     j runs over the samples with the same label, k over the others; the factors aₖ = max(0, sₖ + m) and
-    bⱼ = max(0, 1 + m − sⱼ) have no gradient, so that what is far from its optimum is pulled harder. Sun et al. (2020),
-    eq. 6 and 8; Keras's `Circle`. A sample without a partner does not count.
+    bⱼ = max(0, 1 + m − sⱼ) have no gradient and give larger weights to similarities far from their optimum. Sun et al.
+    (2020), eq. 6 and 8; Keras's `Circle`. A sample without a positive is left out.
 
     Args:
-        predictions: embeddings, floating-point, shape (batch, features).
-        targets: integer labels of shape (batch,), any integers.
-        gamma: γ > 0, the scale; may be traced.
-        margin: m in [0, 1], the relaxation; may be traced.
-        where: boolean mask of shape (batch,); None counts every sample.
-        weights: of shape (batch,), from 0; None weighs all alike.
+        predictions: Embeddings, floating-point, of shape (batch, features).
+        targets: Integer labels of shape (batch,), of any values.
+        gamma: Scale γ > 0; may be traced.
+        margin: Relaxation m in [0, 1]; may be traced.
+        where: Boolean mask of shape (batch,); None counts every sample.
+        weights: Nonnegative numbers of shape (batch,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (batch,), in at least float32.
+        A scalar, or an array (batch,) for "none", in at least float32.
 
     Raises:
-        TypeError: embeddings are not floating-point, labels not integer, `where` is not boolean, or weights are not real.
-        ValueError: shapes do not fit, γ is not positive, m is not in [0, 1], a weight is negative, or the reduction is
+        TypeError: If embeddings are not floating-point, labels not integer, `where` is not boolean, or weights are not real.
+        ValueError: If shapes do not fit, γ is not positive, m is not in [0, 1], a weight is negative, or the reduction is
             unknown.
 
     Example:
@@ -164,13 +164,13 @@ def _circle(embeddings: jax.Array, same: jax.Array, other: jax.Array, gamma: jax
 
 
 def _compared(loss, embeddings, labels, where, weights, reduction, *, caller, **options) -> jax.Array:
-    """Check and reduce loss(embeddings, same, other): (batch, batch) masks of each sample's partners and of the others."""
+    """Check and reduce loss(embeddings, same, other) with (batch, batch) masks of each sample's positives and negatives."""
     embeddings, classes = _batch(caller, embeddings), jnp.asarray(labels)
     if not jnp.issubdtype(classes.dtype, jnp.integer):
         raise TypeError(f"{caller}: targets are {spell(classes)}, expected integer labels; pass targets.astype(int)")
     if classes.shape != embeddings.shape[:1]:
         raise ValueError(
-            f"{caller}: targets are {spell(classes)}, but embeddings {spell(embeddings)} call for labels of shape "
+            f"{caller}: targets are {spell(classes)}, but embeddings {spell(embeddings)} require labels of shape "
             f"{embeddings.shape[:1]}"
         )
     check_counted(caller, where, weights, classes.shape)
@@ -178,10 +178,10 @@ def _compared(loss, embeddings, labels, where, weights, reduction, *, caller, **
     pairs = counted[:, None] & counted[None, :]
     alike = classes[:, None] == classes[None, :]
     same, other = pairs & alike & ~jnp.eye(len(classes), dtype=bool), pairs & ~alike
-    partnered = jnp.any(same, axis=-1)
+    has_positive = jnp.any(same, axis=-1)
     arrays = (jnp.where(counted[:, None], embeddings, 0), same, other)
-    fills = (None, None, None)  # a sample without a partner still is a negative of the others
-    return reduced(loss, arrays, partnered, weights, reduction, caller=caller, fills=fills, **options)
+    fills = (None, None, None)  # a sample without a positive is still a negative of the others
+    return reduced(loss, arrays, has_positive, weights, reduction, caller=caller, fills=fills, **options)
 
 
 def _batch(caller: str, embeddings: ArrayLike) -> jax.Array:
@@ -200,6 +200,6 @@ def _cosines(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 def _logsumexp(x: jax.Array, where: jax.Array) -> jax.Array:
-    """Return log Σ exp x over the last axis; of nothing, a number so low that its exponential is 0 (−∞ has NaN slopes)."""
+    """Return log Σ exp x over the last axis; of an empty sum, a finite number whose exponential is 0 (−∞ has NaN gradients)."""
     lowest = jnp.finfo(x.dtype).min / 4
     return jnp.where(jnp.any(where, axis=-1), jax.nn.logsumexp(jnp.where(where, x, lowest), axis=-1), lowest)

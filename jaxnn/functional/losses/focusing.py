@@ -1,4 +1,4 @@
-"""Relatives of the cross-entropy that weigh easy, hard and mislabelled samples otherwise, or end in sparse probabilities."""
+"""Variants of the cross-entropy that reweight easy, hard and mislabeled samples, or that give sparse probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,11 @@ from jaxnn.functional import activations
 from jaxnn.functional._checks import check_number
 from jaxnn.functional.losses._shared import (
     Maybe,
-    chances,
     check_within,
     classwise,
     elementwise,
     expected,
+    in_unit_interval,
     power,
     weighted,
     wide,
@@ -30,24 +30,24 @@ def focal(
 ) -> jax.Array:
     """Focal loss over classes: −Σⱼ yⱼ (1 − ŷⱼ)^γ log ŷⱼ, with ŷ = softmax(predictions).
 
-    Lin et al. (2017), eq. 4: what is already classified well counts less; γ = 0 is `cross_entropy`. Their α is a weight of
-    the class: `weights=alpha[targets]`. Of two classes by one score, see `binary_focal`.
+    Lin et al. (2017), eq. 4: well-classified samples count less; γ = 0 is `cross_entropy`. Their α is a class weight:
+    `weights=alpha[targets]`. For two classes with a single score, see `binary_focal`.
 
     Args:
-        predictions: logits, floating-point, shape (…, classes).
-        targets: integer labels of shape (…,), from 0; or rows, floating-point, shape (…, classes).
-        gamma: γ ≥ 0; may be traced.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Logits, floating-point, of shape (…, classes).
+        targets: Integer labels of shape (…,), counted from 0, or floating-point rows of shape (…, classes).
+        gamma: Exponent γ ≥ 0; may be traced.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, targets are neither of the two kinds, `where` is not boolean, or
+        TypeError: If predictions are not floating-point, targets are neither labels nor rows, `where` is not boolean, or
             weights are not real.
-        ValueError: shapes do not fit, a label is no class, there is only one class, γ or a weight is negative, or the
+        ValueError: If shapes do not fit, a label is not a class, there is only one class, γ or a weight is negative, or the
             reduction is unknown.
 
     Example:
@@ -66,7 +66,7 @@ def _focal(predictions: jax.Array, targets: jax.Array, gamma: jax.Array) -> jax.
 
 
 def _check_gamma(caller: str, gamma: ArrayLike) -> None:
-    check_number(caller, "gamma", gamma, lambda gamma: gamma >= 0, "number from 0")
+    check_number(caller, "gamma", gamma, lambda gamma: gamma >= 0, "nonnegative number")
 
 
 def binary_focal(
@@ -79,27 +79,27 @@ def binary_focal(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Focal loss of two classes: α' (1 − p)^γ b, with b the binary cross-entropy and p the chance given to the truth.
+    """Focal loss of two classes: α' (1 − p)^γ b, with the binary cross-entropy b and the probability p of the true class.
 
     With ŷ = σ(prediction): p = yŷ + (1 − y)(1 − ŷ), α' = αy + (1 − α)(1 − y), or 1 for `alpha=None`. Lin et al. (2017),
     eq. 5, with γ = 2 and α = ¼ in their experiments; optax's and torchvision's `sigmoid_focal_loss`.
 
     Args:
-        predictions: logits, floating-point, any shape.
-        targets: y in [0, 1] (integer, boolean or float), of the same shape.
-        gamma: γ ≥ 0; 0 is `binary_cross_entropy`; may be traced.
-        alpha: weight of the class 1 in [0, 1], that of the class 0 is 1 − α; may be traced. It is a factor of the loss,
-            unlike `weights`, which the mean divides by.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Logits, floating-point, of any shape.
+        targets: Targets y in [0, 1] (integer, boolean or float), of the same shape.
+        gamma: Exponent γ ≥ 0; 0 gives `binary_cross_entropy`; may be traced.
+        alpha: Weight of class 1 in [0, 1]; class 0 has 1 − α. May be traced. It is a factor of the loss, whereas the mean
+            is divided by `weights`.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target or α is outside [0, 1], γ or a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target or α is outside [0, 1], γ or a weight is negative, or the reduction is unknown.
 
     Example:
         >>> round(binary_focal(jnp.array([0.0]), jnp.array([1])).item(), 4)  # log(2)/4
@@ -116,9 +116,9 @@ def binary_focal(
 
 
 def _binary_focal(predictions: jax.Array, targets: jax.Array, gamma: jax.Array, alpha: jax.Array | None = None) -> jax.Array:
-    x, y = chances(predictions, targets)
+    x, y = in_unit_interval(predictions, targets)
     loss = weighted(y, jax.nn.softplus(-x)) + weighted(1 - y, jax.nn.softplus(x))
-    missed = y * jax.nn.sigmoid(-x) + (1 - y) * jax.nn.sigmoid(x)  # 1 − p, keeping its digits where p is almost 1
+    missed = y * jax.nn.sigmoid(-x) + (1 - y) * jax.nn.sigmoid(x)  # 1 − p, accurate where p is almost 1
     loss = loss * power(missed, gamma)
     if alpha is None:
         return loss
@@ -140,20 +140,20 @@ def poly_cross_entropy(
     Leng et al. (2022), Poly-1; optax's `poly_loss_cross_entropy`.
 
     Args:
-        predictions: logits, floating-point, shape (…, classes).
-        targets: integer labels of shape (…,), from 0; or rows, floating-point, shape (…, classes).
-        epsilon: ε ≥ −1; 0 is `cross_entropy`; may be traced.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Logits, floating-point, of shape (…, classes).
+        targets: Integer labels of shape (…,), counted from 0, or floating-point rows of shape (…, classes).
+        epsilon: Weight ε ≥ −1; 0 gives `cross_entropy`; may be traced.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, targets are neither of the two kinds, `where` is not boolean, or
+        TypeError: If predictions are not floating-point, targets are neither labels nor rows, `where` is not boolean, or
             weights are not real.
-        ValueError: shapes do not fit, a label is no class, there is only one class, ε is below −1, a weight is negative,
+        ValueError: If shapes do not fit, a label is not a class, there is only one class, ε is below −1, a weight is negative,
             or the reduction is unknown.
 
     Example:
@@ -161,7 +161,7 @@ def poly_cross_entropy(
         1.6931
     """
     caller = "poly_cross_entropy"
-    check_number(caller, "epsilon", epsilon, lambda epsilon: epsilon >= -1, "number from -1")
+    check_number(caller, "epsilon", epsilon, lambda epsilon: epsilon >= -1, "number >= -1")
     return classwise(
         _poly,
         predictions,
@@ -189,26 +189,26 @@ def generalized_cross_entropy(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Cross-entropy that wrong labels harm less: Σⱼ yⱼ (1 − ŷⱼ^q)/q, with ŷ = softmax(predictions).
+    """Cross-entropy that is robust to wrong labels: Σⱼ yⱼ (1 − ŷⱼ^q)/q, with ŷ = softmax(predictions).
 
-    Zhang and Sabuncu (2018), who take q = 0.7; it goes to `cross_entropy` as q → 0, and to the mean absolute error at 1.
+    Zhang and Sabuncu (2018), who use q = 0.7; the limit q → 0 is `cross_entropy`, and q = 1 the mean absolute error.
     Keras's `CategoricalGeneralizedCrossEntropy` takes probabilities.
 
     Args:
-        predictions: logits, floating-point, shape (…, classes).
-        targets: integer labels of shape (…,), from 0; or rows, floating-point, shape (…, classes).
-        q: in (0, 1]; may be traced.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Logits, floating-point, of shape (…, classes).
+        targets: Integer labels of shape (…,), counted from 0, or floating-point rows of shape (…, classes).
+        q: Exponent in (0, 1]; may be traced.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, targets are neither of the two kinds, `where` is not boolean, or
+        TypeError: If predictions are not floating-point, targets are neither labels nor rows, `where` is not boolean, or
             weights are not real.
-        ValueError: shapes do not fit, a label is no class, there is only one class, q is not in (0, 1], a weight is
+        ValueError: If shapes do not fit, a label is not a class, there is only one class, q is not in (0, 1], a weight is
             negative, or the reduction is unknown.
 
     Example:
@@ -216,7 +216,7 @@ def generalized_cross_entropy(
         1.0
     """
     caller = "generalized_cross_entropy"
-    check_number(caller, "q", q, lambda q: 0 < q <= 1, "number in (0, 1]; for 0 there is cross_entropy")
+    check_number(caller, "q", q, lambda q: 0 < q <= 1, "number in (0, 1]; for 0 use cross_entropy")
     return classwise(
         _generalized, predictions, targets, where, weights, reduction, caller=caller, one_score="binary_cross_entropy", q=q
     )
@@ -231,25 +231,25 @@ def _generalized(predictions: jax.Array, targets: jax.Array, q: jax.Array) -> ja
 def sparsemax(
     predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
 ) -> jax.Array:
-    """What the `sparsemax` activation is trained with: ½‖y‖² − ½‖p‖² + (p − y)·ŝ, with p = sparsemax(ŝ).
+    """Loss of the `sparsemax` activation: ½‖y‖² − ½‖p‖² + (p − y)·ŝ, with p = sparsemax(ŝ).
 
-    Martins and Astudillo (2016); the gradient is p − y, and the loss is 0 as soon as the right class leads by 1. optax's
-    `multiclass_sparsemax_loss`. For one score a sample there is `binary_sparsemax`.
+    Martins and Astudillo (2016); the gradient is p − y, and the loss is 0 as soon as the correct class leads by 1. optax's
+    `multiclass_sparsemax_loss`. For one score per sample use `binary_sparsemax`.
 
     Args:
-        predictions: scores ŝ, floating-point, shape (…, classes).
-        targets: integer labels of shape (…,), from 0; or probabilities, floating-point, shape (…, classes).
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Scores ŝ, floating-point, of shape (…, classes).
+        targets: Integer labels of shape (…,), counted from 0, or floating-point probabilities of shape (…, classes).
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, targets are neither of the two kinds, `where` is not boolean, or
+        TypeError: If predictions are not floating-point, targets are neither labels nor rows, `where` is not boolean, or
             weights are not real.
-        ValueError: shapes do not fit, a label is no class, there is only one class, a weight is negative, or the
+        ValueError: If shapes do not fit, a label is not a class, there is only one class, a weight is negative, or the
             reduction is unknown.
 
     Example:
@@ -263,7 +263,7 @@ def sparsemax(
 
 def _sparsemax(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     scores = wide(predictions)
-    p = jax.lax.stop_gradient(activations.sparsemax(scores))  # at the maximum of p·ŝ − ½‖p‖² over p, so it has no slope
+    p = jax.lax.stop_gradient(activations.sparsemax(scores))  # p maximizes p·ŝ − ½‖p‖², so it contributes no gradient
     rows = jnp.issubdtype(targets.dtype, jnp.floating)
     truth = jnp.sum(jnp.square(targets.astype(scores.dtype)), axis=-1) if rows else 1
     return 0.5 * (truth - jnp.sum(jnp.square(p), axis=-1)) + jnp.sum(p * scores, axis=-1) - expected(scores, targets)
@@ -274,22 +274,22 @@ def binary_sparsemax(
 ) -> jax.Array:
     """The sparsemax loss of two classes: `sparse_plus` of −ŝ where y = 1 and of ŝ where y = 0.
 
-    Martins and Astudillo (2016): 0 for z ≤ −1, z for z ≥ 1 and ¼ (z + 1)² between, of z = (1 − 2y) ŝ; a smooth hinge.
+    Martins and Astudillo (2016): with z = (1 − 2y) ŝ, 0 for z ≤ −1, z for z ≥ 1 and ¼ (z + 1)² between; a smooth hinge.
     optax's `sparsemax_loss`.
 
     Args:
-        predictions: scores ŝ, floating-point, any shape.
-        targets: y, 0 or 1 (integer, boolean or float), of the same shape.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Scores ŝ, floating-point, of any shape.
+        targets: Labels y, 0 or 1 (integer, boolean or float), of the same shape.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is outside [0, 1], a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is outside [0, 1], a weight is negative, or the reduction is unknown.
 
     Example:
         >>> binary_sparsemax(jnp.array([2.0, 0.0, -2.0]), jnp.array([1, 1, 1]), reduction="none").tolist()
@@ -301,5 +301,5 @@ def binary_sparsemax(
 
 
 def _binary_sparsemax(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    x, y = chances(predictions, targets)
+    x, y = in_unit_interval(predictions, targets)
     return jax.nn.sparse_plus((1 - 2 * y) * x)

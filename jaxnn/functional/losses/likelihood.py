@@ -1,4 +1,4 @@
-"""Negative log-likelihoods of counts and of normal variables, and the divergence of distributions."""
+"""Negative log-likelihoods of counts and of normal variables, and the Kullback-Leibler divergence."""
 
 import jax
 import jax.numpy as jnp
@@ -30,23 +30,23 @@ def poisson_nll(
 ) -> jax.Array:
     """Negative log-likelihood of counts: λ − y log λ, without the constant log y!, with λ = exp(predictions) by default.
 
-    The gradient by log λ is λ − y. From rates (`from_logs=False`), log λ is continued at λ = 0 as `cross_entropy` says of
-    log ŷ. PyTorch's `poisson_nll_loss`, which adds 1e-8 to λ instead; Keras's `poisson` takes rates.
+    The gradient with respect to log λ is λ − y. From rates (`from_logs=False`), log λ is continued at λ = 0 as described
+    in `cross_entropy` for log ŷ. PyTorch's `poisson_nll_loss`, which adds 1e-8 to λ instead; Keras's `poisson` takes rates.
 
     Args:
-        predictions: log λ, or λ ≥ 0, floating-point, any shape.
-        targets: the counts y ≥ 0, of the same shape; integers are read as floats.
-        from_logs: whether predictions are log λ; False for λ.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Log λ, or λ ≥ 0, floating-point, of any shape.
+        targets: Counts y ≥ 0, of the same shape; integers are converted to floats.
+        from_logs: Whether predictions are log λ; False for λ.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target or a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target or a weight is negative, or the reduction is unknown.
 
     Example:
         >>> poisson_nll(jnp.array([0.0, 0.0]), jnp.array([2, 0])).item()
@@ -85,25 +85,25 @@ def gaussian_nll(
 ) -> jax.Array:
     """Negative log-likelihood of a normal variable: ½ (log v + (y − μ)²/v), without the constant ½ log 2π.
 
-    Nix and Weigend (1994). PyTorch's `gaussian_nll_loss`, which raises v to 1e-6 and broadcasts it; here a variance that
-    is not positive is an error: make it so in the model, by `softplus` and a small addition.
+    Nix and Weigend (1994). PyTorch's `gaussian_nll_loss` clips v at 1e-6 and broadcasts it; here a variance that is not
+    positive is an error: make it positive in the model, with `softplus` and a small constant.
 
-    For a model with both outputs, `fit` takes `lambda p, y, **o: gaussian_nll(p[..., 0], y, p[..., 1], **o)`.
+    For a model with both outputs, pass `fit` the loss `lambda p, y, **o: gaussian_nll(p[..., 0], y, p[..., 1], **o)`.
 
     Args:
-        predictions: μ, floating-point, any shape.
-        targets: y, of the same shape; integers are read as floats.
-        variance: v > 0, floating-point, of the same shape, in the square of the targets' unit.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Mean μ, floating-point, of any shape.
+        targets: Targets y, of the same shape; integers are converted to floats.
+        variance: Variance v > 0, floating-point, of the same shape, in the square of the targets' unit.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions or variances are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a variance is not positive (NaN under jit), a weight is negative, or the reduction is
+        TypeError: If predictions or variances are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a variance is not positive (NaN under jit), a weight is negative, or the reduction is
             unknown.
 
     Example:
@@ -117,8 +117,8 @@ def gaussian_nll(
         raise TypeError(f"gaussian_nll: variance is {spell(v)}, expected floating-point numbers")
     if v.shape != predictions.shape:
         raise ValueError(
-            f"gaussian_nll: variance is {spell(v)}, expected the shape of predictions {spell(predictions)}; for one "
-            "variance for all, pass jnp.full_like(predictions, variance)"
+            f"gaussian_nll: variance is {spell(v)}, expected the shape of predictions {spell(predictions)}; for a "
+            "single variance, pass jnp.full_like(predictions, variance)"
         )
     check_counted("gaussian_nll", where, weights, predictions.shape)
     values = seen(variance, where)
@@ -140,23 +140,24 @@ def kl_divergence(
 ) -> jax.Array:
     """Divergence of predicted from true distributions: Σⱼ yⱼ (log yⱼ − log ŷⱼ), with ŷ = softmax(predictions).
 
-    Kullback and Leibler (1951). `cross_entropy` less the entropy of y, so 0 is perfect, and the gradient is the same,
-    ŷ − y. Logarithms of probabilities are logits too, so PyTorch's `kl_div(log_probabilities, y, reduction="batchmean")`
-    and optax's `kl_divergence` are this; of probabilities p, pass jnp.log(p). Terms with y = 0 add 0 to value and gradient.
+    Kullback and Leibler (1951). `cross_entropy` minus the entropy of y, so 0 is perfect, and the gradient is the same,
+    ŷ − y. Logarithms of probabilities are logits too, so this equals PyTorch's
+    `kl_div(log_probabilities, y, reduction="batchmean")` and optax's `kl_divergence`; for probabilities p, pass jnp.log(p).
+    Terms with y = 0 add 0 to value and gradient.
 
     Args:
-        predictions: logits, or logarithms of probabilities, floating-point, shape (…, classes).
-        targets: probabilities y, floating-point, of the same shape.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Logits, or logarithms of probabilities, floating-point, of shape (…, classes).
+        targets: Probabilities y, floating-point, of the same shape.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions or targets are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, there are fewer than two classes, a target or a weight is negative, or the reduction is
+        TypeError: If predictions or targets are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, there are fewer than two classes, a target or a weight is negative, or the reduction is
             unknown.
 
     Example:
@@ -172,7 +173,7 @@ def kl_divergence(
     check_counted("kl_divergence", where, weights, predictions.shape[:-1])
     values = seen(targets, where)
     if values.size:
-        check_within("kl_divergence", 0, 1, "; logarithms of probabilities are jnp.exp(targets)")(values)
+        check_within("kl_divergence", 0, 1, "; for logarithms of probabilities pass jnp.exp(targets)")(values)
     return reduced(_kl, (predictions, y), where, weights, reduction, caller="kl_divergence", fills=(0, 0))
 
 

@@ -1,4 +1,4 @@
-"""Margin losses of two classes: of a score, which should be on the right side of 0 and beyond a margin."""
+"""Margin losses of two classes, whose score should be on the correct side of 0 by a margin."""
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +13,22 @@ def hinge(
 ) -> jax.Array:
     """Hinge loss of a two-class score: max(0, 1 − yᵢ ŷᵢ) with y ∈ {−1, 1}.
 
-    The teaching notes *sum* it: `reduction="sum"`. The gradient is −y inside the margin and 0 outside it and on its
-    edge yŷ = 1. For more than two classes there is `multiclass_hinge`.
+    The teaching notes *sum* it: `reduction="sum"`. The gradient is −y inside the margin, and 0 outside it and on
+    its edge yŷ = 1. For more than two classes use `multiclass_hinge`.
 
     Args:
-        predictions: ŷ, real scores, floating-point, any shape.
-        targets: y, −1 or 1 (integer or float), of the same shape.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Scores ŷ, floating-point, of any shape.
+        targets: Labels y, −1 or 1 (integer or float), of the same shape.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is neither −1 nor 1, a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is neither −1 nor 1, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> hinge(jnp.array([0.5, 2.0, -1.0]), jnp.array([1, 1, 1]), reduction="sum").item()
@@ -48,21 +48,21 @@ def squared_hinge(
 ) -> jax.Array:
     """Squared hinge loss of a two-class score: max(0, 1 − yᵢ ŷᵢ)² with y ∈ {−1, 1}.
 
-    The hinge without its corner; what is far on the wrong side counts more. Keras's `squared_hinge`.
+    The hinge loss without its corner; large errors count more. Keras's `squared_hinge`.
 
     Args:
-        predictions: ŷ, real scores, floating-point, any shape.
-        targets: y, −1 or 1 (integer or float), of the same shape.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Scores ŷ, floating-point, of any shape.
+        targets: Labels y, −1 or 1 (integer or float), of the same shape.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is neither −1 nor 1, a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is neither −1 nor 1, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> squared_hinge(jnp.array([0.5, 2.0, -1.0]), jnp.array([1, 1, 1]), reduction="none").tolist()
@@ -79,23 +79,23 @@ def _squared_hinge(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 def perceptron(
     predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
 ) -> jax.Array:
-    """Perceptron loss of a two-class score: max(0, −yᵢ ŷᵢ) with y ∈ {−1, 1}, the hinge without a margin.
+    """Perceptron loss of a two-class score: max(0, −yᵢ ŷᵢ) with y ∈ {−1, 1}, the hinge loss without a margin.
 
-    Rosenblatt (1958). A model that always says 0 has no loss, and at 0 the gradient is 0: start from random weights.
+    Rosenblatt (1958). A model whose output is always 0 has loss 0 and gradient 0: start from random weights.
 
     Args:
-        predictions: ŷ, real scores, floating-point, any shape.
-        targets: y, −1 or 1 (integer or float), of the same shape.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Scores ŷ, floating-point, of any shape.
+        targets: Labels y, −1 or 1 (integer or float), of the same shape.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is neither −1 nor 1, a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is neither −1 nor 1, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> perceptron(jnp.array([0.5, -2.0]), jnp.array([1, 1]), reduction="none").tolist()
@@ -115,21 +115,21 @@ def soft_margin(
 ) -> jax.Array:
     """Logistic loss of a two-class score: log(1 + exp(−yᵢ ŷᵢ)) with y ∈ {−1, 1}.
 
-    PyTorch's `soft_margin_loss`; it does not overflow. `binary_cross_entropy` of the logit ŷ, with labels ±1.
+    PyTorch's `soft_margin_loss`; it does not overflow. Equal to `binary_cross_entropy` of the logit ŷ, with labels ±1.
 
     Args:
-        predictions: ŷ, real scores, floating-point, any shape.
-        targets: y, −1 or 1 (integer or float), of the same shape.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Scores ŷ, floating-point, of any shape.
+        targets: Labels y, −1 or 1 (integer or float), of the same shape.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is neither −1 nor 1, a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is neither −1 nor 1, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> round(soft_margin(jnp.array([0.0]), jnp.array([-1])).item(), 4)
@@ -153,24 +153,24 @@ def hinge_embedding(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Loss of a distance between two that are alike (y = 1) or not (y = −1): d if y = 1 else max(0, m − d).
+    """Loss of the distance of a similar (y = 1) or dissimilar (y = −1) pair: d if y = 1 else max(0, m − d).
 
-    PyTorch's `hinge_embedding_loss`. `contrastive` has the squares of both.
+    PyTorch's `hinge_embedding_loss`. `contrastive` squares both cases.
 
     Args:
-        predictions: distances d, floating-point, any shape.
-        targets: y, −1 or 1 (integer or float), of the same shape.
-        margin: m > 0, how far apart is far enough, in the distances' unit; may be traced.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Distances d, floating-point, of any shape.
+        targets: Labels y, −1 or 1 (integer or float), of the same shape.
+        margin: Distance m > 0 beyond which dissimilar pairs have no loss, in the distances' unit; may be traced.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is neither −1 nor 1, m is not positive, a weight is negative, or the reduction
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is neither −1 nor 1, m is not positive, a weight is negative, or the reduction
             is unknown.
 
     Example:

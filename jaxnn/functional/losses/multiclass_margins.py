@@ -1,4 +1,4 @@
-"""Margin losses of many classes: the score of the right class should lead the others by a margin."""
+"""Margin losses of many classes: the score of the correct class should exceed the others by a margin."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ from jax.typing import ArrayLike
 from jaxnn.functional._checks import check_class_axis, check_number, check_predictions, check_same_shape, seen
 from jaxnn.functional.losses._shared import (
     Maybe,
-    chances,
     check_counted,
     check_within,
     classified,
+    in_unit_interval,
     labelwise,
     reduced,
     wide,
@@ -23,22 +23,22 @@ def multiclass_hinge(
     """Hinge loss of many classes: max(0, 1 + max_{j≠y} ŝⱼ − ŝ_y) for scores ŝ and the label y.
 
     Crammer and Singer (2001), as in optax and scikit-learn; `multi_margin` sums over j instead, and `categorical_hinge`
-    compares with 0 too. For two classes with scores (−s/2, s/2) it equals `hinge` of s.
+    also compares with 0. For two classes with scores (−s/2, s/2) it equals `hinge` of s.
 
     Args:
-        predictions: ŝ, floating-point scores of shape (…, classes).
-        targets: integer labels of shape (…,), from 0.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Scores ŝ, floating-point, of shape (…, classes).
+        targets: Integer labels of shape (…,), counted from 0.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
+        TypeError: If predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
             real.
-        ValueError: shapes do not fit, there are fewer than two classes, a label is no class, a weight is negative, or the
+        ValueError: If shapes do not fit, there are fewer than two classes, a label is not a class, a weight is negative, or the
             reduction is unknown.
 
     Example:
@@ -56,7 +56,7 @@ def _multiclass_hinge(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _split(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return which score is the label's, that score (…,), and all of them (…, C) in at least float32."""
+    """Return the one-hot mask of the label, its score (…,), and all scores (…, C) in at least float32."""
     right, scores = classified(wide(predictions), targets)
     return right, jnp.sum(jnp.where(right, scores, 0), axis=-1), scores
 
@@ -64,25 +64,25 @@ def _split(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.A
 def categorical_hinge(
     predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
 ) -> jax.Array:
-    """Hinge loss of many classes as Keras has it: max(0, 1 + max(0, max_{j≠y} ŝⱼ) − ŝ_y) for scores ŝ and the label y.
+    """Keras's hinge loss of many classes: max(0, 1 + max(0, max_{j≠y} ŝⱼ) − ŝ_y) for scores ŝ and the label y.
 
-    The right score must lead the others *and 0* by 1; `multiclass_hinge` only compares scores with each other, so the two
-    agree where some wrong score is not negative, as probabilities are.
+    The correct score must exceed the others *and 0* by 1; `multiclass_hinge` only compares scores with each other. The two
+    agree if some wrong score is nonnegative, as with probabilities.
 
     Args:
-        predictions: ŝ, floating-point scores of shape (…, classes).
-        targets: integer labels of shape (…,), from 0.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Scores ŝ, floating-point, of shape (…, classes).
+        targets: Integer labels of shape (…,), counted from 0.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
+        TypeError: If predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
             real.
-        ValueError: shapes do not fit, there are fewer than two classes, a label is no class, a weight is negative, or the
+        ValueError: If shapes do not fit, there are fewer than two classes, a label is not a class, a weight is negative, or the
             reduction is unknown.
 
     Example:
@@ -107,25 +107,25 @@ def multi_margin(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Hinge losses against each wrong class, over the number of classes: (1/C) Σ_{j≠y} max(0, m − ŝ_y + ŝⱼ).
+    """Sum of hinge losses against each wrong class, divided by the number of classes: (1/C) Σ_{j≠y} max(0, m − ŝ_y + ŝⱼ).
 
     Weston and Watkins (1999), divided by C as in PyTorch's `multi_margin_loss`.
 
     Args:
-        predictions: ŝ, floating-point scores of shape (…, classes).
-        targets: integer labels of shape (…,), from 0.
-        margin: m > 0; may be traced.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Scores ŝ, floating-point, of shape (…, classes).
+        targets: Integer labels of shape (…,), counted from 0.
+        margin: Margin m > 0; may be traced.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
+        TypeError: If predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
             real.
-        ValueError: shapes do not fit, there are fewer than two classes, a label is no class, m is not positive, a weight
+        ValueError: If shapes do not fit, there are fewer than two classes, a label is not a class, m is not positive, a weight
             is negative, or the reduction is unknown.
 
     Example:
@@ -148,24 +148,24 @@ def _multi_margin(predictions: jax.Array, targets: jax.Array, margin: jax.Array)
 def multiclass_perceptron(
     predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
 ) -> jax.Array:
-    """Perceptron loss of many classes: maxⱼ ŝⱼ − ŝ_y, which is 0 where the right class has the highest score.
+    """Perceptron loss of many classes: maxⱼ ŝⱼ − ŝ_y, which is 0 if the correct class has the highest score.
 
     optax's `multiclass_perceptron_loss`: `multiclass_hinge` without a margin.
 
     Args:
-        predictions: ŝ, floating-point scores of shape (…, classes).
-        targets: integer labels of shape (…,), from 0.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Scores ŝ, floating-point, of shape (…, classes).
+        targets: Integer labels of shape (…,), counted from 0.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
+        TypeError: If predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
             real.
-        ValueError: shapes do not fit, there are fewer than two classes, a label is no class, a weight is negative, or the
+        ValueError: If shapes do not fit, there are fewer than two classes, a label is not a class, a weight is negative, or the
             reduction is unknown.
 
     Example:
@@ -184,24 +184,24 @@ def _perceptron(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 def multilabel_margin(
     predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
 ) -> jax.Array:
-    """Hinge losses of each right class against each wrong one: (1/C) Σ_{j right} Σ_{i wrong} max(0, 1 − (ŝⱼ − ŝᵢ)).
+    """Hinge losses of each correct class against each wrong one: (1/C) Σ_{j correct} Σ_{i wrong} max(0, 1 − (ŝⱼ − ŝᵢ)).
 
-    Any number of classes may be right. PyTorch's `multilabel_margin_loss`, which takes lists of labels, ended by −1,
-    instead of rows of 0 and 1. It makes an array (…, C, C).
+    Any number of classes may be correct. PyTorch's `multilabel_margin_loss`, which takes lists of labels, terminated by
+    −1, instead of rows of 0 and 1. It allocates an array (…, C, C).
 
     Args:
-        predictions: ŝ, floating-point scores of shape (…, classes).
-        targets: 1 for a right class and 0 for a wrong one (integer, boolean or float), of the same shape.
-        where: boolean mask of shape (…,); None counts every sample.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Scores ŝ, floating-point, of shape (…, classes).
+        targets: Labels y, 1 for a correct class and 0 for a wrong one (integer, boolean or float), of the same shape.
+        where: Boolean mask of shape (…,); None counts every sample.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is outside [0, 1], a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is outside [0, 1], a weight is negative, or the reduction is unknown.
 
     Example:
         >>> multilabel_margin(jnp.array([[0.5, 0.0, 0.25, -1.0]]), jnp.array([[1, 0, 1, 0]])).item()  # (0.5 + 0.75)/4
@@ -218,6 +218,6 @@ def multilabel_margin(
 
 
 def _multilabel_margin(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    scores, y = chances(predictions, targets)
-    each = jax.nn.relu(1 - (scores[..., :, None] - scores[..., None, :]))  # (…, right, wrong)
+    scores, y = in_unit_interval(predictions, targets)
+    each = jax.nn.relu(1 - (scores[..., :, None] - scores[..., None, :]))  # (…, correct, wrong)
     return jnp.sum(y[..., :, None] * (1 - y[..., None, :]) * each, axis=(-2, -1)) / scores.shape[-1]

@@ -1,4 +1,4 @@
-"""Losses of order and distance: what should rank higher, what should lie near, what far apart."""
+"""Losses of ranking, distance and similarity."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ from jax.typing import ArrayLike
 from jaxnn.functional._checks import check_class_axis, check_number, check_same_shape, seen, spell
 from jaxnn.functional.losses._shared import (
     Maybe,
-    chances,
     check_counted,
     check_signs,
     check_within,
     elementwise,
+    in_unit_interval,
     reduced,
     signed,
     wide,
@@ -28,34 +28,34 @@ def margin_ranking(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Loss of two scores of which the first should be higher (y = 1) or lower (y = −1): max(0, m − y (a − b)).
+    """Loss of two scores, the first of which should be higher (y = 1) or lower (y = −1): max(0, m − y (a − b)).
 
     PyTorch's `margin_ranking_loss`. A triplet loss with any distance d is `margin_ranking(d(anchor, negative),
     d(anchor, positive), ones, margin=m)`.
 
     Args:
-        first: a, floating-point, any shape.
-        second: b, floating-point, of the same shape.
-        targets: y, −1 or 1 (integer or float), of the same shape.
-        margin: m ≥ 0, by how much; may be traced.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        first: Scores a, floating-point, of any shape.
+        second: Scores b, floating-point, of the same shape.
+        targets: Labels y, −1 or 1 (integer or float), of the same shape.
+        margin: Required difference m ≥ 0; may be traced.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: scores are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is neither −1 nor 1, m or a weight is negative, or the reduction is unknown.
+        TypeError: If scores are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is neither −1 nor 1, m or a weight is negative, or the reduction is unknown.
 
     Example:
         >>> margin_ranking(jnp.array([1.0, 1.0]), jnp.array([3.0, 3.0]), jnp.array([1, -1]), reduction="none").tolist()
         [2.0, 0.0]
     """
     caller = "margin_ranking"
-    check_number(caller, "margin", margin, lambda margin: margin >= 0, "number from 0")
-    (a, b), y = _alike(caller, first=first, second=second), jnp.asarray(targets)
+    check_number(caller, "margin", margin, lambda margin: margin >= 0, "nonnegative number")
+    (a, b), y = _matching(caller, first=first, second=second), jnp.asarray(targets)
     check_same_shape(caller, a, y)
     check_counted(caller, where, weights, a.shape)
     if (values := seen(targets, where)).size:
@@ -77,24 +77,24 @@ def contrastive(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Contrastive loss of a distance between two that are alike (y = 1) or not (y = 0): ½ y d² + ½ (1 − y) max(0, m − d)².
+    """Contrastive loss of the distance of a similar (y = 1) or dissimilar (y = 0) pair: ½ y d² + ½ (1 − y) max(0, m − d)².
 
-    Hadsell, Chopra and LeCun (2006), eq. 4, whose Y is 1 − y. d is often the Euclidean distance of two embeddings.
+    Hadsell, Chopra and LeCun (2006), eq. 4, whose Y is 1 − y. d is usually the Euclidean distance of two embeddings.
 
     Args:
-        predictions: distances d ≥ 0, floating-point, any shape.
-        targets: y, 1 for a pair that is alike and 0 for one that is not (integer, boolean or float), of the same shape.
-        margin: m > 0, how far apart is far enough, in the distances' unit; may be traced.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Distances d ≥ 0, floating-point, of any shape.
+        targets: Labels y, 1 for a similar pair and 0 for a dissimilar one (integer, boolean or float), of the same shape.
+        margin: Distance m > 0 beyond which dissimilar pairs have no loss, in the distances' unit; may be traced.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is outside [0, 1], m is not positive, a weight is negative, or the reduction
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is outside [0, 1], m is not positive, a weight is negative, or the reduction
             is unknown.
 
     Example:
@@ -108,7 +108,7 @@ def contrastive(
 
 
 def _contrastive(predictions: jax.Array, targets: jax.Array, margin: jax.Array) -> jax.Array:
-    d, y = chances(predictions, targets)
+    d, y = in_unit_interval(predictions, targets)
     apart = jax.nn.relu(jnp.asarray(margin, d.dtype) - d)
     return 0.5 * (y * jnp.square(d) + (1 - y) * jnp.square(apart))
 
@@ -124,28 +124,28 @@ def triplet_margin(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Triplet loss: max(0, ‖a − p‖ − ‖a − n‖ + m), so that positives lie nearer to the anchor than negatives, by m.
+    """Triplet loss: max(0, ‖a − p‖ − ‖a − n‖ + m), 0 if positives are closer to the anchor than negatives by m.
 
-    Balntas et al. (2016), PyTorch's and optax's `triplet_margin_loss`, which add 1e-6 inside the distance; here it is
-    Euclidean, and where it is 0 its gradient is 0. FaceNet (Schroff et al. 2015) squares the distances; for those and
-    others there is `margin_ranking`.
+    Balntas et al. (2016). PyTorch's and optax's `triplet_margin_loss` add 1e-6 inside the distance; here it is exactly
+    Euclidean, with gradient 0 where it is 0. FaceNet (Schroff et al. 2015) squares the distances; for those and others
+    use `margin_ranking`.
 
     Args:
-        anchors: a, floating-point embeddings of shape (…, features).
-        positives: p, of the same shape.
-        negatives: n, of the same shape.
-        margin: m > 0, in the distances' unit; may be traced.
-        swap: whether the negative is compared with the nearer of anchor and positive: min(‖a − n‖, ‖p − n‖).
-        where: boolean mask of shape (…,); None counts every triplet.
-        weights: of shape (…,), from 0; None weighs all alike.
+        anchors: Embeddings a, floating-point, of shape (…, features).
+        positives: Embeddings p, of the same shape.
+        negatives: Embeddings n, of the same shape.
+        margin: Margin m > 0, in the distances' unit; may be traced.
+        swap: Whether the negative is compared with the closer of anchor and positive: min(‖a − n‖, ‖p − n‖).
+        where: Boolean mask of shape (…,); None counts every triplet.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over triplets, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: embeddings are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, m is not positive, a weight is negative, or the reduction is unknown.
+        TypeError: If embeddings are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, m is not positive, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> a, p, n = jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 4.0]])
@@ -154,7 +154,7 @@ def triplet_margin(
     """
     caller = "triplet_margin"
     check_number(caller, "margin", margin, lambda margin: margin > 0, "positive number")
-    arrays = _alike(caller, anchors=anchors, positives=positives, negatives=negatives)
+    arrays = _matching(caller, anchors=anchors, positives=positives, negatives=negatives)
     check_class_axis(caller, arrays[0])
     check_counted(caller, where, weights, arrays[0].shape[:-1])
     loss = _swapped_triplet if swap else _triplet
@@ -175,29 +175,29 @@ def _swapped_triplet(anchors: jax.Array, positives: jax.Array, negatives: jax.Ar
 def cosine_distance(
     predictions: ArrayLike, targets: ArrayLike, *, where: Maybe = None, weights: Maybe = None, reduction: str = "mean"
 ) -> jax.Array:
-    """One less the cosine of the angle between two vectors: 1 − ŷ·y/(‖ŷ‖ ‖y‖), from 0 to 2.
+    """One minus the cosine of the angle between two vectors: 1 − ŷ·y/(‖ŷ‖ ‖y‖), from 0 to 2.
 
-    The similarity of a vector of zeros to any other is 0. Keras's `cosine_similarity` is this less 1.
+    The cosine of a zero vector with any other is 0. Keras's `cosine_similarity` is this loss minus 1.
 
     Args:
-        predictions: ŷ, floating-point vectors of shape (…, features).
-        targets: y, of the same shape.
-        where: boolean mask of shape (…,); None counts every pair.
-        weights: of shape (…,), from 0; None weighs all alike.
+        predictions: Vectors ŷ, floating-point, of shape (…, features).
+        targets: Vectors y, of the same shape.
+        where: Boolean mask of shape (…,); None counts every pair.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over pairs, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: vectors are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a weight is negative, or the reduction is unknown.
+        TypeError: If vectors are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> cosine_distance(jnp.array([[1.0, 0.0], [2.0, 0.0]]), jnp.array([[0.0, 3.0], [3.0, 0.0]])).item()
         0.5
     """
-    arrays = _alike("cosine_distance", predictions=predictions, targets=targets)
+    arrays = _matching("cosine_distance", predictions=predictions, targets=targets)
     check_class_axis("cosine_distance", arrays[0])
     check_counted("cosine_distance", where, weights, arrays[0].shape[:-1])
     return reduced(_cosine_distance, arrays, where, weights, reduction, caller="cosine_distance", fills=(0, 0))
@@ -217,25 +217,25 @@ def cosine_embedding(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Loss of two vectors that are alike (y = 1) or not (y = −1): 1 − cos if y = 1 else max(0, cos − m).
+    """Loss of a similar (y = 1) or dissimilar (y = −1) pair of vectors: 1 − cos if y = 1 else max(0, cos − m).
 
-    PyTorch's `cosine_embedding_loss`; cos is the cosine of the angle between the two, 0 for a vector of zeros.
+    PyTorch's `cosine_embedding_loss`; cos is the cosine of the angle between the two, 0 for a zero vector.
 
     Args:
-        first: floating-point vectors of shape (…, features).
-        second: of the same shape.
-        targets: y, −1 or 1 (integer or float), of shape (…,).
-        margin: m in [−1, 1]; may be traced.
-        where: boolean mask of shape (…,); None counts every pair.
-        weights: of shape (…,), from 0; None weighs all alike.
+        first: Vectors, floating-point, of shape (…, features).
+        second: Vectors of the same shape.
+        targets: Labels y, −1 or 1 (integer or float), of shape (…,).
+        margin: Margin m in [−1, 1]; may be traced.
+        where: Boolean mask of shape (…,); None counts every pair.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over pairs, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (…,), in at least float32.
+        A scalar, or an array (…,) for "none", in at least float32.
 
     Raises:
-        TypeError: vectors are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes do not fit, a target is neither −1 nor 1, m is not in [−1, 1], a weight is negative, or the
+        TypeError: If vectors are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes do not fit, a target is neither −1 nor 1, m is not in [−1, 1], a weight is negative, or the
             reduction is unknown.
 
     Example:
@@ -245,10 +245,10 @@ def cosine_embedding(
     """
     caller = "cosine_embedding"
     check_number(caller, "margin", margin, lambda margin: -1 <= margin <= 1, "number in [-1, 1]")
-    (a, b), y = _alike(caller, first=first, second=second), jnp.asarray(targets)
+    (a, b), y = _matching(caller, first=first, second=second), jnp.asarray(targets)
     check_class_axis(caller, a)
     if y.shape != a.shape[:-1]:
-        raise ValueError(f"{caller}: targets are {spell(y)}, but vectors {spell(a)} call for the shape {a.shape[:-1]}")
+        raise ValueError(f"{caller}: targets are {spell(y)}, but vectors {spell(a)} require the shape {a.shape[:-1]}")
     check_counted(caller, where, weights, y.shape)
     if (values := seen(targets, where)).size:
         check_signs(caller)(values)
@@ -269,25 +269,25 @@ def norm(x: jax.Array) -> jax.Array:
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Return x/‖x‖ over the last axis; 0 where x is."""
+    """Return x/‖x‖ over the last axis; 0 where x is 0."""
     length = norm(x)[..., None]
     return x / jnp.where(length > 0, length, 1)
 
 
-def _alike(caller: str, **arrays: ArrayLike) -> tuple[jax.Array, ...]:
-    """Return the arrays in one dtype of at least float32, or raise where they are not floating-point or differ in shape."""
-    taken = {}
+def _matching(caller: str, **arrays: ArrayLike) -> tuple[jax.Array, ...]:
+    """Return the arrays in one dtype of at least float32, or raise if they are not floating-point or differ in shape."""
+    checked = {}
     for name, value in arrays.items():
         array = jnp.asarray(value)
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(f"{caller}: {name} are {spell(array)}, expected floating-point numbers")
-        taken[name] = array
-    (lead, one), *others = taken.items()
+        checked[name] = array
+    (first_name, first), *others = checked.items()
     for name, array in others:
-        if array.shape != one.shape:
+        if array.shape != first.shape:
             raise ValueError(
-                f"{caller}: {lead} {spell(one)} and {name} {spell(array)} differ in shape; nothing is broadcast, so make "
-                "them equal first"
+                f"{caller}: {first_name} {spell(first)} and {name} {spell(array)} differ in shape; nothing is "
+                "broadcast, so make them equal first"
             )
-    dtype = wide(one).dtype
-    return tuple(array.astype(dtype) for array in taken.values())
+    dtype = wide(first).dtype
+    return tuple(array.astype(dtype) for array in checked.values())

@@ -1,4 +1,4 @@
-"""Losses of regression: of real numbers against real numbers, element by element."""
+"""Elementwise regression losses."""
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,18 @@ def mse(
     As in the teaching notes. The gradient 2(ŷ − y)/n grows with the error, so the loss is sensitive to outliers.
 
     Args:
-        predictions: ŷ, floating-point, any shape.
-        targets: y, of the same shape; integers are read as floats.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Predictions ŷ, floating-point, of any shape.
+        targets: Targets y, of the same shape; integers are converted to floats.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the squared errors, in at least float32.
+        A scalar, or, for "none", the squared errors, in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> mse(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 2.0, 6.0])).item()
@@ -53,22 +53,22 @@ def mae(
 ) -> jax.Array:
     """Mean absolute error: (1/n) Σᵢ ∣yᵢ − ŷᵢ∣, over all n elements.
 
-    As in the teaching notes. Not differentiable where ŷ = y. The subgradient there is 0, so a perfect prediction is left
-    alone; `jnp.abs` would give +1.
+    As in the teaching notes. Not differentiable where ŷ = y. The subgradient there is 0, so a perfect prediction is not
+    changed; `jnp.abs` would give +1.
 
     Args:
-        predictions: ŷ, floating-point, any shape.
-        targets: y, of the same shape; integers are read as floats.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Predictions ŷ, floating-point, of any shape.
+        targets: Targets y, of the same shape; integers are converted to floats.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the absolute errors, in at least float32.
+        A scalar, or, for "none", the absolute errors, in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> mae(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 2.0, 6.0])).item()
@@ -95,19 +95,19 @@ def huber(
     Quadratic for small errors and linear for outliers; the gradient clip(a, −δ, δ) is continuous. Huber (1964).
 
     Args:
-        predictions: ŷ, floating-point, any shape.
-        targets: y, of the same shape; integers are read as floats.
-        delta: δ > 0, where the loss turns linear, in the targets' unit; may be traced.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Predictions ŷ, floating-point, of any shape.
+        targets: Targets y, of the same shape; integers are converted to floats.
+        delta: Error δ > 0 above which the loss is linear, in the targets' unit; may be traced.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a weight is negative, the reduction is unknown, or δ is not a positive number.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a weight is negative, the reduction is unknown, or δ is not a positive number.
 
     Example:
         >>> huber(jnp.array([0.5, 3.0]), jnp.array([0.0, 0.0]), reduction="none").tolist()
@@ -122,7 +122,7 @@ def _huber(predictions: jax.Array, targets: jax.Array, delta: jax.Array) -> jax.
     delta = jnp.asarray(delta).astype(a.dtype)
     size = magnitude(a)
     near = size <= delta
-    # only near errors are squared: the square of a far one may overflow, and so spoil the gradient of the other branch
+    # Only small errors are squared: the square of a large one may overflow and make the other branch's gradient NaN.
     return jnp.where(near, 0.5 * jnp.square(jnp.where(near, a, 0)), delta * (size - 0.5 * delta))
 
 
@@ -137,28 +137,28 @@ def smooth_l1(
 ) -> jax.Array:
     """Smooth L1 loss: with a = ŷ − y, ½a²/β if ∣a∣ ≤ β else ∣a∣ − β/2, that is `huber` with δ = β, divided by β.
 
-    Its slope far out is 1 whatever β. Girshick (2015), Fast R-CNN, eq. 3, where β = 1.
+    Its slope for large errors is 1 for every β. Girshick (2015), Fast R-CNN, eq. 3, where β = 1.
 
     Args:
-        predictions: ŷ, floating-point, any shape.
-        targets: y, of the same shape; integers are read as floats.
-        beta: β > 0, where the loss turns linear, in the targets' unit; may be traced. For β = 0 there is `mae`.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Predictions ŷ, floating-point, of any shape.
+        targets: Targets y, of the same shape; integers are converted to floats.
+        beta: Error β > 0 above which the loss is linear, in the targets' unit; may be traced. For β = 0, use `mae`.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a weight is negative, the reduction is unknown, or β is not a positive number.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a weight is negative, the reduction is unknown, or β is not a positive number.
 
     Example:
         >>> smooth_l1(jnp.array([0.5, 3.0]), jnp.array([0.0, 0.0]), beta=0.5, reduction="none").tolist()
         [0.25, 2.75]
     """
-    check_number("smooth_l1", "beta", beta, lambda beta: beta > 0, "positive number; for 0 there is mae")
+    check_number("smooth_l1", "beta", beta, lambda beta: beta > 0, "positive number; for 0 use mae")
     return elementwise(_smooth_l1, predictions, targets, where, weights, reduction, caller="smooth_l1", beta=beta)
 
 
@@ -172,22 +172,22 @@ def log_cosh(
 ) -> jax.Array:
     """Logarithm of the hyperbolic cosine of the error: with a = ŷ − y, log cosh a, averaged over all elements.
 
-    Keras's and optax's. ½a² near 0 and ∣a∣ − log 2 far out, with gradient tanh a; small errors keep their digits, large
-    ones do not overflow.
+    Keras's and optax's. About ½a² for small and ∣a∣ − log 2 for large errors, with gradient tanh a; accurate for small
+    errors, without overflow for large ones.
 
     Args:
-        predictions: ŷ, floating-point, any shape.
-        targets: y, of the same shape; integers are read as floats.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Predictions ŷ, floating-point, of any shape.
+        targets: Targets y, of the same shape; integers are converted to floats.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> round(log_cosh(jnp.array([1.0, 0.0]), jnp.array([0.0, 0.0]), reduction="sum").item(), 4)
@@ -208,22 +208,22 @@ def msle(
 ) -> jax.Array:
     """Mean squared logarithmic error: (1/n) Σᵢ (log(1 + yᵢ) − log(1 + ŷᵢ))², over all n elements.
 
-    For counts and prices, of which the ratio matters. Predictions above −1 are the model's business (let it end with
-    `softplus`): others give NaN, where Keras cuts them off at 0 and so leaves them without a gradient.
+    For counts and prices, whose ratio matters. The model must make predictions above −1 (for example with a final
+    `softplus`): others give NaN, whereas Keras clips them at 0, where they have no gradient.
 
     Args:
-        predictions: ŷ > −1, floating-point, any shape.
-        targets: y ≥ 0, of the same shape; integers are read as floats.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Predictions ŷ > −1, floating-point, of any shape.
+        targets: Targets y ≥ 0, of the same shape; integers are converted to floats.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target or a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target or a weight is negative, or the reduction is unknown.
 
     Example:
         >>> round(msle(jnp.array([1.0, 3.0]), jnp.array([3.0, 3.0]), reduction="sum").item(), 4)  # (log 2)²
@@ -244,22 +244,22 @@ def mape(
 ) -> jax.Array:
     """Mean absolute percentage error, as a fraction: (1/n) Σᵢ ∣yᵢ − ŷᵢ∣/∣yᵢ∣, over all n elements.
 
-    scikit-learn's, 0.1 for an error of 10 %; Keras's is 100 times that. A target of 0 has no relative error: leave it
-    out by `where` (both libraries divide by a tiny number instead). The subgradient where ŷ = y is 0.
+    As in scikit-learn, 0.1 for an error of 10 %; Keras's is 100 times that. A target of 0 has no relative error: mask it
+    with `where` (both libraries divide by a tiny number instead). The subgradient where ŷ = y is 0.
 
     Args:
-        predictions: ŷ, floating-point, any shape.
-        targets: y ≠ 0, of the same shape; integers are read as floats.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Predictions ŷ, floating-point, of any shape.
+        targets: Targets y ≠ 0, of the same shape; integers are converted to floats.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a target is 0, a weight is negative, or the reduction is unknown.
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a target is 0, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> mape(jnp.array([1.0, 3.0]), jnp.array([2.0, 4.0])).item()
@@ -268,7 +268,9 @@ def mape(
 
     def check(values) -> None:
         if (values == 0).any():
-            raise ValueError("mape: a target is 0, so it has no relative error; leave it out by where=targets != 0")
+            raise ValueError(
+                "mape: a target is 0, expected nonzero targets, which have a relative error; mask it with where=targets != 0"
+            )
 
     return elementwise(_mape, predictions, targets, where, weights, reduction, caller="mape", check=check)
 
@@ -294,19 +296,19 @@ def quantile(
     where ŷ = y is 0.
 
     Args:
-        predictions: ŷ, floating-point, any shape.
-        targets: y, of the same shape; integers are read as floats.
-        quantile: q in (0, 1); may be traced.
-        where: boolean mask of the same shape; None counts every element.
-        weights: of the same shape, from 0; None weighs all alike.
+        predictions: Predictions ŷ, floating-point, of any shape.
+        targets: Targets y, of the same shape; integers are converted to floats.
+        quantile: Level q in (0, 1); may be traced.
+        where: Boolean mask of the same shape; None counts every element.
+        weights: Nonnegative numbers of the same shape; None weights all elements equally.
         reduction: "mean", "sum" or "none".
 
     Returns:
-        A scalar, or for "none" the elements' losses, in at least float32.
+        A scalar, or the unreduced losses for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ, a weight is negative, the reduction is unknown, or q is not in (0, 1).
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ, a weight is negative, the reduction is unknown, or q is not in (0, 1).
 
     Example:
         >>> quantile(jnp.array([0.0, 2.0]), jnp.array([1.0, 1.0]), quantile=0.75, reduction="none").tolist()

@@ -1,7 +1,7 @@
-"""Losses of overlap, for masks: of all pixels of an image together, so that a small object counts as much as a large one.
+"""Overlap losses for segmentation masks, computed over all pixels of an image, so that small objects count as large ones do.
 
-Predictions and targets are (batch, …, channels); the unreduced loss, and so mask and weights, is (batch, channels). To
-leave single pixels out, give them a logit of −∞ and the target 0: they then add nothing to any sum.
+Predictions and targets are (batch, …, channels); the unreduced loss, the mask and the weights are (batch, channels). To
+leave out single pixels, give them a logit of −∞ and the target 0: they then add nothing to any sum.
 """
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import check_number, check_predictions, check_same_shape, seen, spell
-from jaxnn.functional.losses._shared import Maybe, chances, check_counted, check_within, reduced, wide
+from jaxnn.functional.losses._shared import Maybe, check_counted, check_within, in_unit_interval, reduced, wide
 
 
 def dice(
@@ -24,25 +24,25 @@ def dice(
 ) -> jax.Array:
     """Dice loss: 1 − (2 Σ yŷ + s)/(Σ y + Σ ŷ + s), sums over the pixels, with ŷ = σ(predictions) by default.
 
-    One less the F-score of soft masks (Sudre et al. 2017; Milletari et al. 2016 square ŷ in the denominator). optax's
-    `dice_loss` has twice the s. For classes that exclude each other pass jax.nn.softmax(logits), one-hot targets
-    and `from_logits=False`.
+    One minus the F-score of soft masks (Sudre et al. 2017; Milletari et al. 2016 square ŷ in the denominator). optax's
+    `dice_loss` has twice the s. For mutually exclusive classes pass jax.nn.softmax(logits), one-hot targets and
+    `from_logits=False`.
 
     Args:
-        predictions: logits, or probabilities in [0, 1], floating-point, shape (batch, …, channels).
-        targets: y in [0, 1] (integer, boolean or float), of the same shape.
-        from_logits: whether predictions are logits; False for probabilities.
-        smooth: s ≥ 0; above 0, two empty masks have the loss 0 and not NaN; may be traced.
-        where: boolean mask of shape (batch, channels); None counts every mask.
-        weights: of shape (batch, channels), from 0; None weighs all alike.
+        predictions: Logits, or probabilities in [0, 1], floating-point, of shape (batch, …, channels).
+        targets: Targets y in [0, 1] (integer, boolean or float), of the same shape.
+        from_logits: Whether predictions are logits; False for probabilities.
+        smooth: Smoothing term s ≥ 0; if positive, two empty masks have the loss 0 instead of NaN; may be traced.
+        where: Boolean mask of shape (batch, channels); None counts every mask.
+        weights: Nonnegative numbers of shape (batch, channels); None weights all masks equally.
         reduction: "mean" over images and channels, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (batch, channels), in at least float32.
+        A scalar, or an array (batch, channels) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ or have fewer than three axes, a target is outside [0, 1], s or a weight is negative, or
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ or have fewer than three axes, a target is outside [0, 1], s or a weight is negative, or
             the reduction is unknown.
 
     Example:
@@ -64,25 +64,25 @@ def jaccard(
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Jaccard loss, of intersection over union: 1 − (Σ yŷ + s)/(Σ y + Σ ŷ − Σ yŷ + s), with ŷ = σ(predictions) by default.
+    """Jaccard loss of the intersection over union: 1 − (Σ yŷ + s)/(Σ y + Σ ŷ − Σ yŷ + s), with ŷ = σ(predictions) by default.
 
-    Rahman and Wang (2016). For classes that exclude each other see `dice`.
+    Rahman and Wang (2016). For mutually exclusive classes see `dice`.
 
     Args:
-        predictions: logits, or probabilities in [0, 1], floating-point, shape (batch, …, channels).
-        targets: y in [0, 1] (integer, boolean or float), of the same shape.
-        from_logits: whether predictions are logits; False for probabilities.
-        smooth: s ≥ 0; above 0, two empty masks have the loss 0 and not NaN; may be traced.
-        where: boolean mask of shape (batch, channels); None counts every mask.
-        weights: of shape (batch, channels), from 0; None weighs all alike.
+        predictions: Logits, or probabilities in [0, 1], floating-point, of shape (batch, …, channels).
+        targets: Targets y in [0, 1] (integer, boolean or float), of the same shape.
+        from_logits: Whether predictions are logits; False for probabilities.
+        smooth: Smoothing term s ≥ 0; if positive, two empty masks have the loss 0 instead of NaN; may be traced.
+        where: Boolean mask of shape (batch, channels); None counts every mask.
+        weights: Nonnegative numbers of shape (batch, channels); None weights all masks equally.
         reduction: "mean" over images and channels, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (batch, channels), in at least float32.
+        A scalar, or an array (batch, channels) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ or have fewer than three axes, a target is outside [0, 1], s or a weight is negative, or
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ or have fewer than three axes, a target is outside [0, 1], s or a weight is negative, or
             the reduction is unknown.
 
     Example:
@@ -108,26 +108,26 @@ def tversky(
 ) -> jax.Array:
     """Tversky loss: 1 − (tp + s)/(tp + α fp + β fn + s), with ŷ = σ(predictions) by default.
 
-    tp = Σ yŷ, fp = Σ (1 − y) ŷ and fn = Σ y (1 − ŷ), over the pixels. Salehi et al. (2017); β > α asks for recall. α = β = ½
-    is `dice` with twice the s, α = β = 1 is `jaccard`. For classes that exclude each other see `dice`.
+    tp = Σ yŷ, fp = Σ (1 − y) ŷ and fn = Σ y (1 − ŷ), over the pixels. Salehi et al. (2017); β > α favors recall. α = β = ½ is
+    `dice` with twice the s, α = β = 1 is `jaccard`. For mutually exclusive classes see `dice`.
 
     Args:
-        predictions: logits, or probabilities in [0, 1], floating-point, shape (batch, …, channels).
-        targets: y in [0, 1] (integer, boolean or float), of the same shape.
-        alpha: α ≥ 0, the weight of false positives; may be traced.
-        beta: β ≥ 0, the weight of false negatives; may be traced.
-        from_logits: whether predictions are logits; False for probabilities.
-        smooth: s ≥ 0; above 0, two empty masks have the loss 0 and not NaN; may be traced.
-        where: boolean mask of shape (batch, channels); None counts every mask.
-        weights: of shape (batch, channels), from 0; None weighs all alike.
+        predictions: Logits, or probabilities in [0, 1], floating-point, of shape (batch, …, channels).
+        targets: Targets y in [0, 1] (integer, boolean or float), of the same shape.
+        alpha: Weight α ≥ 0 of false positives; may be traced.
+        beta: Weight β ≥ 0 of false negatives; may be traced.
+        from_logits: Whether predictions are logits; False for probabilities.
+        smooth: Smoothing term s ≥ 0; if positive, two empty masks have the loss 0 instead of NaN; may be traced.
+        where: Boolean mask of shape (batch, channels); None counts every mask.
+        weights: Nonnegative numbers of shape (batch, channels); None weights all masks equally.
         reduction: "mean" over images and channels, "sum" or "none".
 
     Returns:
-        A scalar, or for "none" an array (batch, channels), in at least float32.
+        A scalar, or an array (batch, channels) for "none", in at least float32.
 
     Raises:
-        TypeError: predictions are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: shapes differ or have fewer than three axes, a target is outside [0, 1], α, β, s or a weight is
+        TypeError: If predictions are not floating-point, `where` is not boolean, or weights are not real.
+        ValueError: If shapes differ or have fewer than three axes, a target is outside [0, 1], α, β, s or a weight is
             negative, or the reduction is unknown.
 
     Example:
@@ -136,7 +136,7 @@ def tversky(
         0.5
     """
     for name, value in {"alpha": alpha, "beta": beta}.items():
-        check_number("tversky", name, value, lambda value: value >= 0, "number from 0")
+        check_number("tversky", name, value, lambda value: value >= 0, "nonnegative number")
     options = {"smooth": smooth, "false_positive": alpha, "false_negative": beta, "halved": 1.0}
     return _overlap("tversky", predictions, targets, from_logits, where, weights, reduction, **options)
 
@@ -151,7 +151,7 @@ def _overlap(
     reduction: str,
     **options: ArrayLike,
 ) -> jax.Array:
-    check_number(caller, "smooth", options["smooth"], lambda smooth: smooth >= 0, "number from 0")
+    check_number(caller, "smooth", options["smooth"], lambda smooth: smooth >= 0, "nonnegative number")
     predictions, y = check_predictions(caller, predictions), jnp.asarray(targets)
     check_same_shape(caller, predictions, y)
     if predictions.ndim < 3:
@@ -161,14 +161,14 @@ def _overlap(
         )
     shape = (predictions.shape[0], predictions.shape[-1])
     check_counted(caller, where, weights, shape)
-    arrays = (_rows(predictions), _rows(y))
+    arrays = (_flat_pixels(predictions), _flat_pixels(y))
     if (values := seen(arrays[1], where)).size:
         check_within(caller, 0, 1)(values)
     loss = _tversky_from_logits if from_logits else _tversky
     return reduced(loss, arrays, where, weights, reduction, caller=caller, fills=(0, 0), **options)
 
 
-def _rows(x: jax.Array) -> jax.Array:
+def _flat_pixels(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 2)  # (batch, channels, pixels)
 
 
@@ -184,8 +184,8 @@ def _tversky(
     false_negative: jax.Array,
     halved: jax.Array,
 ) -> jax.Array:
-    p, y = chances(predictions, targets)
+    p, y = in_unit_interval(predictions, targets)
     s, a, b, half = (jnp.asarray(v, p.dtype) for v in (smooth, false_positive, false_negative, halved))
-    both = jnp.sum(p * y, axis=-1)
-    top = both + half * s  # of dice, numerator and denominator are both halved
-    return 1 - top / (top + a * jnp.sum(p * (1 - y), axis=-1) + b * jnp.sum((1 - p) * y, axis=-1))
+    intersection = jnp.sum(p * y, axis=-1)
+    numerator = intersection + half * s  # for dice, numerator and denominator are both halved
+    return 1 - numerator / (numerator + a * jnp.sum(p * (1 - y), axis=-1) + b * jnp.sum((1 - p) * y, axis=-1))

@@ -1,23 +1,23 @@
-"""Metrics that are right over batches of any size: running totals that merge, and a value computed from them.
+"""Streaming metrics: running totals that can be merged, and a value computed from them, exact for batches of any size.
 
-A metric is four pure functions, so it lives in a `scan` or under `jit` as well as in a host's loop:
+A metric is a set of four pure functions, so it works in a `scan` and under `jit` as well as in a Python loop:
 
     totals = metric.init()
     for x, y in batches:
         totals = metric.update(totals, predict(x), y)
     value = metric.compute(totals)
 
-`metric(predictions, targets)` does the same with one batch. Totals of separate parts, such as two hosts', are joined
-with `metric.merge(a, b)`, and those of the devices along a named axis with `metric.merge_across(totals, axis_name)`.
-Merging is addition, `jax.lax.psum` across devices, for all metrics but `r2`, `pearson`, and those with a `capacity`.
-Totals are in the default float, so float32 counts are exact up to 2²⁴ = 16.8 million.
+`metric(predictions, targets)` does the same with one batch. `metric.merge(a, b)` merges totals of separate parts, such as
+two hosts; `metric.merge_across(totals, axis_name)` merges those of all devices along a named axis. Merging is addition,
+and `jax.lax.psum` across devices, for all metrics except `r2`, `pearson`, and those with a `capacity`. Totals have the
+default float dtype, so float32 counts are exact up to 2²⁴ = 16.8 million.
 
 `where`, a boolean mask, leaves samples out: its shape is that of the counted values or of their leading axes, such as
-`(batch,)`. Shapes that do not fit are errors, as in `jaxnn.functional.losses`; so are labels that are no class. Under
-`jit` their values cannot be looked at, and the metric is NaN instead. It is NaN as well when nothing was counted.
+`(batch,)`. Shapes that do not match are errors, as in `jaxnn.functional.losses`; so are labels that are not a class. Under
+`jit` the values are not known, and the metric is NaN instead. It is also NaN if nothing was counted.
 
-Predictions are logits, as the losses take them. For probabilities p of many classes pass log p where a metric looks at
-more than their order; for p of a binary one, p − 0.5 where it decides, and p itself where it ranks.
+Predictions are logits, as for the losses. To pass probabilities p: of several classes, pass log p if a metric uses more
+than their order; of a binary classification, pass p − 0.5 to metrics that threshold, and p itself to metrics that rank.
 """
 
 from jaxnn.functional.metrics.accuracy import accuracy, binary_accuracy, confusion_matrix, top_k_accuracy

@@ -1,4 +1,4 @@
-"""How often the right class has the highest score."""
+"""Accuracies and the confusion matrix."""
 
 from functools import partial
 
@@ -17,32 +17,32 @@ from jaxnn.functional.metrics.stream import (
     binary_of,
     classes_of,
     mask_of,
+    positive_integer,
     valid_or_nan,
-    whole,
 )
 
 
 def top_k_accuracy(k: int) -> Metric:
-    """Make a metric: the fraction of samples whose label is among the k highest scores.
+    """Make the metric of the fraction of samples whose label is among the k highest scores.
 
-    Keras's `TopKCategoricalAccuracy`. Of equal scores the lower class ranks first, so k = 1 is `accuracy`. A sample with a
-    NaN score counts as wrong.
+    Keras's `TopKCategoricalAccuracy`. Among equal scores the lower class ranks first, so k = 1 is `accuracy`. A sample with
+    a NaN score counts as wrong.
 
     Args:
-        k: from 1 to the number of classes.
+        k: An integer from 1 to the number of classes.
 
     Returns:
         The metric of predictions (…, classes), logits or probabilities, and targets: integer labels (…,) or
         floating-point one-hot rows (…, classes).
 
     Raises:
-        ValueError: k is not a whole number from 1; or, when called, exceeds the number of classes.
+        ValueError: If k is not a positive integer; or, when called, exceeds the number of classes.
 
     Example:
         >>> top_k_accuracy(2)(jnp.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]), jnp.array([1, 2])).item()
         0.5
     """
-    k = whole("top_k_accuracy", "k", k)
+    k = positive_integer("top_k_accuracy", "k", k)
     return _ranked(f"top_{k}_accuracy", k)
 
 
@@ -50,7 +50,7 @@ def _ranked(name: str, k: int) -> Metric:
     def batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> Totals:
         scores, labels = classes_of(name, predictions, targets, where)
         if k > scores.shape[-1]:
-            raise ValueError(f"{name}: predictions {spell(scores)} have only {scores.shape[-1]} classes")
+            raise ValueError(f"{name}: predictions are {spell(scores)}, expected at least {k} classes on the last axis")
         return _hits(scores, labels, mask_of(name, where, labels.shape), k)
 
     return averaged(name, batch)
@@ -60,8 +60,8 @@ def _ranked(name: str, k: int) -> Metric:
 def _hits(scores: jax.Array, labels: jax.Array, mask: jax.Array, k: int) -> Totals:
     labels = labels.astype(int)[..., None]
     classes = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
-    own = jnp.sum(jnp.where(classes == labels, scores, 0), axis=-1, keepdims=True)
-    ahead = (scores > own) | ((scores == own) & (classes < labels))
+    label_score = jnp.sum(jnp.where(classes == labels, scores, 0), axis=-1, keepdims=True)
+    ahead = (scores > label_score) | ((scores == label_score) & (classes < labels))
     hit = (jnp.sum(ahead, axis=-1) < k) & ~jnp.any(jnp.isnan(scores), axis=-1)
     return average(valid_or_nan(hit, labels[..., 0], scores.shape[-1]), mask)
 
@@ -77,27 +77,27 @@ def _binary_hits(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Total
 
 
 def confusion_matrix(num_classes: int) -> Metric:
-    """Make a metric: how many samples of each class (row) were predicted as each class (column), scikit-learn's layout.
+    """Make the metric that counts the samples of each class (row) predicted as each class (column), as in scikit-learn.
 
-    M[y, p] = Σᵢ [yᵢ = y] [argmaxⱼ ŝᵢⱼ = p]: what is predicted is the class of the highest score. A NaN score has none, and
-    makes the matrix NaN.
+    M[y, p] = Σᵢ [yᵢ = y] [argmaxⱼ ŝᵢⱼ = p]: the predicted class is that of the highest score. A NaN score makes the matrix
+    NaN.
 
     Args:
-        num_classes: C, the last axis of the predictions.
+        num_classes: Number of classes C, the length of the last axis of the predictions.
 
     Returns:
         The metric of predictions (…, C) and targets: integer labels (…,) or floating-point one-hot rows (…, C). Its
         value has the shape (C, C).
 
     Raises:
-        ValueError: num_classes is not a whole number from 1; or, when called, is not the number of classes.
+        ValueError: If num_classes is not a positive integer; or, when called, is not the number of classes.
 
     Example:
         >>> confusion_matrix(2)(jnp.array([[2.0, 1.0], [2.0, 1.0], [0.0, 1.0]]), jnp.array([0, 1, 1])).tolist()
         [[1.0, 0.0], [1.0, 1.0]]
     """
     name = "confusion_matrix"
-    num_classes = whole(name, "num_classes", num_classes)
+    num_classes = positive_integer(name, "num_classes", num_classes)
 
     def init() -> Totals:
         return {"counts": jnp.zeros((num_classes, num_classes), float)}
@@ -105,7 +105,7 @@ def confusion_matrix(num_classes: int) -> Metric:
     def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
         scores, labels = classes_of(name, predictions, targets, where)
         if scores.shape[-1] != num_classes:
-            raise ValueError(f"{name}: predictions are {spell(scores)}, expected num_classes={num_classes} scores last")
+            raise ValueError(f"{name}: predictions are {spell(scores)}, expected num_classes={num_classes} on the last axis")
         return add(totals, {"counts": _confusion(scores, labels, mask_of(name, where, labels.shape))})
 
     return Metric(name, init, update, lambda totals: totals["counts"])
@@ -126,12 +126,12 @@ accuracy = documented(
     """The fraction of samples whose label has the highest score: (1/n) Σᵢ [argmaxⱼ ŝᵢⱼ = yᵢ], `top_k_accuracy(1)`.
 
     As scikit-learn's `accuracy_score`. Predictions are (…, classes), logits or probabilities; targets integer labels (…,)
-    or floating-point one-hot rows (…, classes). For one logit a sample there is `binary_accuracy`. A sample with a NaN
+    or floating-point one-hot rows (…, classes). For one logit per sample use `binary_accuracy`. A sample with a NaN
     score counts as wrong.
 
     Raises:
-        TypeError: predictions are not floating-point, or targets not integer labels or one-hot rows.
-        ValueError: shapes do not fit, or a label is no class.
+        TypeError: If predictions are not floating-point, or targets not integer labels or one-hot rows.
+        ValueError: If shapes do not match, or a label is not a class.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -144,12 +144,12 @@ binary_accuracy = documented(
     averaged("binary_accuracy", _binary_batch),
     """The fraction of samples whose logit is above 0 exactly where the target is 1: (1/n) Σᵢ [(zᵢ > 0) = yᵢ].
 
-    Keras's `BinaryAccuracy`, of logits; of probabilities p, pass p − 0.5. Predictions have the shape of the targets, which
+    Keras's `BinaryAccuracy` of logits; for probabilities p, pass p − 0.5. Predictions have the shape of the targets, which
     are 0 or 1, or (…, 1) for targets (…,). A NaN logit counts as wrong.
 
     Raises:
-        TypeError: predictions are not floating-point.
-        ValueError: shapes do not fit, or a target is neither 0 nor 1.
+        TypeError: If predictions are not floating-point.
+        ValueError: If shapes do not match, or a target is neither 0 nor 1.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

@@ -1,6 +1,6 @@
-"""Precision, recall and their kin: whatever follows from how often a class is right, is predicted, and is true.
+"""Precision, recall and related metrics, computed from per-class counts of hits, predictions and true labels.
 
-These three counts a class are all that they need: 3C numbers, where the confusion matrix has C².
+These are 3C numbers, whereas the confusion matrix has C².
 """
 
 from collections.abc import Callable
@@ -11,29 +11,29 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import spell
-from jaxnn.functional.metrics.stream import Metric, Totals, add, binary_of, classes_of, mask_of, valid_or_nan, whole
+from jaxnn.functional.metrics.stream import Metric, Totals, add, binary_of, classes_of, mask_of, positive_integer, valid_or_nan
 
 _AVERAGES = ("macro", "micro", "weighted", "none")
 
 
 def precision(num_classes: int | None = None, *, average: str = "macro") -> Metric:
-    """Make a metric: of the samples predicted as a class, the share that are of it, TP/(TP + FP).
+    """Make the metric of precision: the share of the samples predicted as a class that belong to it, TP/(TP + FP).
 
     A class that is never predicted has precision 0, as in scikit-learn.
 
     Args:
-        num_classes: C; or None for two classes with one logit a sample, where class 1 is predicted if it is above 0.
-        average: over the classes: "macro", their mean, leaving out those that neither occur nor are predicted; "weighted"
-            by how often they occur; "micro", from all classes' counts together; "none", one value a class. The binary
-            metric is that of class 1.
+        num_classes: Number of classes C; None for two classes with one logit per sample, positive for class 1.
+        average: How classes are combined: "macro", the mean over the classes that occur or are predicted; "weighted", the
+            mean weighted by their frequency; "micro", from the summed counts of all classes; "none", one value per class.
+            The binary metric is that of class 1.
 
     Returns:
-        The metric of predictions (…, C) and targets: integer labels (…,) or floating-point one-hot rows (…, C). Binary:
-        of logits (…,) or (…, 1) and targets 0 or 1 (…,). A NaN score makes it NaN.
+        The metric of predictions (…, C) and targets: integer labels (…,) or floating-point one-hot rows (…, C). The
+        binary metric takes logits (…,) or (…, 1) and targets 0 or 1 (…,). A NaN score makes it NaN.
 
     Raises:
-        ValueError: num_classes is not a whole number from 1, or average is unknown; when called, shapes or labels do not
-            fit.
+        ValueError: If num_classes is not a positive integer, or average is unknown; when called, shapes or labels do not
+            match.
 
     Example:
         >>> precision()(jnp.array([1.0, 1.0, -1.0]), jnp.array([1, 0, 1])).item()
@@ -46,19 +46,19 @@ def precision(num_classes: int | None = None, *, average: str = "macro") -> Metr
 
 
 def recall(num_classes: int | None = None, *, average: str = "macro") -> Metric:
-    """Make a metric: of the samples of a class, the share that are predicted as it, TP/(TP + FN).
+    """Make the metric of recall: the share of the samples of a class that are predicted as it, TP/(TP + FN).
 
     A class that never occurs has recall 0, as in scikit-learn.
 
     Args:
-        num_classes: as in `precision`.
-        average: as in `precision`.
+        num_classes: As in `precision`.
+        average: As in `precision`.
 
     Returns:
         The metric, called as `precision` is.
 
     Raises:
-        ValueError: as `precision`.
+        ValueError: As for `precision`.
 
     Example:
         >>> recall()(jnp.array([1.0, 1.0, -1.0, -1.0]), jnp.array([1, 1, 1, 1])).item()
@@ -68,20 +68,20 @@ def recall(num_classes: int | None = None, *, average: str = "macro") -> Metric:
 
 
 def f_beta(beta: float, num_classes: int | None = None, *, average: str = "macro") -> Metric:
-    """Make a metric: the harmonic mean of precision and recall, recall counting β times as much.
+    """Make the metric of the harmonic mean of precision and recall, with recall weighted β times as much.
 
-    F_β = (1 + β²) TP / ((1 + β²) TP + β² FN + FP), van Rijsbergen (1979); 0 where there is nothing to divide by.
+    F_β = (1 + β²) TP / ((1 + β²) TP + β² FN + FP), van Rijsbergen (1979); 0 if the denominator is 0.
 
     Args:
-        beta: β > 0; 1 counts both alike, which is `f1` and, of masks, the Dice coefficient.
-        num_classes: as in `precision`.
-        average: as in `precision`.
+        beta: Weight β > 0 of recall; 1 weights both equally, which is `f1` and, for masks, the Dice coefficient.
+        num_classes: As in `precision`.
+        average: As in `precision`.
 
     Returns:
         The metric, called as `precision` is.
 
     Raises:
-        ValueError: β is not a positive number; or as `precision`.
+        ValueError: If β is not a positive number; or as `precision`.
 
     Example:
         >>> round(f_beta(2.0)(jnp.array([1.0, 1.0, -1.0]), jnp.array([1, 0, 1])).item(), 4)
@@ -98,17 +98,17 @@ def f_beta(beta: float, num_classes: int | None = None, *, average: str = "macro
 
 
 def f1(num_classes: int | None = None, *, average: str = "macro") -> Metric:
-    """Make a metric: 2 · precision · recall / (precision + recall), `f_beta` with β = 1; scikit-learn's `f1_score`.
+    """Make the metric 2 · precision · recall / (precision + recall), `f_beta` with β = 1; scikit-learn's `f1_score`.
 
     Args:
-        num_classes: as in `precision`.
-        average: as in `precision`.
+        num_classes: As in `precision`.
+        average: As in `precision`.
 
     Returns:
         The metric, called as `precision` is.
 
     Raises:
-        ValueError: as `precision`.
+        ValueError: As for `precision`.
 
     Example:
         >>> round(f1()(jnp.array([1.0, 1.0, 1.0, -1.0]), jnp.array([1, 0, 0, 1])).item(), 4)
@@ -118,43 +118,43 @@ def f1(num_classes: int | None = None, *, average: str = "macro") -> Metric:
 
 
 def mean_iou(num_classes: int) -> Metric:
-    """Make a metric: intersection over union, TP/(TP + FP + FN), the mean over classes; the Jaccard index.
+    """Make the metric of the mean intersection over union of classes, TP/(TP + FP + FN); the Jaccard index.
 
-    Everingham et al. (2010), the measure of segmentation. Classes that neither occur nor are predicted are left out. What
-    is not to count, such as a void label, `where` leaves out.
+    Everingham et al. (2010), for segmentation. Classes that neither occur nor are predicted are left out. Mask pixels that
+    should not count, such as those with a void label, with `where`.
 
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
 
     Returns:
         The metric of predictions (…, C), such as (batch, height, width, C), and integer labels (…,).
 
     Raises:
-        ValueError: as `precision`.
+        ValueError: As for `precision`.
 
     Example:
-        >>> scores = jax.nn.one_hot(jnp.array([[0, 0], [1, 1]]), 2)  # an image of two by two pixels
+        >>> scores = jax.nn.one_hot(jnp.array([[0, 0], [1, 1]]), 2)  # one image of 2 × 2 pixels
         >>> round(mean_iou(2)(scores, jnp.array([[0, 1], [1, 1]])).item(), 4)
         0.5833
     """
-    num_classes = whole("mean_iou", "num_classes", num_classes)
+    num_classes = positive_integer("mean_iou", "num_classes", num_classes)
     return _averaged_over_classes("mean_iou", num_classes, "macro", lambda hit, predicted, true: (hit, true + predicted - hit))
 
 
 def cohen_kappa(num_classes: int | None = None) -> Metric:
-    """Make a metric: agreement beyond chance, κ = (pₒ − pₑ)/(1 − pₑ), Cohen (1960).
+    """Make the metric of agreement beyond chance, κ = (pₒ − pₑ)/(1 − pₑ), Cohen (1960).
 
-    pₒ is the accuracy, pₑ = Σ_c P(predicted = c) P(true = c) that of guessing with the same frequencies. 1 is perfect, 0 no
-    better than chance; NaN where all samples are of one class and predicted so.
+    pₒ is the accuracy, and pₑ = Σ_c P(predicted = c) P(true = c) that of guessing with the same frequencies. 1 is perfect, 0
+    no better than chance; NaN if all samples belong to one class and are predicted as it.
 
     Args:
-        num_classes: as in `precision`.
+        num_classes: As in `precision`.
 
     Returns:
         The metric, called as `precision` is.
 
     Raises:
-        ValueError: as `precision`.
+        ValueError: As for `precision`.
 
     Example:
         >>> cohen_kappa()(jnp.array([1.0, 1.0, -1.0, -1.0]), jnp.array([1, 1, 1, 0])).item()
@@ -170,19 +170,19 @@ def cohen_kappa(num_classes: int | None = None) -> Metric:
 
 
 def matthews(num_classes: int | None = None) -> Metric:
-    """Make a metric: Matthews' correlation of predicted and true classes (1975), for C classes Gorodkin's R_K (2004).
+    """Make the metric of Matthews' correlation (1975) of predicted and true classes, for C classes Gorodkin's R_K (2004).
 
-    R_K = (n·Σ TP − Σ_c p_c t_c) / √((n² − Σ p_c²)(n² − Σ t_c²)), where p_c and t_c say how often c is predicted and true. It
-    runs from −1 to 1; 0 is chance, and also what is returned where only one class is predicted or true, as in scikit-learn.
+    R_K = (n·Σ TP − Σ_c p_c t_c) / √((n² − Σ p_c²)(n² − Σ t_c²)), where p_c and t_c count how often c is predicted and true.
+    From −1 to 1, with 0 for chance; also 0 if only one class is predicted or true, as in scikit-learn.
 
     Args:
-        num_classes: as in `precision`.
+        num_classes: As in `precision`.
 
     Returns:
         The metric, called as `precision` is.
 
     Raises:
-        ValueError: as `precision`.
+        ValueError: As for `precision`.
 
     Example:
         >>> round(matthews()(jnp.array([1.0, 1.0, -1.0, -1.0]), jnp.array([1, 1, 1, 0])).item(), 4)
@@ -191,7 +191,7 @@ def matthews(num_classes: int | None = None) -> Metric:
 
     def compute(hit: jax.Array, predicted: jax.Array, true: jax.Array) -> jax.Array:
         count = jnp.sum(true)
-        p, t = predicted / count, true / count  # shares, as squares of counts are not exact
+        p, t = predicted / count, true / count  # shares, because squares of counts are not exact
         covariance = jnp.sum(hit) / count - jnp.sum(p * t)
         spread = jnp.sqrt(jnp.sum(p * (1 - p)) * jnp.sum(t * (1 - t)))
         return jnp.where(spread == 0, 0.0, covariance / jnp.where(spread == 0, 1, spread))
@@ -205,15 +205,15 @@ def _averaged_over_classes(
     average: str,
     share: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
 ) -> Metric:
-    """Make the metric of a share, numerator and denominator of which follow from the three counts, class by class."""
+    """Make a metric whose `share` returns numerator and denominator from the three counts of each class."""
     if average not in _AVERAGES:
         raise ValueError(f"{name}: average is {average!r}, expected one of {', '.join(map(repr, _AVERAGES))}")
 
     def compute(hit: jax.Array, predicted: jax.Array, true: jax.Array) -> jax.Array:
         if average == "micro" and num_classes is not None:
             hit, predicted, true = (jnp.sum(count) for count in (hit, predicted, true))
-        part, all_ = share(hit, predicted, true)
-        values = jnp.where(all_ == 0, 0.0, part / jnp.where(all_ == 0, 1, all_))
+        numerator, denominator = share(hit, predicted, true)
+        values = jnp.where(denominator == 0, 0.0, numerator / jnp.where(denominator == 0, 1, denominator))
         if num_classes is None:
             return values[1]
         if average == "macro":
@@ -224,8 +224,8 @@ def _averaged_over_classes(
 
 
 def _counted(name: str, num_classes: int | None, compute: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]) -> Metric:
-    """Make a metric of how often each class was right, was predicted, and was true."""
-    size = 2 if num_classes is None else whole(name, "num_classes", num_classes)
+    """Make a metric of how often each class was predicted correctly, was predicted, and was true."""
+    size = 2 if num_classes is None else positive_integer(name, "num_classes", num_classes)
 
     def init() -> Totals:
         return {kind: jnp.zeros(size, float) for kind in ("hit", "predicted", "true")}
@@ -237,7 +237,7 @@ def _counted(name: str, num_classes: int | None, compute: Callable[[jax.Array, j
             return add(totals, _counts((logits > 0).astype(int), (bits == 1).astype(int), weight, mask, size))
         scores, labels = classes_of(name, predictions, targets, where)
         if scores.shape[-1] != size:
-            raise ValueError(f"{name}: predictions are {spell(scores)}, expected num_classes={size} scores last")
+            raise ValueError(f"{name}: predictions are {spell(scores)}, expected num_classes={size} on the last axis")
         mask = mask_of(name, where, labels.shape)
         weight = valid_or_nan(jnp.where(jnp.any(jnp.isnan(scores), axis=-1), jnp.nan, 1.0), labels, size)
         return add(totals, _counts(jnp.argmax(scores, axis=-1), labels, weight, mask, size))
@@ -251,15 +251,15 @@ def _counted(name: str, num_classes: int | None, compute: Callable[[jax.Array, j
 
 @partial(jax.jit, static_argnames="size")
 def _counts(predicted: jax.Array, true: jax.Array, weight: jax.Array, mask: jax.Array, size: int) -> Totals:
-    """Count over all samples; a weight of NaN that is not masked spoils every count, and so is seen in every value."""
+    """Count over all samples; an unmasked NaN weight makes every count NaN, and so every value."""
     weight = jnp.where(mask, weight, 0).reshape(-1, 1)
-    spoilt = jnp.any(jnp.isnan(weight))
+    invalid = jnp.any(jnp.isnan(weight))
     is_predicted, is_true = (
         labels.astype(int).reshape(-1, 1) == jnp.arange(size)[None]
         for labels in (predicted, true)  # int: a narrow type may wrap
     )
 
     def total(of: jax.Array) -> jax.Array:
-        return jnp.where(spoilt, jnp.nan, jnp.sum(jnp.where(of, weight, 0), axis=0))
+        return jnp.where(invalid, jnp.nan, jnp.sum(jnp.where(of, weight, 0), axis=0))
 
     return {"hit": total(is_predicted & is_true), "predicted": total(is_predicted), "true": total(is_true)}

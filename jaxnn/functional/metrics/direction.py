@@ -73,18 +73,16 @@ def direction(name: str) -> str | None:
     plain = re.sub(r"_\d+$", "", words)
     if plain.rpartition("_")[2] in _OTHER:
         return None
-    smaller = plain in _LOSSES or None
-    if smaller is None:
-        smaller = _is_smaller(words)
+    smaller = True if plain in _LOSSES else _is_smaller(words)
     return None if smaller is None else "min" if smaller != reverse else "max"
 
 
 def _is_smaller(words: str) -> bool | None:
     """Return whether the last known word asks for smaller values. `score` decides where it is the only known word."""
     # At one end the longer match decides.
-    found = [(*reversed(match.span()), smaller) for smaller, text in _PATTERNS for match in text.finditer(words)]
+    found = [(match.end(), -match.start(), smaller) for smaller, text in _PATTERNS for match in text.finditer(words)]
     if found:
-        return max(found, key=lambda match: (match[0], -match[1]))[2]
+        return max(found)[2]
     return False if re.search(r"(?<![^_])scores?(?![^_])", words) else None
 
 

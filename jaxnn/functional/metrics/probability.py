@@ -1,4 +1,4 @@
-"""How good the predicted probabilities are: log loss, perplexity and calibration."""
+"""Metrics of predicted probabilities: log loss, perplexity and calibration error."""
 
 from dataclasses import replace
 from functools import partial
@@ -10,7 +10,17 @@ from jax.typing import ArrayLike
 from jaxnn.functional import losses
 from jaxnn.functional._checks import check_predictions
 from jaxnn.functional._documented import documented
-from jaxnn.functional.metrics.stream import Metric, Totals, add, average, averaged, classes_of, mask_of, valid_or_nan, whole
+from jaxnn.functional.metrics.stream import (
+    Metric,
+    Totals,
+    add,
+    average,
+    averaged,
+    classes_of,
+    mask_of,
+    positive_integer,
+    valid_or_nan,
+)
 
 
 def _log_loss_batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> Totals:
@@ -24,12 +34,12 @@ log_loss = documented(
     averaged("log_loss", _log_loss_batch),
     """The mean cross-entropy, −(1/n) Σᵢ log softmax(zᵢ)_yᵢ, in nats; scikit-learn's `log_loss` of the softmax.
 
-    Predictions are logits z (…, classes), targets as `losses.cross_entropy` takes them. The mask may be that of tokens,
-    (batch, time), where `mean(losses.cross_entropy)` counts samples, each as the mean of its tokens.
+    Predictions are logits z (…, classes), targets as for `losses.cross_entropy`. The mask may be that of tokens, (batch,
+    time), whereas `mean(losses.cross_entropy)` averages over samples, each of them the mean over its tokens.
 
     Raises:
-        TypeError: predictions are not floating-point.
-        ValueError: shapes do not fit, or a label is no class.
+        TypeError: If predictions are not floating-point.
+        ValueError: If shapes do not match, or a label is not a class.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -40,15 +50,15 @@ log_loss = documented(
 
 perplexity = documented(
     replace(log_loss, name="perplexity", compute=lambda totals: jnp.exp(log_loss.compute(totals))),
-    """The exponential of the mean cross-entropy a token, exp(−(1/n) Σᵢ log pᵢ): among how many tokens a model chooses.
+    """The exponential of the mean cross-entropy per token, exp(−(1/n) Σᵢ log pᵢ).
 
-    A language model's measure (Jelinek et al. 1977). Predictions are logits (batch, time, vocabulary), targets tokens
-    (batch, time); padding is left out by `where`. The mean is over all tokens of all batches, and not a mean of the
-    batches' perplexities.
+    For language models (Jelinek et al. 1977): the number of equally likely tokens with the same cross-entropy. Predictions
+    are logits (batch, time, vocabulary), targets tokens (batch, time); mask padding with `where`. The mean is over all
+    tokens of all batches, not over the perplexities of batches.
 
     Raises:
-        TypeError: predictions are not floating-point.
-        ValueError: shapes do not fit, or a token is not in the vocabulary.
+        TypeError: If predictions are not floating-point.
+        ValueError: If shapes do not match, or a token is not in the vocabulary.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -59,27 +69,27 @@ perplexity = documented(
 
 
 def calibration_error(bins: int = 15) -> Metric:
-    """Make a metric: the expected calibration error, Σ_b (n_b/n) ∣accuracy_b − confidence_b∣, Guo et al. (2017).
+    """Make the metric of the expected calibration error, Σ_b (n_b/n) ∣accuracy_b − confidence_b∣, Guo et al. (2017).
 
-    Samples are binned by the probability of the predicted class, ((b − 1)/bins, b/bins], and in each bin it is compared with
-    how often that class is right. The value depends on the bins: it is exact for those given, and estimates the integral.
+    Samples are binned by the probability of the predicted class, ((b − 1)/bins, b/bins], and in each bin its mean is
+    compared with the accuracy. The value depends on the bins: it is exact for these bins, and an estimate of the integral.
 
     Args:
-        bins: how many of equal width; Guo et al. take 15.
+        bins: Number of bins of equal width; Guo et al. use 15.
 
     Returns:
         The metric of logits (…, classes) and targets: integer labels (…,) or floating-point one-hot rows. A NaN logit makes
         it NaN.
 
     Raises:
-        ValueError: bins is not a whole number from 1; when called, shapes or labels do not fit.
+        ValueError: If bins is not a positive integer; when called, shapes or labels do not fit.
 
     Example:
         >>> logits = jnp.log(jnp.array([[0.75, 0.25], [0.75, 0.25]]))
-        >>> round(calibration_error()(logits, jnp.array([0, 1])).item(), 4)  # 75% sure, right in half of the cases
+        >>> round(calibration_error()(logits, jnp.array([0, 1])).item(), 4)  # 75% confident, 50% correct
         0.25
     """
-    bins = whole("calibration_error", "bins", bins)
+    bins = positive_integer("calibration_error", "bins", bins)
 
     def init() -> Totals:
         return {name: jnp.zeros(bins, float) for name in ("confidence", "count", "hit")}
@@ -100,9 +110,9 @@ def _binned(scores: jax.Array, labels: jax.Array, mask: jax.Array, bins: int) ->
     hit = (jnp.argmax(scores, axis=-1) == labels.astype(int)).astype(float)
     weight = jnp.where(mask, valid_or_nan(jnp.where(jnp.isnan(confidence), jnp.nan, 1.0), labels, scores.shape[-1]), 0)
     bin_of = jnp.clip(jnp.ceil(jnp.nan_to_num(confidence) * bins) - 1, 0, bins - 1).astype(int)
-    own = jnp.where(bin_of.reshape(-1, 1) == jnp.arange(bins)[None], weight.reshape(-1, 1), 0)
+    membership = jnp.where(bin_of.reshape(-1, 1) == jnp.arange(bins)[None], weight.reshape(-1, 1), 0)
 
     def total(values: jax.Array) -> jax.Array:
-        return jnp.sum(own * jnp.where(mask, values, 0).reshape(-1, 1), axis=0)
+        return jnp.sum(membership * jnp.where(mask, values, 0).reshape(-1, 1), axis=0)
 
-    return {"confidence": total(confidence), "count": jnp.sum(own, axis=0), "hit": total(hit)}
+    return {"confidence": total(confidence), "count": jnp.sum(membership, axis=0), "hit": total(hit)}

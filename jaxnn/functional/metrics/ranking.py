@@ -1,10 +1,10 @@
-"""How well scores rank the samples: the area under the ROC curve, average precision, and Spearman's correlation.
+"""Metrics of ranking: the area under the ROC curve, average precision, and Spearman's correlation.
 
-What depends on the order of all samples has no small totals. There are two ways, and both merge:
+A metric that depends on the order of all samples has no small totals. There are two options, and both can be merged:
 
-- `capacity=n` keeps the samples, up to n of them in 8 bytes each, and is exact. Of more than n the value is NaN.
-- Without it, scores are rounded to float16 and counted by their 2¹⁶ values: 512 KiB, however many samples there are. The
-  value is exact for the rounded scores; how far it is from that of the scores themselves is bounded where it is defined.
+- `capacity=n` stores up to n samples, 8 bytes each, and is exact. For more than n samples the value is NaN.
+- Without it, scores are rounded to float16 and counted by their 2¹⁶ values: 512 KiB for any number of samples. The value is
+  exact for the rounded scores; the docstrings bound its difference from that of the original scores.
 """
 
 from collections.abc import Callable
@@ -15,28 +15,28 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.functional.metrics.regression import correlation, moments_of, pair_of
-from jaxnn.functional.metrics.stream import Metric, Totals, binary_of, whole
+from jaxnn.functional.metrics.stream import Metric, Totals, binary_of, positive_integer
 
 _VALUES = 2**16
 _LARGEST = 65504.0  # of float16
 
 
 def roc_auc(*, capacity: int | None = None) -> Metric:
-    """Make a metric: the area under the ROC curve, P(ŝ⁺ > ŝ⁻) + ½ P(ŝ⁺ = ŝ⁻) of a positive and a negative sample.
+    """Make the metric of the area under the ROC curve, P(ŝ⁺ > ŝ⁻) + ½ P(ŝ⁺ = ŝ⁻) for a positive and a negative sample.
 
-    Only the order of the scores matters, so logits and probabilities give the same. Hanley and McNeil (1982).
+    Only the order of the scores matters, so logits and probabilities give the same value. Hanley and McNeil (1982).
 
     Args:
-        capacity: how many samples there are at the most, for the exact value. None rounds scores to float16 (11 bits; beyond
-            ±65504 they are that), with an error of at most half the share of the pairs of a positive and a negative sample
-            that become equal by it. So give it logits: probabilities near 1 lie closer together than 11 bits can tell.
+        capacity: Maximum number of samples, for the exact value. None rounds scores to float16 (11 bits, clipped to
+            ±65504), with an error of at most half the share of the pairs of a positive and a negative sample whose scores
+            become equal. Therefore pass logits: probabilities near 1 are too close together for 11 bits.
 
     Returns:
-        The metric of scores (…,) or (…, 1) and targets 0 or 1 (…,). NaN if one of the two classes is missing, or a score
-        is NaN.
+        The metric of scores (…,) or (…, 1) and targets 0 or 1 (…,). NaN if one of the two classes is missing or a score is
+        NaN.
 
     Raises:
-        ValueError: capacity is not a whole number from 1; when called, shapes differ or a target is neither 0 nor 1.
+        ValueError: If capacity is not a positive integer; when called, shapes differ or a target is neither 0 nor 1.
 
     Example:
         >>> roc_auc()(jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1])).item()
@@ -50,20 +50,20 @@ def roc_auc(*, capacity: int | None = None) -> Metric:
 
 
 def average_precision(*, capacity: int | None = None) -> Metric:
-    """Make a metric: Σₖ (Rₖ − Rₖ₋₁) Pₖ over the thresholds, with precision P and recall R; scikit-learn's definition.
+    """Make the metric Σₖ (Rₖ − Rₖ₋₁) Pₖ over the thresholds, with precision P and recall R, as in scikit-learn.
 
-    In other words the mean over positive samples of the precision at their own score. It sums up the precision-recall curve
-    without the interpolation of its trapezoids, which is too optimistic (Davis and Goadrich, 2006).
+    This is the mean over positive samples of the precision at their score. It summarizes the precision-recall curve without
+    trapezoidal interpolation, which is too optimistic (Davis and Goadrich, 2006).
 
     Args:
-        capacity: as in `roc_auc`. None rounds to float16, with an error of at most Σ_v (p_v/p)(m_v − 1)/M_v over the
-            rounded values v, which p_v positive samples have, m_v samples in all, and M_v samples reach.
+        capacity: As in `roc_auc`. None rounds to float16, with an error of at most Σ_v (p_v/p)(m_v − 1)/M_v over the
+            rounded values v, where p_v positive and m_v samples in all have the score v, and M_v samples at least v.
 
     Returns:
         The metric, called as `roc_auc` is. NaN if there is no positive sample, or a score is NaN.
 
     Raises:
-        ValueError: as `roc_auc`.
+        ValueError: As for `roc_auc`.
 
     Example:
         >>> round(average_precision()(jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1])).item(), 4)
@@ -71,26 +71,26 @@ def average_precision(*, capacity: int | None = None) -> Metric:
     """
 
     def compute(positive: jax.Array, above: jax.Array, below: jax.Array, tied: jax.Array, negatives: jax.Array) -> jax.Array:
-        chosen = above + negatives - below  # at the threshold that a score is
+        chosen = above + negatives - below  # with this score as the threshold
         return _mean(positive, above / jnp.maximum(chosen, 1))
 
     return _ranked("average_precision", capacity, compute)
 
 
 def spearman(capacity: int) -> Metric:
-    """Make a metric: Spearman's correlation (1904), Pearson's of the ranks, equal values having their mean rank.
+    """Make the metric of Spearman's correlation (1904): Pearson's of the ranks, where equal values have their mean rank.
 
     ρ = Σ(r − r̄)(s − s̄)/√(Σ(r − r̄)² Σ(s − s̄)²) of the ranks r of the predictions and s of the targets.
 
     Args:
-        capacity: how many samples there are at the most; of more, the value is NaN.
+        capacity: Maximum number of samples; for more, the value is NaN.
 
     Returns:
-        The metric of predictions and targets of one output a sample, (batch,) or (batch, 1). From −1 to 1; NaN if
-        predictions or targets are all equal. SciPy's `spearmanr`.
+        The metric of predictions and targets with one output per sample, (batch,) or (batch, 1). From −1 to 1; NaN if
+        predictions or targets are constant. SciPy's `spearmanr`.
 
     Raises:
-        ValueError: capacity is not a whole number from 1; when called, shapes differ.
+        ValueError: If capacity is not a positive integer; when called, shapes differ.
 
     Example:
         >>> spearman(100)(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 10.0, 1000.0])).item()
@@ -101,7 +101,7 @@ def spearman(capacity: int) -> Metric:
         moments = moments_of(mask, _ranks(predictions, mask), _ranks(targets, mask))
         return correlation(moments["spread"], moments["count"])
 
-    return _kept("spearman", capacity, partial(pair_of, "spearman"), compute)
+    return _stored("spearman", capacity, partial(pair_of, "spearman"), compute)
 
 
 def _mean(weights: jax.Array, values: jax.Array) -> jax.Array:
@@ -113,17 +113,17 @@ def _ranked(name: str, capacity: int | None, area: Callable[..., jax.Array]) -> 
     """Make a metric of a curve over thresholds.
 
     Args:
-        name: the metric's.
-        capacity: None counts by rounded scores.
-        area: `area(positive, above, below, tied, negatives)`, where for each threshold, be it a sample's score or a rounded
-            one, `positive` is the number of positive samples that have it, `above` of those that reach it, `below` and
-            `tied` of the negative ones under it and at it, and `negatives` of these in all.
+        name: Name of the metric.
+        capacity: Maximum number of samples; None counts rounded scores.
+        area: `area(positive, above, below, tied, negatives)`. For each threshold, a sample's score or a rounded one:
+            `positive` and `above` are the numbers of positive samples with this score and with at least this score,
+            `below` and `tied` of negative samples with a lower and with this score, and `negatives` of all negative ones.
     """
 
-    def kept(scores: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    def exact(scores: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
         return area(*_thresholds(scores, (labels == 1) & mask, (labels == 0) & mask))
 
-    def counted(totals: Totals) -> jax.Array:
+    def rounded(totals: Totals) -> jax.Array:
         positive, negative = totals["positive"], totals["negative"]
         below = jnp.cumsum(negative) - negative
         above = jnp.cumsum(positive[::-1])[::-1]
@@ -131,7 +131,7 @@ def _ranked(name: str, capacity: int | None, area: Callable[..., jax.Array]) -> 
 
     batch = partial(binary_of, name)
     if capacity is not None:
-        return _kept(name, capacity, batch, kept)
+        return _stored(name, capacity, batch, exact)
 
     def init() -> Totals:
         return {kind: jnp.zeros(_VALUES, float) for kind in ("negative", "positive")}
@@ -139,7 +139,7 @@ def _ranked(name: str, capacity: int | None, area: Callable[..., jax.Array]) -> 
     def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
         return _counted(totals, *batch(predictions, targets, where))
 
-    return Metric(name, init, update, counted)
+    return Metric(name, init, update, rounded)
 
 
 @jax.jit
@@ -154,23 +154,24 @@ def _counted(totals: Totals, scores: jax.Array, labels: jax.Array, mask: jax.Arr
 
 
 def _float16_order(x: jax.Array) -> jax.Array:
-    """Return the place of float16(x) among all float16 numbers: their bits, counted through from −∞ to ∞."""
+    """Return the index of float16(x) among all float16 numbers ordered from −∞ to ∞."""
     rounded = jnp.clip(x, -_LARGEST, _LARGEST).astype(jnp.float16)
     bits = jax.lax.bitcast_convert_type(rounded, jnp.uint16).astype(int)
     sign, size = bits >> 15, bits & 0x7FFF
-    return jnp.where(sign == 1, 0x8000 - size, 0x8000 + size)  # both zeros are one
+    return jnp.where(sign == 1, 0x8000 - size, 0x8000 + size)  # −0 and 0 have one index
 
 
 def _thresholds(scores: jax.Array, positive: jax.Array, negative: jax.Array) -> tuple[jax.Array, ...]:
-    """Return what `area` takes, with each sample's score as a threshold."""
-    ups, downs = _count(positive), _count(negative)
-    under, _ = _places(scores, positive)
-    below, upto = _places(scores, negative)
-    return tuple(count.astype(float) for count in (positive, ups - under, below, upto - below, downs))
+    """Return the arguments of `area`, with each sample's score as a threshold."""
+    positives, negatives = _count(positive), _count(negative)
+    positives_below, _ = _smaller_counts(scores, positive)
+    below, upto = _smaller_counts(scores, negative)
+    counts = (positive, positives - positives_below, below, upto - below, negatives)
+    return tuple(count.astype(float) for count in counts)
 
 
-def _places(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return for each x how many of the masked are smaller, and how many are at most as large."""
+def _smaller_counts(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return for each x the number of x in the mask that are smaller, and of those that are at most as large."""
     ordered = jnp.sort(jnp.where(mask, x, jnp.inf))
     left, right = (jnp.searchsorted(ordered, x, side=side) for side in ("left", "right"))
     return jnp.minimum(left, _count(mask)), jnp.minimum(right, _count(mask))
@@ -181,14 +182,14 @@ def _count(mask: jax.Array) -> jax.Array:
 
 
 def _ranks(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return the ranks from 1, equal values having their mean rank."""
-    below, upto = _places(x, mask)
+    """Return the ranks from 1, where equal values have their mean rank."""
+    below, upto = _smaller_counts(x, mask)
     return (below + upto + 1).astype(float) / 2
 
 
-def _kept(name: str, capacity: int, batch: Callable[..., tuple[jax.Array, ...]], value: Callable[..., jax.Array]) -> Metric:
-    """Make a metric that keeps the samples: `value(predictions, targets, mask)` of them all, NaN if there are too many."""
-    capacity = whole(name, "capacity", capacity)
+def _stored(name: str, capacity: int, batch: Callable[..., tuple[jax.Array, ...]], value: Callable[..., jax.Array]) -> Metric:
+    """Make a metric that stores the samples: `value(predictions, targets, mask)` of all of them, NaN if there are too many."""
+    capacity = positive_integer(name, "capacity", capacity)
 
     def filled(totals: Totals) -> jax.Array:
         return jnp.arange(capacity, dtype=jnp.int32) < totals["count"]
@@ -199,10 +200,10 @@ def _kept(name: str, capacity: int, batch: Callable[..., tuple[jax.Array, ...]],
 
     @jax.jit
     def put(totals: Totals, predictions: jax.Array, targets: jax.Array, mask: jax.Array) -> Totals:
-        place = jnp.where(mask, totals["count"] + jnp.cumsum(mask, dtype=jnp.int32) - 1, capacity)
+        index = jnp.where(mask, totals["count"] + jnp.cumsum(mask, dtype=jnp.int32) - 1, capacity)
         return {
-            "predictions": totals["predictions"].at[place].set(predictions, mode="drop"),
-            "targets": totals["targets"].at[place].set(targets, mode="drop"),
+            "predictions": totals["predictions"].at[index].set(predictions, mode="drop"),
+            "targets": totals["targets"].at[index].set(targets, mode="drop"),
             "count": totals["count"] + _count(mask),
         }
 
@@ -211,8 +212,8 @@ def _kept(name: str, capacity: int, batch: Callable[..., tuple[jax.Array, ...]],
         return put(totals, p.astype(float), t, mask)
 
     def merge(a: Totals, b: Totals) -> Totals:
-        joined = put(a, b["predictions"], b["targets"], filled(b))
-        return joined | {"count": a["count"] + b["count"]}  # what b had no room for counts as well
+        merged = put(a, b["predictions"], b["targets"], filled(b))
+        return merged | {"count": a["count"] + b["count"]}  # including samples that did not fit into b
 
     @jax.jit
     def compute(totals: Totals) -> jax.Array:

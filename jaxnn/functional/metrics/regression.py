@@ -1,4 +1,4 @@
-"""How far predicted numbers are from the true ones, and how well they go with them."""
+"""Metrics of regression: errors, determination and correlation."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from jaxnn.functional._checks import check_predictions, check_same_shape, spell
 from jaxnn.functional._documented import documented
 from jaxnn.functional.metrics.stream import Metric, Totals, mask_of, mean
 
-_SMALLEST = 2.0**-52  # the least size of a target that errors are divided by, as in scikit-learn
+_SMALLEST = 2.0**-52  # the smallest divisor of an error, as in scikit-learn
 
 
 def _mean_absolute_percentage_error(predictions: ArrayLike, targets: ArrayLike) -> jax.Array:
@@ -25,8 +25,8 @@ mse = documented(
     """The mean squared error over all samples, (1/n) Σᵢ (yᵢ − ŷᵢ)²: the loss `losses.mse` of the teaching notes as a metric.
 
     Raises:
-        TypeError: predictions are not floating-point.
-        ValueError: shapes differ.
+        TypeError: If predictions are not floating-point.
+        ValueError: If shapes differ.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -39,8 +39,8 @@ mae = documented(
     """The mean absolute error over all samples, (1/n) Σᵢ ∣yᵢ − ŷᵢ∣: the loss `losses.mae` of the teaching notes as a metric.
 
     Raises:
-        TypeError: predictions are not floating-point.
-        ValueError: shapes differ.
+        TypeError: If predictions are not floating-point.
+        ValueError: If shapes differ.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -51,13 +51,13 @@ mae = documented(
 
 rmse = documented(
     replace(mse, name="rmse", compute=lambda totals: jnp.sqrt(mse.compute(totals))),
-    """The root of the mean squared error, √((1/n) Σᵢ (yᵢ − ŷᵢ)²), in the targets' unit: no mean of the batches' roots.
+    """The root of the mean squared error over all samples, √((1/n) Σᵢ (yᵢ − ŷᵢ)²), in the targets' unit.
 
-    Of several outputs a sample it is the root of the mean over them all; scikit-learn takes a root for each and their mean.
+    For several outputs per sample it is the root of the mean over all of them; scikit-learn averages the roots of each.
 
     Raises:
-        TypeError: predictions are not floating-point.
-        ValueError: shapes differ.
+        TypeError: If predictions are not floating-point.
+        ValueError: If shapes differ.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -68,13 +68,13 @@ rmse = documented(
 
 mape = documented(
     replace(mean(_mean_absolute_percentage_error), name="mape"),
-    """The mean absolute percentage error, (1/n) Σᵢ ∣yᵢ − ŷᵢ∣/∣yᵢ∣, a fraction and no percentage, as scikit-learn has it.
+    """The mean absolute percentage error, (1/n) Σᵢ ∣yᵢ − ŷᵢ∣/∣yᵢ∣, a fraction, not a percentage, as in scikit-learn.
 
-    A target of 0 is divided by as 2⁻⁵², as there: its error, unless it is 0, makes the value huge.
+    As there, ∣yᵢ∣ is at least 2⁻⁵²: a target of 0 with a nonzero error makes the value huge.
 
     Raises:
-        TypeError: predictions are not floating-point.
-        ValueError: shapes differ.
+        TypeError: If predictions are not floating-point.
+        ValueError: If shapes differ.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -85,11 +85,11 @@ mape = documented(
 
 
 def pair_of(name: str, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> tuple[jax.Array, ...]:
-    """Check one output a sample, and return predictions, targets and mask as vectors."""
+    """Check that there is one output per sample, and return predictions, targets and mask as vectors."""
     predictions, labels = check_predictions(name, predictions), jnp.asarray(targets)
     check_same_shape(name, predictions, labels)
     if labels.ndim == 0 or labels.ndim > 2 or labels.shape[1:] not in ((), (1,)):
-        raise ValueError(f"{name}: targets are {spell(labels)}, expected one output a sample: shape (batch,) or (batch, 1)")
+        raise ValueError(f"{name}: targets are {spell(labels)}, expected one output per sample: (batch,) or (batch, 1)")
     mask = mask_of(name, where, labels.shape)
     return predictions.ravel().astype(float), labels.ravel().astype(float), mask.ravel()
 
@@ -100,27 +100,27 @@ def _no_moments(columns: int) -> Totals:
 
 
 def moments_of(mask: jax.Array, *columns: jax.Array) -> Totals:
-    """Count, means and the sums of products around them; the mean is that of what lies beyond the first row that counts."""
+    """Return count, means and sums of products of deviations; means are relative to the pivot, the first unmasked sample."""
     x = jnp.stack(columns, axis=1)
     count = jnp.sum(mask).astype(float)
     pivot = jnp.where(count > 0, x[jnp.argmax(mask)], 0)
     shifted = jnp.where(mask[:, None], x - pivot[None], 0)
     mean = jnp.sum(shifted, axis=0) / jnp.maximum(count, 1)
-    rest = jnp.where(mask[:, None], shifted - mean[None], 0)
-    spread = jnp.einsum("ni,nj->ij", rest, rest, precision="highest")
+    deviations = jnp.where(mask[:, None], shifted - mean[None], 0)
+    spread = jnp.einsum("ni,nj->ij", deviations, deviations, precision="highest")
     return {"count": count, "pivot": pivot, "mean": mean, "spread": spread}
 
 
-def _joined(a: Totals, b: Totals) -> Totals:
-    """Moments of two parts as those of the whole: Chan, Golub and LeVeque (1983)."""
+def _merged(a: Totals, b: Totals) -> Totals:
+    """Merge the moments of two parts: Chan, Golub and LeVeque (1983)."""
     count = a["count"] + b["count"]
     share = b["count"] / jnp.maximum(count, 1)
     pivot = jnp.where(a["count"] > 0, a["pivot"], b["pivot"])
     mean_b = (b["pivot"] - pivot) + b["mean"]
     mean_a = jnp.where(a["count"] > 0, a["mean"], mean_b)
-    step = mean_b - mean_a
-    spread = a["spread"] + b["spread"] + a["count"] * share * (step[:, None] * step[None, :])
-    return {"count": count, "pivot": pivot, "mean": mean_a + share * step, "spread": spread}
+    delta = mean_b - mean_a
+    spread = a["spread"] + b["spread"] + a["count"] * share * (delta[:, None] * delta[None, :])
+    return {"count": count, "pivot": pivot, "mean": mean_a + share * delta, "spread": spread}
 
 
 def _r2_init() -> Totals:
@@ -139,7 +139,7 @@ def _r2_batch(predictions: jax.Array, targets: jax.Array, mask: jax.Array) -> To
 
 @jax.jit
 def _r2_merge(a: Totals, b: Totals) -> Totals:
-    return _joined(a, b) | {"residual": a["residual"] + b["residual"]}
+    return _merged(a, b) | {"residual": a["residual"] + b["residual"]}
 
 
 def _r2_compute(totals: Totals) -> jax.Array:
@@ -153,14 +153,14 @@ r2 = documented(
     Metric("r2", _r2_init, _r2_update, _r2_compute, _r2_merge),
     """The coefficient of determination of one output: R² = 1 − Σ(y − ŷ)²/Σ(y − ȳ)², scikit-learn's `r2_score`.
 
-    1 is perfect, 0 as good as the mean. Targets that are all equal give 1 for perfect predictions and 0 for others; fewer
-    than two samples give NaN. The spread Σ(y − ȳ)² is merged from each part's own mean (Chan, Golub and LeVeque, 1983),
-    and the mean is kept relative to a pivot, the first target, so neither cancels in float32, however far the targets are
-    from 0.
+    1 is perfect, 0 as good as predicting the mean. If all targets are equal, perfect predictions give 1 and others 0; fewer
+    than two samples give NaN. The sums Σ(y − ȳ)² of separate batches are merged with their means (Chan, Golub and LeVeque,
+    1983), and the mean is stored relative to the first target, so that nothing cancels in float32, however far the targets
+    are from 0.
 
     Raises:
-        TypeError: predictions are not floating-point.
-        ValueError: shapes differ, or there is more than one output a sample.
+        TypeError: If predictions are not floating-point.
+        ValueError: If shapes differ, or there is more than one output per sample.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -176,7 +176,7 @@ def _pearson_update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, 
 
 
 _pearson_batch = jax.jit(moments_of)
-_pearson_merge = jax.jit(_joined)
+_pearson_merge = jax.jit(_merged)
 
 
 def _pearson_compute(totals: Totals) -> jax.Array:
@@ -184,7 +184,7 @@ def _pearson_compute(totals: Totals) -> jax.Array:
 
 
 def correlation(spread: jax.Array, count: jax.Array) -> jax.Array:
-    """Return Σxy/√(Σx² Σy²) of sums of products (2, 2); NaN if one of the two never varies."""
+    """Return Σxy/√(Σx² Σy²) of sums of products (2, 2); NaN if one of the two is constant."""
     deviations = jnp.sqrt(jnp.diagonal(spread))
     value = spread[0, 1] / deviations[0] / deviations[1]
     return jnp.where((count < 2) | (deviations == 0).any(), jnp.nan, jnp.clip(value, -1, 1))
@@ -192,14 +192,14 @@ def correlation(spread: jax.Array, count: jax.Array) -> jax.Array:
 
 pearson = documented(
     Metric("pearson", lambda: _no_moments(2), _pearson_update, _pearson_compute, _pearson_merge),
-    """Pearson's correlation of predictions and targets, Σ(x − x̄)(y − ȳ)/√(Σ(x − x̄)² Σ(y − ȳ)²), of one output a sample.
+    """Pearson's correlation of predictions and targets, Σ(x − x̄)(y − ȳ)/√(Σ(x − x̄)² Σ(y − ȳ)²), of one output per sample.
 
-    From −1 to 1; NaN of fewer than two samples, or if predictions or targets are all equal. Its totals are merged as those
-    of `r2` are, so that nothing cancels in float32. SciPy's `pearsonr`.
+    From −1 to 1; NaN for fewer than two samples, or if predictions or targets are constant. The totals are merged like
+    those of `r2`, so that nothing cancels in float32. SciPy's `pearsonr`.
 
     Raises:
-        TypeError: predictions are not floating-point.
-        ValueError: shapes differ, or there is more than one output a sample.
+        TypeError: If predictions are not floating-point.
+        ValueError: If shapes differ, or there is more than one output per sample.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

@@ -1,4 +1,4 @@
-"""What a streaming metric is, and what all of them share."""
+"""The streaming metric and what all metrics share."""
 
 import operator
 from collections.abc import Callable
@@ -33,8 +33,8 @@ class Metric:
     """A streaming metric.
 
     Args:
-        name: what it is called in a table or a history.
-        init: `init() -> totals`, of nothing yet.
+        name: Name in a table or a history.
+        init: `init() -> totals`, before any batch.
         update: `update(totals, predictions, targets, where=None) -> totals`.
         compute: `compute(totals) -> value`.
         merge: `merge(totals, totals) -> totals`; addition by default.
@@ -55,18 +55,18 @@ class Metric:
     merge: Callable[[Totals, Totals], Totals] = add
 
     def merge_across(self, totals: Totals, axis_name: str | tuple[str, ...]) -> Totals:
-        """Merge the totals of all devices, or members, along a named axis of `jax.shard_map` or `jax.vmap`.
+        """Merge the totals of all devices along a named axis of `jax.shard_map` or `jax.vmap`.
 
         Args:
-            totals: this device's.
-            axis_name: as `jax.lax.psum` takes it; of more than one, in their order.
+            totals: The totals of this device.
+            axis_name: One axis name or several, as for `jax.lax.psum`; several are merged in their order.
 
         Returns:
-            The totals of all, the same everywhere. What `merge` adds up is one `psum`; other totals are gathered first.
+            The merged totals, equal on all devices. Metrics whose `merge` is addition use one `psum`; others gather first.
 
         Example:
             >>> from jaxnn.functional.metrics import accuracy
-            >>> scores, labels = jnp.array([[[2.0, 1.0]], [[2.0, 1.0]]]), jnp.array([[0], [1]])  # two devices, a sample each
+            >>> scores, labels = jnp.array([[[2.0, 1.0]], [[2.0, 1.0]]]), jnp.array([[0], [1]])  # two devices, one sample each
             >>> def everywhere(p, t):
             ...     return accuracy.compute(accuracy.merge_across(accuracy.update(accuracy.init(), p, t), "devices"))
             >>> jax.vmap(everywhere, axis_name="devices")(scores, labels).tolist()
@@ -75,10 +75,10 @@ class Metric:
         if self.merge is add:
             return jax.lax.psum(totals, axis_name)
         size, index = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
-        own = jnp.arange(size, dtype=index.dtype) == index
+        is_own = jnp.arange(size, dtype=index.dtype) == index
 
-        def gathered(leaf: jax.Array) -> jax.Array:  # by a sum, which `shard_map` knows to be the same on all devices
-            return jax.lax.psum(jnp.where(own.reshape(size, *[1] * leaf.ndim), leaf[None], jnp.zeros_like(leaf)), axis_name)
+        def gathered(leaf: jax.Array) -> jax.Array:  # by a sum, whose result `shard_map` knows to be replicated
+            return jax.lax.psum(jnp.where(is_own.reshape(size, *[1] * leaf.ndim), leaf[None], jnp.zeros_like(leaf)), axis_name)
 
         stacked = jax.tree.map(gathered, totals)
         return reduce(self.merge, [jax.tree.map(lambda leaf: leaf[i], stacked) for i in range(size)])  # noqa: B023
@@ -89,17 +89,17 @@ class Metric:
 
 
 def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
-    """Make a metric of a loss: the mean over samples, each counting once whatever its batch, (1/n) Σᵢ f(ŷᵢ, yᵢ).
+    """Make a metric of a loss: the mean over all samples, whatever the batch sizes, (1/n) Σᵢ f(ŷᵢ, yᵢ).
 
     Args:
-        function: `function(predictions, targets)` returns the mean over a batch, a scalar, as every loss here does.
-            With a mask, which has the shape `(batch,)`, it is called for each sample apart, under `vmap`.
+        function: `function(predictions, targets)` that returns the mean over a batch, a scalar, as every loss does. With a
+            mask, of shape `(batch,)`, it is called for each sample separately, under `vmap`.
 
     Returns:
-        The metric, called as the function is.
+        The metric, called with the same arguments as the function.
 
     Raises:
-        ValueError: when called, if the function does not return a scalar, or there is no batch axis.
+        ValueError: When called, if the function does not return a scalar, or there is no batch axis.
 
     Example:
         >>> from jaxnn.functional import losses
@@ -117,10 +117,10 @@ def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
     def batch(predictions: Any, targets: Any, where: ArrayLike | None) -> Totals:
         shape = jnp.shape(jax.tree.leaves(predictions)[0])
         if not shape:
-            raise ValueError(f"{name}: predictions are a single number, expected an axis of samples first")
+            raise ValueError(f"{name}: predictions are a single number, expected a leading batch axis")
         size = shape[0]
         if where is None:
-            total = size * scalar(predictions, targets) if size else 0.0  # the mean of no sample may be NaN
+            total = size * scalar(predictions, targets) if size else 0.0  # the mean over no samples may be NaN
             return {"sum": jnp.asarray(total, float), "count": jnp.asarray(size, float)}
         mask = mask_of(name, where, (size,))
         single = jax.vmap(lambda p, t: scalar(*jax.tree.map(lambda leaf: leaf[None], (p, t))))
@@ -131,16 +131,16 @@ def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
 
 
 def as_metric(metric: Metric | Callable[[Any, Any], jax.Array]) -> Metric:
-    """Return a metric as it is, and of any function (predictions, targets), such as a loss, its `mean`.
+    """Return a metric unchanged, and the `mean` of any function (predictions, targets), such as a loss.
 
     Args:
-        metric: a `Metric`, or `function(predictions, targets)` that returns the mean over a batch.
+        metric: A `Metric`, or `function(predictions, targets)` that returns the mean over a batch.
 
     Returns:
         The metric.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: If `metric` is neither.
 
     Example:
         >>> from jaxnn.functional import losses
@@ -155,7 +155,7 @@ def as_metric(metric: Metric | Callable[[Any, Any], jax.Array]) -> Metric:
 
 
 def averaged(name: str, batch: Callable[..., Totals]) -> Metric:
-    """Make the metric that averages; `batch(predictions, targets, where)` returns the sum and count of its values."""
+    """Make a metric that averages; `batch(predictions, targets, where)` returns the sum and the count of its values."""
 
     def init() -> Totals:
         return {"sum": jnp.zeros((), float), "count": jnp.zeros((), float)}
@@ -167,12 +167,12 @@ def averaged(name: str, batch: Callable[..., Totals]) -> Metric:
 
 
 def average(values: jax.Array, mask: jax.Array) -> Totals:
-    """Return the sum and the count of the values that the mask leaves in."""
+    """Return the sum and the count of the unmasked values."""
     return {"sum": jnp.sum(jnp.where(mask, values, 0)), "count": jnp.sum(mask).astype(values.dtype)}
 
 
 def valid_or_nan(values: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
-    """Return the values, NaN where the label is no class."""
+    """Return the values, NaN where the label is not a class."""
     labels = labels.astype(int)  # a narrow type may not hold `classes`
     return jnp.where((labels >= 0) & (labels < classes), values.astype(float), jnp.nan)
 
@@ -183,8 +183,8 @@ def classes_of(name: str, predictions: ArrayLike, targets: ArrayLike, where: Any
     check_class_axis(name, scores)
     if scores.shape[-1] == 1 or (scores.shape == labels.shape and scores.ndim == 1):
         raise ValueError(
-            f"{name}: predictions {spell(scores)} have one score a sample, expected (..., classes) with two or more; "
-            "for logits of two classes use binary_accuracy"
+            f"{name}: predictions {spell(scores)} have one score per sample, expected (..., classes) with two or "
+            "more classes; for one logit per sample use binary_accuracy"
         )
     if jnp.issubdtype(labels.dtype, jnp.floating) and labels.shape == scores.shape:
         return scores, jnp.argmax(labels, axis=-1)
@@ -216,7 +216,7 @@ def binary_of(name: str, predictions: ArrayLike, targets: ArrayLike, where: Arra
 
 
 def mask_of(name: str, where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array:
-    """Return `where`, given for the leading axes of `shape`, for all of them."""
+    """Return `where` broadcast from the leading axes of `shape` to all of them."""
     if where is None:
         return jnp.ones(shape, bool)
     mask = jnp.asarray(where)
@@ -227,12 +227,12 @@ def mask_of(name: str, where: ArrayLike | None, shape: tuple[int, ...]) -> jax.A
     return jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
 
 
-def whole(caller: str, name: str, value: Any) -> int:
-    """Return a whole number from 1, or raise a ValueError."""
+def positive_integer(caller: str, name: str, value: Any) -> int:
+    """Return a positive integer, or raise a ValueError."""
     try:
         number = operator.index(value)
     except TypeError:
         number = 0
     if number < 1:
-        raise ValueError(f"{caller}: {name} is {value!r}, expected a whole number from 1")
+        raise ValueError(f"{caller}: {name} is {value!r}, expected a positive integer")
     return number

@@ -1,4 +1,4 @@
-"""Losses at their edges: weights, zeros and extremes, targets without a meaning, and what errors say."""
+"""Tests of the losses in edge cases: weights, zeros and extremes, invalid targets, and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -25,23 +25,23 @@ def test_labels_and_rows_have_the_same_second_derivatives():
 # Weights
 
 
-def test_a_weight_of_two_is_a_sample_that_came_twice():
+def test_a_weight_of_two_is_a_duplicated_sample():
     twice = np.array([0, 0, 1, 2, 3, 3, 4])
     ours = losses.cross_entropy(LOGITS, LABELS, weights=np.array([2, 1, 1, 2, 1]))
     np.testing.assert_allclose(ours, losses.cross_entropy(LOGITS[twice], LABELS[twice]), rtol=1e-6)
 
 
-def test_weights_of_classes_are_torchs():
+def test_class_weights_against_torch():
     torch = pytest.importorskip("torch")
     of_class = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
     theirs = torch.nn.functional.cross_entropy(torch.tensor(LOGITS), torch.tensor(LABELS), weight=torch.tensor(of_class))
     np.testing.assert_allclose(losses.cross_entropy(LOGITS, LABELS, weights=of_class[LABELS]), theirs, rtol=1e-6)
 
 
-def test_no_weight_at_all_is_zero():
+def test_zero_weights_give_zero():
     value, slope = value_and_slope(losses.mse, [1.0, 2.0], jnp.zeros(2), weights=jnp.zeros(2))
     assert value == 0 and not slope.any()
-    assert jax.grad(lambda w: losses.mse(jnp.ones(2), jnp.zeros(2), weights=w))(jnp.ones(2)).shape == (2,)  # may be learned
+    assert jax.grad(lambda w: losses.mse(jnp.ones(2), jnp.zeros(2), weights=w))(jnp.ones(2)).shape == (2,)  # differentiable
 
 
 # Zeros and extremes
@@ -54,13 +54,13 @@ def test_log_cosh_small_and_huge():
         np.testing.assert_allclose([value, slope], [expected, np.tanh(a)], rtol=1e-6)
 
 
-def test_what_is_right_is_left_alone():
+def test_exact_predictions_have_zero_gradient():
     for loss, right in ((losses.quantile, 2.0), (losses.mape, 2.0), (losses.log_cosh, 2.0), (losses.smooth_l1, 2.0)):
         assert value_and_slope(loss, right, 2.0) == (0, 0)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_focal_of_the_certain(gamma):
+def test_focal_of_certain_predictions(gamma):
     for x, label, cost in ((1e4, 0, 0), (1e4, 1, 1e4)):
         value, slope = value_and_slope(losses.focal, [x, 0.0], jnp.array(label), gamma=gamma)
         assert value == cost and jnp.isfinite(slope).all()
@@ -74,7 +74,7 @@ def test_a_rate_of_zero_has_a_useful_gradient():
     assert value_and_slope(losses.poisson_nll, 0.0, 0, from_logs=False) == (0, 1)
 
 
-def test_kl_divergence_with_classes_ruled_out():
+def test_kl_divergence_with_excluded_classes():
     value, slope = value_and_slope(losses.kl_divergence, [0.0, -np.inf, 0.0], jnp.array([1.0, 0.0, 0.0]))
     np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
     np.testing.assert_allclose(slope, [-0.5, 0, 0.5], atol=1e-7)
@@ -82,7 +82,7 @@ def test_kl_divergence_with_classes_ruled_out():
     assert jnp.isfinite(slope).all()
 
 
-def test_vectors_of_zeros_and_equal_ones():
+def test_zero_vectors_and_equal_vectors():
     zeros, ones = jnp.zeros((1, 3)), jnp.ones((1, 3))
     for loss, arrays in (
         (losses.cosine_distance, (zeros, ones)),
@@ -95,7 +95,7 @@ def test_vectors_of_zeros_and_equal_ones():
     assert losses.cosine_distance(zeros, ones) == losses.triplet_margin(ones, ones, ones) == 1
 
 
-def test_a_batch_without_partners_or_without_negatives():
+def test_a_batch_without_positives_or_without_negatives():
     z = jnp.asarray(RNG.normal(size=(3, 2)), jnp.float32)
     for loss in (losses.nt_xent, losses.circle):
         value, slope = value_and_slope(loss, z, jnp.arange(3))
@@ -104,7 +104,7 @@ def test_a_batch_without_partners_or_without_negatives():
         assert value < 1e-6 and jnp.isfinite(slope).all()
 
 
-def test_empty_masks_and_pixels_left_out():
+def test_empty_masks_and_excluded_pixels():
     empty = jnp.full((1, 4, 1), -jnp.inf)
     for loss in (losses.dice, losses.jaccard, losses.tversky):
         value, slope = value_and_slope(loss, empty, jnp.zeros((1, 4, 1)))
@@ -115,13 +115,13 @@ def test_empty_masks_and_pixels_left_out():
     np.testing.assert_allclose(ours, losses.dice(x[:, :2], y[:, :2]), rtol=1e-6)
 
 
-def test_masks_left_out_may_hold_anything():
+def test_masked_images_may_have_any_target():
     x, y = RNG.normal(size=(2, 4, 1)).astype(np.float32), np.array([1, 0, 1, 0, 255, 255, 0, 0]).reshape(2, 4, 1)
     ours = losses.dice(x, y, where=np.array([[True], [False]]))
     np.testing.assert_allclose(ours, losses.dice(x[:1], y[:1]), rtol=1e-6)
 
 
-def test_overlap_of_classes_that_exclude_each_other_is_optaxs():
+def test_overlap_of_mutually_exclusive_classes_against_optax():
     logits = jnp.asarray(RNG.normal(size=(2, 3, 3, 4)), jnp.float32)
     truth = jax.nn.one_hot(RNG.integers(0, 4, (2, 3, 3)), 4)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -133,7 +133,7 @@ def test_overlap_of_classes_that_exclude_each_other_is_optaxs():
     np.testing.assert_allclose(twice, half, rtol=1e-5)
 
 
-def test_ctc_with_padding_is_torchs():
+def test_ctc_with_padding_against_torch():
     torch = pytest.importorskip("torch")
     logits, labels = RNG.normal(size=(3, 6, 5)).astype(np.float32), np.array([[1, 1, 3], [2, 4, 4], [3, 1, 2]])
     frames, lengths = np.array([6, 4, 2]), np.array([3, 2, 3])
@@ -147,21 +147,21 @@ def test_ctc_with_padding_is_torchs():
     )
     theirs[:2].sum().backward()
     where = np.array([True, True, False])
-    spoilt = logits.copy()
-    spoilt[~masks["predictions_mask"]] = spoilt[2] = np.nan
+    corrupted = logits.copy()
+    corrupted[~masks["predictions_mask"]] = corrupted[2] = np.nan
 
     def run(p):
         whole = losses.ctc(logits, labels, **masks, reduction="none")
         return losses.ctc(p, labels, **masks, where=where, reduction="sum"), whole
 
-    (_, ours), slope = jax.jit(jax.value_and_grad(run, has_aux=True))(spoilt)
-    np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-5)  # the last one cannot be spelt: ∞
+    (_, ours), slope = jax.jit(jax.value_and_grad(run, has_aux=True))(corrupted)
+    np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-5)  # the last target cannot be spelled: ∞
     assert np.isinf(ours[2])
     np.testing.assert_allclose(slope[:2], q.grad[:2], rtol=1e-4, atol=1e-6)
     assert not slope[2].any()
 
 
-# Targets without a meaning
+# Invalid targets
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ FRAMES = np.ones((2, 3, 4), np.float32)
 ERRORS = [
     (losses.mse, (F, F), {"weights": np.ones(4)}, ValueError, ["float32[4]", "(4, 3)", "weights[..., None]"]),
     (losses.mse, (F, F), {"weights": F > 0}, TypeError, ["bool[4, 3]", "where="]),
-    (losses.mse, (F, F), {"weights": -F}, ValueError, ["-1.0", "numbers from 0"]),
+    (losses.mse, (F, F), {"weights": -F}, ValueError, ["-1.0", "nonnegative numbers"]),
     (losses.cross_entropy, (F, np.zeros(4, int)), {"weights": F}, ValueError, ["float32[4, 3]", "(4,)"]),
     (losses.smooth_l1, (F, F), {"beta": 0.0}, ValueError, ["beta is 0.0", "mae"]),
     (losses.quantile, (F, F), {"quantile": 1.0}, ValueError, ["quantile is 1.0", "(0, 1)"]),
@@ -231,13 +231,13 @@ ERRORS = [
     (losses.ctc, (FRAMES, WORDS[:1]), {}, ValueError, ["int32[1, 1]", "(2, length)"]),
     (losses.ctc, (FRAMES, WORDS * 1.0), {}, TypeError, ["astype(int)"]),
     (losses.ctc, (FRAMES, WORDS), {"targets_mask": WORDS}, TypeError, ["targets_mask", "booleans"]),
-    (losses.ctc, (FRAMES, WORDS), {"predictions_mask": np.eye(3, dtype=bool)[1:]}, ValueError, ["padded at the end"]),
+    (losses.ctc, (FRAMES, WORDS), {"predictions_mask": np.eye(3, dtype=bool)[1:]}, ValueError, ["padding at the end"]),
     (losses.ctc, (FRAMES, WORDS), {"blank": 4}, ValueError, ["blank is 4", "0 to 3"]),
 ]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error[0].__name__)
-def test_errors_say_what_came_and_how_to_mend_it(error):
+def test_errors_state_the_input_and_the_remedy(error):
     loss, arguments, options, kind, words = error
     with pytest.raises(kind) as caught:
         loss(*arguments, **options)

@@ -1,6 +1,6 @@
-"""Every loss against its formula in float64 NumPy: value, gradient (by differences), mask, weights, vmap and bfloat16.
+"""Tests of all losses against formulas in float64 NumPy: value, gradient (by differences), mask, weights, vmap, bfloat16.
 
-The formulas themselves are held against PyTorch and optax, where these have the loss.
+The formulas are checked against PyTorch and optax if these have the loss.
 """
 
 import itertools
@@ -100,7 +100,7 @@ def info_nce(q, k):
     return -np.diagonal(np.log(softmax(s)))
 
 
-def partners(z, y, of_anchor):
+def positives(z, y, of_anchor):
     s = cosine(z[:, None], z[None])
     same, other = (y[:, None] == y) & ~np.eye(len(y), dtype=bool), y[:, None] != y
     return np.array([of_anchor(s[i], same[i], other[i]) if same[i].any() else 0.0 for i in range(len(y))])
@@ -111,7 +111,7 @@ def nt_xent(z, y):
         e = np.exp(s / 0.5)
         return np.mean([-np.log(e[j] / (e[j] + e[other].sum())) for j in np.flatnonzero(same)])
 
-    return partners(z, y, of_anchor)
+    return positives(z, y, of_anchor)
 
 
 def overlap(x, y, alpha, beta, s, half=1.0):
@@ -231,7 +231,7 @@ CASES = {
 
 
 def circle(z, y, fixed=None):
-    """The factors are taken at `fixed`, since they have no gradient."""
+    """The factors are evaluated at `fixed`, since they have no gradient."""
     s0 = cosine(*(lambda f: (f[:, None], f[None]))(z if fixed is None else fixed))
     a, b = np.maximum(0, s0 + 0.3), np.maximum(0, 1.3 - s0)
     index = iter(range(len(y)))
@@ -242,7 +242,7 @@ def circle(z, y, fixed=None):
         return np.log1p(apart.sum() * together.sum())
 
     rows = [i for i in range(len(y)) if (y == y[i]).sum() > 1]
-    return partners(z, y, of_anchor)
+    return positives(z, y, of_anchor)
 
 
 def formula_of(case):
@@ -250,7 +250,7 @@ def formula_of(case):
 
 
 def slopes(case, arrays, cotangent):
-    """The gradient of Σ cotangent · loss by central differences, for every array of floats."""
+    """Gradient of Σ cotangent · loss by central differences, for every array of floats."""
     formula = formula_of(case)
     extra = {"fixed": arrays[0]} if case == "circle" else {}
     gradients = []
@@ -278,14 +278,14 @@ def test_value_gradient_mask_weights_and_vmap(case, x64):
     where[ROWS] = True
     weights = RNG.uniform(0.5, 2, single.shape)
     moving = [k for k, a in enumerate(arrays) if a.dtype.kind == "f"]
-    spoilt = [a.copy() for a in arrays]
+    corrupted = [a.copy() for a in arrays]
     for k in moving:
-        spoilt[k][0] = spoilt[k][5] = np.nan
+        corrupted[k][0] = corrupted[k][5] = np.nan
     narrow = [a if a.dtype.kind != "f" else jnp.asarray(a, jnp.bfloat16) for a in arrays]
 
-    def everything(arrays, spoilt, narrow, where, weights):
+    def everything(arrays, corrupted, narrow, where, weights):
         def total(floats):
-            full = list(spoilt)
+            full = list(corrupted)
             for k, value in zip(moving, floats, strict=True):
                 full[k] = value
             unreduced = loss(*full, where=where, reduction="none")
@@ -293,14 +293,14 @@ def test_value_gradient_mask_weights_and_vmap(case, x64):
 
         return {
             "networks": jax.vmap(lambda *a: loss(*a, reduction="none"))(*(jnp.stack([a, a]) for a in arrays)),
-            "masked": jax.grad(total, has_aux=True)([spoilt[k] for k in moving]),
-            "weighted mean": loss(*spoilt, where=where, weights=jnp.where(where, weights, jnp.nan)),
+            "masked": jax.grad(total, has_aux=True)([corrupted[k] for k in moving]),
+            "weighted mean": loss(*corrupted, where=where, weights=jnp.where(where, weights, jnp.nan)),
             "narrow": loss(*narrow, reduction="none"),
         }
 
-    found = jax.jit(everything)(*jax.tree.map(jnp.asarray, (list(arrays), spoilt, narrow, where, weights)))
-    alone = name in ("nt_xent", "circle")  # where a sample without a partner does not count
-    count = lambda values: values != 0 if alone else np.ones_like(values)  # noqa: E731
+    found = jax.jit(everything)(*jax.tree.map(jnp.asarray, (list(arrays), corrupted, narrow, where, weights)))
+    can_lack_positives = name in ("nt_xent", "circle")  # samples without a positive do not count
+    count = lambda values: values != 0 if can_lack_positives else np.ones_like(values)  # noqa: E731
     close = lambda a, b, rtol=1e-9, atol=1e-11: np.testing.assert_allclose(a, b, rtol, atol)  # noqa: E731
     close(found["networks"], [single, single])
     gradients, unreduced = found["masked"]
@@ -318,7 +318,7 @@ def test_every_loss_is_in_the_table():
     assert {case.split()[0].rstrip(",") for case in CASES} == set(losses.__all__)
 
 
-# case: what PyTorch calls it, with its options; of `functional` and of tensors
+# case: name and options of the function in `torch.nn.functional` or of the tensor method
 TORCH = {
     "mse": lambda F, p, t: F.mse_loss(p, t, reduction="none"),
     "mae": lambda F, p, t: F.l1_loss(p, t, reduction="none"),
@@ -335,10 +335,10 @@ TORCH = {
     "soft_margin": lambda F, p, t: F.soft_margin_loss(p, t, reduction="none"),
     "hinge_embedding": lambda F, p, t: F.hinge_embedding_loss(p, t, margin=1.5, reduction="none"),
     "multi_margin": lambda F, p, t: F.multi_margin_loss(p, t, margin=0.8, reduction="none"),
-    # its targets are lists of labels, ended by -1
+    # targets are lists of labels, terminated by -1
     "multilabel_margin": lambda F, p, t: F.multilabel_margin_loss(p, listed(t), reduction="none"),
     "margin_ranking": lambda F, a, b, t: F.margin_ranking_loss(a, b, t, margin=0.3, reduction="none"),
-    # its distances have 1e-6 added to each difference
+    # distances have 1e-6 added to each difference
     "triplet_margin": lambda F, a, p, n: F.triplet_margin_loss(a, p, n, eps=0, reduction="none"),
     "triplet_margin, swapped": lambda F, a, p, n: F.triplet_margin_loss(a, p, n, 2.0, eps=0, swap=True, reduction="none"),
     "cosine_distance": lambda F, p, t: 1 - F.cosine_similarity(p, t, dim=-1),
@@ -355,7 +355,7 @@ def listed(rows):
 
 
 @pytest.mark.parametrize("case", TORCH)
-def test_the_formula_is_torchs(case):
+def test_formula_against_torch(case):
     torch = pytest.importorskip("torch")
     tensors = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in CASES[case][1]]
     values = TORCH[case](torch.nn.functional, *tensors)
@@ -383,13 +383,13 @@ OPTAX = {
 
 
 @pytest.mark.parametrize("case", OPTAX)
-def test_the_formula_is_optaxs(case, x64):
+def test_formula_against_optax(case, x64):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         theirs = OPTAX[case](*map(jnp.asarray, CASES[case][1]))
     np.testing.assert_allclose(theirs, formula_of(case)(*CASES[case][1]), rtol=1e-9, atol=1e-12)
 
 
-def test_nt_xent_is_optaxs_for_classes_of_one_size(x64):
+def test_nt_xent_against_optax_for_classes_of_one_size(x64):
     labels = np.array([0, 1, 2, 2, 1, 0])
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         theirs = optax.losses.ntxent(jnp.asarray(REAL), jnp.asarray(labels), 0.5)

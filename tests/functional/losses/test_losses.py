@@ -1,4 +1,4 @@
-"""Losses against float64 NumPy, PyTorch and their analytic derivatives; their conventions, laws and errors."""
+"""Tests of the losses against float64 NumPy, PyTorch and analytic derivatives; conventions, properties and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def distribution(p, t, **kwargs):
     return cross_entropy(p, t, from_logits=False, **kwargs)
 
 
-# name: (loss, predictions, targets, unreduced formula, its derivative by the predictions)
+# name: (loss, predictions, targets, unreduced formula, its derivative with respect to the predictions)
 CASES = {
     "mse": (mse, REAL, TARGETS, lambda p, t: (p - t) ** 2, lambda p, t: 2 * (p - t)),
     "mae": (mae, REAL, TARGETS, lambda p, t: np.abs(p - t), lambda p, t: np.sign(p - t)),
@@ -144,7 +144,7 @@ def test_value_and_derivative_in_float64(case, x64):
 
 @each_case
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 2e-5), ("bfloat16", 2e-5), ("float16", 2e-5)])
-def test_narrow_types_lose_only_what_the_inputs_lost(case, dtype, rtol):
+def test_narrow_types_only_round_the_inputs(case, dtype, rtol):
     loss, p, t, formula, _ = CASES[case]
     p, t = array(p, dtype), array(t, dtype)
     value = loss(p, t)
@@ -165,25 +165,25 @@ def test_transformations_agree(case):
 
 
 @each_case
-def test_mask_is_a_slice_and_nan_left_out_has_no_effect(case):
+def test_mask_is_a_slice_and_masked_nan_has_no_effect(case):
     loss, p, t, *_ = CASES[case]
     p, t = array(p), array(t)
     shape = loss(p, t, reduction="none").shape
     where = np.zeros(shape, bool)
     where[1:4] = True
     expected, expected_slope = jax.value_and_grad(loss)(p[1:4], t[1:4])
-    spoilt = p.at[0].set(jnp.nan).at[5].set(jnp.inf)
+    corrupted = p.at[0].set(jnp.nan).at[5].set(jnp.inf)
     for call in (loss, jax.jit(loss)):
-        value, slope = jax.value_and_grad(call)(spoilt, t, where=where)
+        value, slope = jax.value_and_grad(call)(corrupted, t, where=where)
         np.testing.assert_allclose(value, expected, rtol=1e-6)
         np.testing.assert_allclose(slope[1:4], expected_slope, rtol=1e-5, atol=1e-7)
         assert not slope[0].any()
         assert not slope[4:].any()
-    assert not loss(spoilt, t, where=where, reduction="none")[0].any()
+    assert not loss(corrupted, t, where=where, reduction="none")[0].any()
 
 
 @each_case
-def test_nothing_counted_is_zero(case):
+def test_a_fully_masked_loss_is_zero(case):
     loss, p, t, *_ = CASES[case]
     p, t = array(p), array(t)
     nothing = jnp.zeros(loss(p, t, reduction="none").shape, bool)
@@ -212,7 +212,7 @@ def test_laws(case, seed):
 
 
 @each_case
-def test_nan_is_not_hidden(case):
+def test_nan_propagates(case):
     loss, p, t, *_ = CASES[case]
     assert jnp.isnan(loss(array(p).at[0].set(jnp.nan), array(t)))
 
@@ -243,10 +243,10 @@ def test_against_torch(case, name, change):
     np.testing.assert_allclose(jax.grad(loss)(p, array(t)), q.grad, rtol=1e-4, atol=1e-6)
 
 
-# The seed's conventions
+# Conventions of the teaching notes
 
 
-def test_mae_has_slope_0_where_right():
+def test_mae_has_slope_0_at_exact_predictions():
     assert jax.grad(mae)(1.0, 1.0) == 0
     assert jax.grad(mae)(0.0, -0.0) == 0
 
@@ -265,7 +265,7 @@ def test_huber_of_a_huge_error():
         assert jax.grad(huber)(jnp.float32(a), 0.0) == 1
 
 
-def test_hinge_of_the_notes_sums_and_is_flat_on_the_edge():
+def test_hinge_of_the_notes_is_a_sum_with_slope_0_on_the_edge():
     assert hinge(jnp.array([0.5, -1.0]), jnp.array([1, 1]), reduction="sum") == 2.5
     assert jax.grad(hinge)(1.0, 1) == 0
 
@@ -284,7 +284,7 @@ def test_multiclass_hinge_against_optax():
 
 
 @pytest.mark.parametrize("targets", [np.array([0, 1]), np.eye(3)[:2]])
-def test_cross_entropy_far_out(targets):
+def test_cross_entropy_of_extreme_logits(targets):
     logits = jnp.array([[1e4, -1e4, 0.0], [1e4, -1e4, 0.0]])
     value, slope = jax.value_and_grad(lambda x: cross_entropy(x, targets, reduction="sum"))(logits)
     assert value == 2e4
@@ -292,7 +292,7 @@ def test_cross_entropy_far_out(targets):
 
 
 @pytest.mark.parametrize("target", [np.array(0), np.eye(3)[0]])
-def test_a_class_ruled_out_costs_nothing(target):
+def test_an_excluded_class_costs_nothing(target):
     value, slope = jax.value_and_grad(cross_entropy)(jnp.array([0.0, -jnp.inf, 0.0]), target)
     np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
     np.testing.assert_allclose(slope, [-0.5, 0, 0.5], atol=1e-7)
@@ -300,14 +300,14 @@ def test_a_class_ruled_out_costs_nothing(target):
 
 @pytest.mark.parametrize("x", [1e4, -1e4, jnp.inf, -jnp.inf])
 @pytest.mark.parametrize("y", [0, 1])
-def test_binary_cross_entropy_far_out(x, y):
+def test_binary_cross_entropy_of_extreme_logits(x, y):
     value, slope = jax.value_and_grad(binary_cross_entropy)(jnp.float32(x), y)
     right = (x > 0) == (y == 1)
     assert value == (0 if right else abs(x))
     assert slope == (0 if right else np.sign(x))
 
 
-def test_binary_cross_entropy_keeps_small_losses():
+def test_small_binary_cross_entropies_are_accurate():
     np.testing.assert_allclose(binary_cross_entropy(30.0, 1), np.exp(-30.0), rtol=1e-5)
     np.testing.assert_allclose(chance()(1e-9, 0), 1e-9, rtol=1e-6)
 
@@ -320,8 +320,8 @@ def test_probability_zero(dtype, targets):
     value, slope = jax.value_and_grad(distribution)(p, targets)
     assert 80 < value < 100
     assert jnp.isfinite(slope).all()
-    assert slope[0, 1] == -1 / jnp.finfo(dtype).eps  # it pulls the right class up
-    assert slope[0, 0] == slope[0, 2] == 0  # y = 0 adds nothing
+    assert slope[0, 1] == -1 / jnp.finfo(dtype).eps  # raises the correct class
+    assert slope[0, 0] == slope[0, 2] == 0  # terms with y = 0 add nothing
     assert jnp.isfinite(jnp.square(slope.astype(jnp.float32))).all()
     assert distribution(p, jnp.array([0])) == 0
     step = p - slope * jnp.asarray(0.01 * float(jnp.finfo(dtype).eps), dtype)
@@ -348,7 +348,7 @@ def test_probabilities_are_exact_down_to_the_smallest_normal_number():
 
 @settings(max_examples=10)
 @given(st.sampled_from([2, 5]), st.sampled_from([1, 4]), st.integers(0, 1000))
-def test_labels_are_one_hot(classes, size, seed):
+def test_labels_equal_one_hot_rows(classes, size, seed):
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(size=(size, classes)).astype(np.float32) * 5, rng.integers(0, classes, size)
     one_hot = np.eye(classes, dtype=np.float32)[labels]
@@ -359,14 +359,14 @@ def test_labels_are_one_hot(classes, size, seed):
     np.testing.assert_allclose(shifted, cross_entropy(logits, labels), rtol=1e-4, atol=1e-5)
 
 
-def test_truth_values_are_targets():
+def test_boolean_targets():
     x, true = jnp.array([0.3, -2.0]), jnp.array([True, False])
     for call in (binary_cross_entropy, jax.jit(binary_cross_entropy)):
         np.testing.assert_allclose(call(x, true, where=~true), binary_cross_entropy(x[1:], jnp.array([0])), rtol=1e-6)
     assert mse(x, true) == mse(x, true.astype(float))
 
 
-def test_two_classes_are_binary():
+def test_two_classes_equal_binary_cross_entropy():
     x = jnp.linspace(-5, 5, 11)
     pair = jnp.stack([jnp.zeros(11), x], axis=-1)
     for label in (0, 1):
@@ -381,7 +381,7 @@ def test_cross_entropy_of_sequences_and_narrow_labels():
     assert cross_entropy(jnp.zeros(3), 1).shape == ()
 
 
-def test_targets_can_be_learned():
+def test_targets_are_differentiable():
     slope = jax.grad(cross_entropy, argnums=1)(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]]))
     np.testing.assert_allclose(slope, np.full((1, 2), np.log(2)), rtol=1e-6)
 
@@ -400,7 +400,7 @@ ERRORS = {
     "no reduction": (cross_entropy, (LOGITS, LABELS), {"reduction": None}, ValueError, ["None", "'none'"]),
     "delta": (huber, (F, F), {"delta": 0.0}, ValueError, ["delta is 0.0", "positive"]),
     "NaN delta": (huber, (F, F), {"delta": float("nan")}, ValueError, ["positive"]),
-    "deltas": (huber, (F, F), {"delta": np.ones(4)}, ValueError, ["one positive"]),
+    "deltas": (huber, (F, F), {"delta": np.ones(4)}, ValueError, ["single positive"]),
     "mask dtype": (mse, (F, F), {"where": np.ones((4, 1))}, TypeError, ["float32[4, 1]", "where != 0"]),
     "mask shape": (mse, (F, F), {"where": np.ones(4, bool)}, ValueError, ["bool[4]", "(4, 1)", "where[..., None]"]),
     "mask of classes": (
@@ -429,7 +429,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors_say_what_came_and_how_to_mend_it(case):
+def test_errors_state_the_input_and_the_remedy(case):
     loss, arguments, options, kind, words = ERRORS[case]
     with pytest.raises(kind) as caught:
         loss(*arguments, **options)
@@ -437,7 +437,7 @@ def test_errors_say_what_came_and_how_to_mend_it(case):
 
 
 @pytest.mark.parametrize("case", ["column against vector", "integer predictions", "integer one-hot", "mask shape"])
-def test_errors_of_shape_and_type_come_under_jit_too(case):
+def test_errors_of_shape_and_type_are_raised_under_jit_too(case):
     loss, arguments, options, kind, words = ERRORS[case]
     with pytest.raises(kind) as caught:
         jax.jit(lambda a, k: loss(*a, **k))(arguments, options)
@@ -466,7 +466,7 @@ def test_bad_labels_are_nan_under_jit_and_ignored_where_masked(loss, predictions
         assert call(p, targets, where=where) == expected
 
 
-def test_label_smoothing_is_its_formula_and_torchs():
+def test_label_smoothing_against_its_formula_and_torch():
     torch = pytest.importorskip("torch")
     logits = np.random.default_rng(3).normal(size=(5, 4)).astype(np.float32)
     labels = np.array([0, 3, 1, 1, 2])
@@ -482,5 +482,5 @@ def test_label_smoothing_is_its_formula_and_torchs():
     assert losses.cross_entropy(logits, labels, label_smoothing=0.0) == losses.cross_entropy(logits, labels)
     traced = jax.jit(lambda smoothing: losses.cross_entropy(logits, labels, label_smoothing=smoothing))
     np.testing.assert_allclose(traced(0.1), ours, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"label_smoothing is 1.0, expected one number in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"label_smoothing is 1.0, expected a single number in \[0, 1\)"):
         losses.cross_entropy(logits, labels, label_smoothing=1.0)

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
+
+from jaxnn._jax import is_tracer
 
 __all__ = ["chain", "cutmix", "cutout", "mixup", "random_crop", "random_flip"]
 
@@ -45,7 +46,7 @@ def random_flip(axis: str = "horizontal", *, probability: float = 0.5) -> Augmen
     """
     if axis not in ("horizontal", "vertical"):
         raise ValueError(f'random_flip: axis is {axis!r}, expected "horizontal" or "vertical"; for both, chain two flips')
-    if not isinstance(probability, jax.core.Tracer) and not 0 <= probability <= 1:
+    if not is_tracer(probability) and not 0 <= probability <= 1:
         raise ValueError(f"random_flip: probability is {probability}, expected a number from 0 to 1")
 
     def augment(key, batch):
@@ -361,7 +362,7 @@ def _probabilities(caller: str, x: jax.Array, y: Any, classes: int) -> jax.Array
     if labels.shape != (len(x),):
         mend = "; if they are one-hot, pass y.astype(float)" if labels.shape == (len(x), classes) else ""
         raise ValueError(f"{caller}: y is {_spell(labels)}, expected integer labels of the shape {(len(x),)}{mend}")
-    if len(x) and not isinstance(y, jax.core.Tracer):
+    if len(x) and not is_tracer(y):
         lowest, highest = np.min(y), np.max(y)
         if lowest < 0 or highest >= classes:
             raise ValueError(f"{caller}: labels run from {lowest} to {highest}, expected 0 to {classes - 1}")
@@ -385,7 +386,7 @@ def _images(caller: str, batch: tuple[Any, Any]) -> tuple[jax.Array, Any]:
 
 
 def _check_mixing(caller: str, alpha: Any, classes: int) -> None:
-    if not isinstance(alpha, jax.core.Tracer) and not alpha > 0:
+    if not is_tracer(alpha) and not alpha > 0:
         raise ValueError(f"{caller}: alpha is {alpha}, expected a number above 0; to mix nothing, leave {caller} out")
     _whole(caller, "classes", classes, 1)
 

@@ -11,7 +11,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.forms import chosen, widen
+from jaxnn.kernels.forms import form_scope, widen
 
 # Above this number of scores per head, the backward pass computes the scores of a block again instead of keeping them.
 MAX_SCORES = 1024**2
@@ -80,7 +80,7 @@ def dot_product_attention(
     mask = None if mask is None else _mask_heads_first(mask, batch, heads)
     bias = None if bias is None else _mask_heads_first(bias.astype(q.dtype), batch, heads)
     attend = functools.partial(_attend, softcap)
-    with chosen("attention", form, "blocks", query, key, value) as form:
+    with form_scope("attention", form, "blocks", query, key, value) as form:
         if form == "blocks":
             y = _in_blocks(attend, (q, k, v, mask, bias), is_causal)
         else:

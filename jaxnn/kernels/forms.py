@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._jax import has_sharded_type, platform
-from jaxnn._jax import varying_axes as varying  # noqa: F401
+from jaxnn._jax import varying_axes as varying  # noqa: F401  # for callers that do not import jaxnn._jax yet
 from jaxnn.core.primitives import chosen_form, definitions, definitions_are_open  # noqa: F401
 
 
@@ -44,13 +44,13 @@ def choose_form(form: str | None, ours: str, *operands: jax.Array) -> str:
 
 
 @contextmanager
-def chosen(operation: str, form: str | None, ours: str, *operands: jax.Array) -> Iterator[str]:
+def form_scope(operation: str, form: str | None, ours: str, *operands: jax.Array) -> Iterator[str]:
     """Choose the form as `choose_form` does, and add a named scope to what is traced inside, such as `max_pool[taps]`.
 
     `nn.summary(model, x, kernels=True)` and profilers show it.
 
     Example:
-        >>> with chosen("max_pool", "xla", "taps") as form:
+        >>> with form_scope("max_pool", "xla", "taps") as form:
         ...     form
         'xla'
     """

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.forms import chosen, widen
+from jaxnn.kernels.forms import form_scope, widen
 from jaxnn.kernels.windows import MAX_TAPS, Padding, dilated_size, output_sizes, per_axis, resolve_padding
 
 
@@ -86,7 +86,7 @@ def max_pool(
         return _max_by_axis(x, geometry)
     if large or (form is None and dilated):
         form = "xla" if large else "taps"
-    with chosen("max_pool", form, "taps", x) as form:
+    with form_scope("max_pool", form, "taps", x) as form:
         if form == "xla":
             return _reduce_window(x, _lowest(x.dtype), lax.max, geometry)
         return _max_by_taps(x, geometry) if integral else _max_pool(x, geometry)

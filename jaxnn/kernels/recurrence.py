@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnn._jax import vary_alike
-from jaxnn.kernels.forms import chosen, widen
+from jaxnn.kernels.forms import form_scope, widen
 
 Cell = Callable[[jax.Array, Any], Any]
 
@@ -40,8 +40,8 @@ def recurrence(
 
     W acts on the first columns of z and U on the last; usually both act on all. Then, on a CPU, each step computes one
     product of x and h together, and the gradients of W, U and b are one product over all steps. The cell's sigmoids and
-    tanhs are kept for the backward pass, which computes the rest of the cell again. If W and U act on different columns, as
-    in a GRU, this was measured to be slower than a plain scan. Every transformation of JAX applies.
+    tanhs are kept for the backward pass, which computes the rest of the cell again. If only W or only
+    U acts on some columns, as in a GRU, this was measured to be slower than a plain scan. Every transformation of JAX applies.
 
     Args:
         cell: A function of z, (batch, width), and the carry that returns the next carry. It may close over traced arrays.
@@ -72,7 +72,7 @@ def recurrence(
     mask = None if mask is None else jnp.asarray(mask, bool)
     _check(*arrays, mask=mask)
     joined = arrays[1].shape[-1] == arrays[2].shape[-1] == len(arrays[3])
-    with chosen("recurrence", "xla" if form is None and not joined else form, "joined", *jax.tree.leaves(arrays)) as form:
+    with form_scope("recurrence", "xla" if form is None and not joined else form, "joined", *jax.tree.leaves(arrays)) as form:
         if form == "joined" and not joined:
             raise ValueError('form="joined" needs a kernel and recurrent_kernel as wide as the bias; use form="xla"')
         return _time_first(cell, form, *vary_alike((*arrays, mask)))

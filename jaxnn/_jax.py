@@ -125,7 +125,7 @@ def varying_axes(x: Any) -> frozenset[str]:
         frozenset()
     """
     kind: Any = jax.typeof(x)
-    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # since and before jax 0.10
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # the newer and the older name
 
 
 def vary_over(x: Any, axes: frozenset[str]) -> Any:

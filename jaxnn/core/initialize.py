@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnn._jax import is_tracer, vary_over, varying_axes
 from jaxnn.core.naming import name_hash
 
 BLOCK = 4096  # numbers drawn from one key
@@ -150,7 +151,7 @@ def draw(key: jax.Array, tree: Any) -> Any:
             continue
         distribution, scale, offset = describe(leaf.base)
         if distribution == "constant":
-            traced = any(isinstance(value, jax.core.Tracer) for value in (key, offset))
+            traced = any(is_tracer(value) for value in (key, offset))
             full = jnp.full if traced else np.full  # NumPy has nothing to compile
             values[i] = jnp.asarray(full(leaf.shape, offset, leaf.dtype), leaf.dtype)  # without a dtype, JAX compiles a copy
         else:
@@ -167,10 +168,7 @@ def _varying_as(key: jax.Array, value: jax.Array) -> jax.Array:
 
     What all devices share has the sum of their gradients: networks of their own would have their biases trained as one.
     """
-    kinds: list[Any] = [jax.typeof(key), jax.typeof(value)]
-    of_key, of_value = (k.manual_axis_type.varying if hasattr(k, "manual_axis_type") else k.vma for k in kinds)
-    missing = tuple(sorted(of_key - of_value))
-    return lax.pcast(value, missing, to="varying") if missing else value
+    return vary_over(value, varying_axes(key))
 
 
 class _Request(NamedTuple):
@@ -210,7 +208,7 @@ def _drawn_together(key: jax.Array, distribution: str, dtype: np.dtype, requests
     counts = [len(c) * b for c, b in zip(chains, blocks, strict=True)]
     rows = _rows([c for group in chains for c in group], np.repeat(blocks, [len(c) for c in chains]))
     scale, offset = (_spread(values, counts, dtype) for values in ([r.scale for r in requests], [r.offset for r in requests]))
-    known = not any(isinstance(value, jax.Array) for value in (scale, offset)) and not isinstance(key, jax.core.Tracer)
+    known = not any(isinstance(value, jax.Array) for value in (scale, offset)) and not is_tracer(key)
     size = CHUNK if known else min(CHUNK, len(rows.length))
     pad = -len(rows.length) % size
 
@@ -223,7 +221,7 @@ def _drawn_together(key: jax.Array, distribution: str, dtype: np.dtype, requests
     flat = None
     if known:
         parts = [one(*(a[i] for a in arguments)) for i in range(len(arguments[0]))]
-        if not isinstance(parts[0], jax.core.Tracer):  # a concrete key may still be used inside a traced function
+        if not is_tracer(parts[0]):  # a concrete key may still be used inside a traced function
             flat = np.concatenate([np.asarray(part) for part in parts])
     if flat is None:
         flat = lax.map(lambda row: one(*row), jax.tree.map(jnp.asarray, arguments)).reshape(-1, BLOCK)

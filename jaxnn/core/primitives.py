@@ -127,8 +127,10 @@ def chosen_form(operation: str, form: str) -> Iterator[None]:
         >>> def f(x):
         ...     with chosen_form("max_pool", "taps"):
         ...         return x + 1
-        >>> print(jax.make_jaxpr(f)(2.0).eqns[0].source_info.name_stack)
-        max_pool[taps]
+        >>> from jaxnn._jax import scope_names
+        >>> [eqn] = jax.make_jaxpr(f)(2.0).eqns
+        >>> scope_names(eqn)
+        ('max_pool[taps]',)
     """
     with jax.named_scope(f"{operation}[{form}]"):  # no layer's name has brackets
         yield

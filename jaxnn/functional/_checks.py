@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from jaxnn._jax import is_tracer
 
 
 def spell(x: jax.Array) -> str:
@@ -17,7 +18,7 @@ def spell(x: jax.Array) -> str:
 
 def known(x: Any) -> np.ndarray | None:
     """Return the value of `x`, or None if it is not known here: traced, or sharded over several hosts."""
-    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+    if is_tracer(x) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
         return None
     return np.asarray(x)
 

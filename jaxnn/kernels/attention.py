@@ -1,4 +1,4 @@
-"""Scaled dot-product attention by blocks of queries."""
+"""Scaled dot-product attention in blocks of queries."""
 
 import functools
 import itertools
@@ -11,10 +11,12 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.forms import chosen, widen
+from jaxnn.kernels.forms import form_scope, widen
 
-MOST_SCORES = 1024**2  # of one head: above, the backward pass computes a block's scores again instead of keeping them
-LOOPED = 128  # queries in a block of a long sequence: their scores, of two heads at a time, stay in the cache
+# Above this number of scores per head, the backward pass computes the scores of a block again instead of keeping them.
+MAX_SCORES = 1024**2
+# The number of queries in a block of a long sequence; their scores, of two heads at a time, stay in the cache.
+BLOCK = 128
 
 
 def dot_product_attention(
@@ -31,32 +33,32 @@ def dot_product_attention(
 ) -> jax.Array:
     """Scaled dot-product attention, softmax(q kᵀ / √d) v (Vaswani et al. 2017).
 
-    For each head, with i over queries and j over the keys that i may attend to:
+    For each head, with i over the queries and j over the keys that i may attend to:
 
         y[i] = Σ_j p[i, j] v[j]        p[i, j] = exp(s q[i]·k[j]) / Σ_j' exp(s q[i]·k[j'])
 
-    On a CPU the queries are taken in blocks: a causal block sees the keys up to its own end only, so about half of the
-    scores are never computed, and long sequences never hold more than a few blocks of them.
+    On a CPU the queries are processed in blocks. A causal block uses only the keys up to its own end, so about half of the
+    scores are never computed, and long sequences keep only a few blocks of them in memory.
 
     Args:
         query: (batch, queries, heads, d), floating-point.
-        key: (batch, keys, heads, d), or with fewer heads that divide query's: each serves a group of query heads.
+        key: (batch, keys, heads, d), or with fewer heads that divide query's: a group of query heads shares each.
         value: (batch, keys, key heads, d_v).
-        mask: Which keys a query may attend to, boolean, of a shape that broadcasts to (batch, heads, queries, keys);
-            None allows all. A padding mask m of shape (batch, keys) is given as `m[:, None, None]`.
-        is_causal: Whether query i sees only keys 0 to i; there must be as many keys as queries.
+        mask: Boolean, true where a query may attend to a key, of a shape that broadcasts to (batch, heads, queries, keys);
+            None allows all. Pass a padding mask m of shape (batch, keys) as `m[:, None, None]`.
+        is_causal: Whether query i attends only to keys 0 to i; the numbers of keys and queries must be equal.
         scale: s; None is 1/√d.
-        bias: Added to the scores s q·k, floating-point, of a shape that broadcasts as the mask's does.
-        softcap: c, of scores kept within ±c as c tanh(s q·k / c), before the bias (Gemma 2, 2024); None leaves them.
+        bias: Floating-point, added to the scores s q·k, of a shape that broadcasts as the mask's does.
+        softcap: c, which limits the scores to ±c as c tanh(s q·k / c), before the bias (Gemma 2, 2024); None sets no limit.
         form: None lets the backend decide, "blocks" or "xla" forces a form. They differ in rounding only.
 
     Returns:
-        (batch, queries, heads, d_v), in query's dtype; scores and sums are at least float32. A query that may attend to
-        no key gives zero.
+        (batch, queries, heads, d_v), in query's dtype; scores and sums are at least float32. The output of a query that
+        may attend to no key is zero.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
-        TypeError: If the dtypes are not the same floating-point one, or the mask is not boolean.
+        ValueError: If the shapes do not match.
+        TypeError: If the dtypes are not one floating-point dtype, or the mask is not boolean.
 
     Example:
         >>> import jax.numpy as jnp
@@ -71,26 +73,27 @@ def dot_product_attention(
     batch, _, heads, d = query.shape
     scale = d**-0.5 if scale is None else scale
     groups = heads // key.shape[2]
-    # (batch · heads, length, d): a head's rows lie together, as the products below want them
-    flat = lambda x, times: _by_head(jnp.repeat(widen(x), times, axis=2) if times > 1 else widen(x))  # noqa: E731
-    q, k, v = flat(query, 1) * jnp.asarray(scale, widen(query).dtype), flat(key, groups), flat(value, groups)
-    allowed = None if mask is None else _mask_by_head(mask, batch, heads)
-    added = None if bias is None else _mask_by_head(bias.astype(q.dtype), batch, heads)
+    # (batch · heads, length, d): the rows of a head are contiguous, as the products below need them
+    heads_first = lambda x, times: _heads_first(jnp.repeat(widen(x), times, axis=2) if times > 1 else widen(x))  # noqa: E731
+    q = heads_first(query, 1) * jnp.asarray(scale, widen(query).dtype)
+    k, v = heads_first(key, groups), heads_first(value, groups)
+    mask = None if mask is None else _mask_heads_first(mask, batch, heads)
+    bias = None if bias is None else _mask_heads_first(bias.astype(q.dtype), batch, heads)
     attend = functools.partial(_attend, softcap)
-    with chosen("attention", form, "blocks", query, key, value) as form:
+    with form_scope("attention", form, "blocks", query, key, value) as form:
         if form == "blocks":
-            y = _by_blocks(attend, (q, k, v, allowed, added), is_causal)
+            y = _in_blocks(attend, (q, k, v, mask, bias), is_causal)
         else:
-            y = attend(q, k, v, allowed, added, 0 if is_causal else None)
+            y = attend(q, k, v, mask, bias, 0 if is_causal else None)
     return y.reshape(batch, heads, *y.shape[1:]).swapaxes(1, 2).astype(query.dtype)
 
 
-def _by_head(x: jax.Array) -> jax.Array:
+def _heads_first(x: jax.Array) -> jax.Array:
     return lax.collapse(x.swapaxes(1, 2), 0, 2)
 
 
-def _mask_by_head(mask: jax.Array, batch: int, heads: int) -> jax.Array:
-    """(batch · heads, keys, queries), the last two of which may still be 1."""
+def _mask_heads_first(mask: jax.Array, batch: int, heads: int) -> jax.Array:
+    """Broadcast and reshape to (batch · heads, keys, queries); the last two axes may still be 1."""
     mask = lax.expand_dims(mask, range(4 - mask.ndim))
     mask = jnp.broadcast_to(mask, (batch, heads, *mask.shape[2:]))
     return lax.collapse(mask, 0, 2).swapaxes(1, 2)
@@ -101,95 +104,95 @@ def _attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    allowed: jax.Array | None,
+    mask: jax.Array | None,
     bias: jax.Array | None,
     first: int | None,
 ) -> jax.Array:
-    """The definition, for a block of queries of which the first is number `first` among the keys (None: not causal).
+    """The definition, for a block of queries whose first query has the position `first` among the keys (None: not causal).
 
-    Scores are (heads, keys, queries): so the sums over keys run along whole rows, and of all the products, here and in
-    the derivatives, none is of the kind that XLA's CPU compiler is slow at (AᵀB with few columns).
+    Scores are (heads, keys, queries), so that the sums over keys run along whole rows, and none of the products, here and
+    in the derivatives, is of the kind for which XLA's CPU compiler is slow (AᵀB with few columns).
     """
     scores = jnp.einsum("nkd,nqd->nkq", k, q)
     scores = scores if softcap is None else softcap * jnp.tanh(scores / softcap)
     scores = scores if bias is None else scores + bias
-    seen = jnp.ones((1, 1, 1), bool) if allowed is None else allowed
+    allowed = jnp.ones((1, 1, 1), bool) if mask is None else mask
     if first is not None:
-        at_key, at_query = (lax.broadcasted_iota(jnp.int32, scores.shape[1:], axis) for axis in (0, 1))
-        seen = seen & (at_key <= at_query + first)[None]
-    lowest = jnp.asarray(jnp.finfo(scores.dtype).min / 2, scores.dtype)  # -inf would make NaN of a row without keys
-    seen = jnp.broadcast_to(seen, scores.shape)
-    scores = jnp.where(seen, scores, lowest)
+        key_index, query_index = (lax.broadcasted_iota(jnp.int32, scores.shape[1:], axis) for axis in (0, 1))
+        allowed = allowed & (key_index <= query_index + first)[None]
+    lowest = jnp.asarray(jnp.finfo(scores.dtype).min / 2, scores.dtype)  # -inf would give NaN for a query without keys
+    allowed = jnp.broadcast_to(allowed, scores.shape)
+    scores = jnp.where(allowed, scores, lowest)
     p = jnp.exp(scores - _kept(lax.stop_gradient(scores.max(1, keepdims=True))))
-    y = _kept(jnp.einsum("nkd,nkq->ndq", v, p)) / _kept(p.sum(1)[:, None])  # divided last, where there is least to divide
-    if allowed is not None:
-        y = jnp.where(seen.any(1)[:, None], y, jnp.zeros_like(y))
+    y = _kept(jnp.einsum("nkd,nkq->ndq", v, p)) / _kept(p.sum(1)[:, None])  # divided last, where the array is smallest
+    if mask is not None:
+        y = jnp.where(allowed.any(1)[:, None], y, jnp.zeros_like(y))
     return y.swapaxes(1, 2)
 
 
 _kept = functools.partial(checkpoint_name, name="attention")
 
 
-def _by_blocks(attend: Callable, operands: tuple, causal: bool) -> jax.Array:
-    """Blocks of queries, unrolled; of long sequences in loops, two heads at a time, with their scores computed twice."""
+def _in_blocks(attend: Callable, operands: tuple, causal: bool) -> jax.Array:
+    """Blocks of queries, unrolled; for long sequences in loops, two heads at a time, with their scores computed twice."""
     q, k, *_ = operands
-    if q.shape[1] * k.shape[1] <= MOST_SCORES:
+    if q.shape[1] * k.shape[1] <= MAX_SCORES:
         return _unrolled(attend, operands, causal)
     keep = jax.checkpoint_policies.save_only_these_names("attention")
-    again = jax.checkpoint(attend, policy=keep, prevent_cse=False)  # the loops prevent it
-    together = 2 - len(q) % 2
-    split = lambda x: x.reshape(len(x) // together, together, *x.shape[1:])  # noqa: E731
-    y = lax.map(lambda heads: _looped(again, heads, causal), jax.tree.map(split, operands))
+    rematerialized = jax.checkpoint(attend, policy=keep, prevent_cse=False)  # the loops prevent it
+    heads_at_once = 2 - len(q) % 2
+    split = lambda x: x.reshape(len(x) // heads_at_once, heads_at_once, *x.shape[1:])  # noqa: E731
+    y = lax.map(lambda heads: _looped(rematerialized, heads, causal), jax.tree.map(split, operands))
     return lax.collapse(y, 0, 2)
 
 
 def _unrolled(attend: Callable, operands: tuple, causal: bool) -> jax.Array:
-    q, k, v, allowed, bias = operands
+    q, k, v, mask, bias = operands
     queries = q.shape[1]
     if not (causal and queries > 32):
-        return attend(q, k, v, allowed, bias, 0 if causal else None)
-    size = max(32, math.ceil(queries / 8))  # smaller blocks save scores, but their products are slow and many to compile
-    rows = []
+        return attend(q, k, v, mask, bias, 0 if causal else None)
+    size = max(32, math.ceil(queries / 8))  # smaller blocks save scores, but their products are slow to run and to compile
+    blocks = []
     for low in range(0, queries, size):
         high = min(low + size, queries)
-        allowed_here, bias_here = (_part(a, low, high, high) for a in (allowed, bias))
-        rows.append(attend(q[:, low:high], k[:, :high], v[:, :high], allowed_here, bias_here, low))
-    return jnp.concatenate(rows, axis=1)
+        block_mask, block_bias = (_mask_block(a, low, high, high) for a in (mask, bias))
+        blocks.append(attend(q[:, low:high], k[:, :high], v[:, :high], block_mask, block_bias, low))
+    return jnp.concatenate(blocks, axis=1)
 
 
 def _looped(attend: Callable, operands: tuple, causal: bool) -> jax.Array:
-    """Four parts of the queries, each with the keys up to its end, in a loop over blocks; then what is left of them.
+    """Four parts of the queries, each with the keys up to its end, in a loop over blocks; then the remaining queries.
 
-    What one loop needs is free again for the next. In unrolled blocks the scores of all would be in memory at once.
+    The next loop reuses the memory of the last. With unrolled blocks, the scores of all would be in memory at once.
     """
-    q, k, v, allowed, bias = operands
+    q, k, v, mask, bias = operands
     queries, keys, parts = q.shape[1], k.shape[1], 4 if causal else 1
 
     def part_of(low: int, high: int, loop: bool) -> jax.Array:
         end = high if causal else keys
-        part = (q[:, low:high], k[:, :end], v[:, :end], *(_part(a, low, high, end) for a in (allowed, bias)))
+        part = (q[:, low:high], k[:, :end], v[:, :end], *(_mask_block(a, low, high, end) for a in (mask, bias)))
         if not loop:
             return attend(*part, low if causal else None)
 
         def block(first: jax.Array) -> jax.Array:
-            def cut(a: jax.Array | None, axis: int) -> jax.Array | None:
-                return a if a is None or a.shape[axis] == 1 else lax.dynamic_slice_in_dim(a, first, LOOPED, axis)
+            def slice_block(a: jax.Array | None, axis: int) -> jax.Array | None:
+                return a if a is None or a.shape[axis] == 1 else lax.dynamic_slice_in_dim(a, first, BLOCK, axis)
 
-            q, k, v, allowed, bias = part
-            return attend(cut(q, 1), k, v, cut(allowed, 2), cut(bias, 2), first + low if causal else None)
+            q, k, v, mask, bias = part
+            return attend(slice_block(q, 1), k, v, slice_block(mask, 2), slice_block(bias, 2), first + low if causal else None)
 
-        y = lax.map(block, jnp.arange(0, high - low, LOOPED, dtype=jnp.int32))  # (blocks, heads, LOOPED, d)
+        y = lax.map(block, jnp.arange(0, high - low, BLOCK, dtype=jnp.int32))  # (blocks, heads, BLOCK, d)
         return lax.collapse(y.swapaxes(0, 1), 1, 3)
 
-    edges = [LOOPED * (queries // LOOPED * i // parts) for i in range(parts + 1)]
-    rows = [part_of(low, high, True) for low, high in itertools.pairwise(edges) if low < high]
+    edges = [BLOCK * (queries // BLOCK * i // parts) for i in range(parts + 1)]
+    outputs = [part_of(low, high, True) for low, high in itertools.pairwise(edges) if low < high]
     if edges[-1] < queries:
-        rows.append(part_of(edges[-1], queries, False))
-    return jnp.concatenate(rows, axis=1)
+        outputs.append(part_of(edges[-1], queries, False))
+    return jnp.concatenate(outputs, axis=1)
 
 
-def _part(a: jax.Array | None, low: int, high: int, end: int) -> jax.Array | None:
-    """What a block of queries needs of a mask or a bias (heads, keys, queries), whose last two axes may be 1."""
+def _mask_block(a: jax.Array | None, low: int, high: int, end: int) -> jax.Array | None:
+    """The part of a mask or bias (heads, keys, queries) for a block of queries; the last two axes may be 1."""
     if a is None:
         return None
     a = a[:, :end] if a.shape[1] > 1 else a
@@ -199,7 +202,7 @@ def _part(a: jax.Array | None, low: int, high: int, end: int) -> jax.Array | Non
 def _check(query: jax.Array, key: jax.Array, value: jax.Array, mask, bias, causal: bool) -> None:
     shapes = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in (("query", query), ("key", key), ("value", value)))
     if not query.ndim == key.ndim == value.ndim == 4:
-        raise ValueError(f"attention takes (batch, length, heads, d) three times, got {shapes}")
+        raise ValueError(f"attention takes query, key and value of shape (batch, length, heads, d), got {shapes}")
     if not query.dtype == key.dtype == value.dtype or not jnp.issubdtype(query.dtype, jnp.floating):
         raise TypeError(f"query, key and value must have the same floating-point dtype, got {shapes}; cast with .astype")
     if query.shape[0] != key.shape[0] or key.shape[:3] != value.shape[:3] or query.shape[3] != key.shape[3]:
@@ -207,13 +210,13 @@ def _check(query: jax.Array, key: jax.Array, value: jax.Array, mask, bias, causa
             f"batch sizes must be equal, key and value must agree in length and heads, query and key in d: got {shapes}"
         )
     if 0 in key.shape[1:] or 0 in query.shape[2:] or query.shape[2] % key.shape[2]:
-        raise ValueError(f"key's heads must divide query's, and there must be a key to attend to: got {shapes}")
+        raise ValueError(f"the number of key's heads must divide query's, and there must be at least one key: got {shapes}")
     if causal and query.shape[1] != key.shape[1]:
-        raise ValueError(f"causal attention takes as many keys as queries, got {shapes}; give a mask for other layouts")
+        raise ValueError(f"causal attention takes as many keys as queries, got {shapes}; use a mask for other layouts")
     if mask is not None and mask.dtype != jnp.bool_:
-        raise TypeError(f"mask must be boolean, true where a query may attend, got {mask.dtype}; compare, as in mask > 0")
+        raise TypeError(f"mask must be boolean, true where a query may attend, got {mask.dtype}; convert it, as in mask > 0")
     if bias is not None and not jnp.issubdtype(bias.dtype, jnp.floating):
-        raise TypeError(f"bias must be floating-point, got {bias.dtype}; what may be attended to is said by mask")
+        raise TypeError(f"bias must be floating-point, got {bias.dtype}; use mask to exclude keys")
     full = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
     for name, a in (("mask", mask), ("bias", bias)):
         if a is not None and (a.ndim > 4 or any(m not in (1, n) for m, n in zip(a.shape[::-1], full[::-1], strict=False))):

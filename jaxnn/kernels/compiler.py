@@ -1,4 +1,4 @@
-"""Options for XLA that make a CPU program faster, where this jaxlib knows them."""
+"""Options for XLA that make CPU programs faster, if the installed jaxlib supports them."""
 
 import functools
 import threading
@@ -8,20 +8,20 @@ import jax
 
 from jaxnn._jax import is_tracing, platform
 
-# Each product and convolution goes to the library alone. The value without INDIVIDUAL lets XLA join products with what
-# surrounds them, is no faster, and crashes the process where many padded products are added up (jaxlib 0.10.2).
+# Each product and convolution is passed to the library on its own. Without INDIVIDUAL, XLA may fuse a product with the
+# operations around it, which is no faster and crashes the process where many padded products are summed (jaxlib 0.10.2).
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 _lock = threading.Lock()
 
 
 def compiler_options() -> dict[str, str]:
-    """Options to pass as `jax.jit(..., compiler_options=...)` on the current backend.
+    """The options to pass as `jax.jit(..., compiler_options=...)` on the current backend.
 
-    On a CPU they let XLA hand convolutions and matrix products to its fast library, about twice as fast. A jaxlib that
-    does not know them refuses to compile, so the first call compiles a trivial function to find out.
+    On a CPU they let XLA pass convolutions and matrix products to its fast library, which is about twice as fast. A jaxlib
+    that does not support them refuses to compile, so the first call compiles a trivial function to find out.
 
     Returns:
-        A new dict, empty where there is nothing to gain. `jax.jit` takes it at the top level only, see `jit`.
+        A new dict, empty if no option helps. `jax.jit` takes it at the top level only, see `jit`.
 
     Example:
         >>> isinstance(compiler_options(), dict)
@@ -46,28 +46,28 @@ def _known_cpu_options() -> dict[str, str]:
 def jit(function: Callable, **jit_kwargs) -> Callable:
     """`jax.jit` with `compiler_options`.
 
-    JAX allows compiler options on the outermost `jit` only. So a function made here, when it is called while another
-    transformation is tracing, runs as under a plain `jax.jit` and takes on the options of the program around it.
-    Put it outermost: `jit(grad(f))` has the options, `grad(jit(f))` has not.
+    JAX allows compiler options on the outermost `jit` only. So inside another transformation, the function behaves as under
+    a plain `jax.jit` and is compiled with the options of the program around it. Make it outermost: `jit(grad(f))` has the
+    options, `grad(jit(f))` does not.
 
     Args:
         function: The function to compile.
-        **jit_kwargs: Arguments of `jax.jit`; `compiler_options` are added to ours and win over them.
+        **jit_kwargs: Arguments of `jax.jit`; `compiler_options` are added to ours and take precedence.
 
     Returns:
-        The compiled function, with `lower`, `trace`, `eval_shape` and `clear_cache` as `jax.jit` gives them.
+        The compiled function, with the methods `lower`, `trace`, `eval_shape` and `clear_cache` of `jax.jit`.
 
     Example:
         >>> import jax.numpy as jnp
         >>> jit(lambda x: x + 1)(jnp.zeros(2))
         Array([1., 1.], dtype=float32)
     """
-    own_options = jit_kwargs.pop("compiler_options", None) or {}
+    user_options = jit_kwargs.pop("compiler_options", None) or {}
     nested = jax.jit(function, **jit_kwargs)
 
-    @functools.cache  # found at the first call, so that decorating a function starts no backend
+    @functools.cache  # determined at the first call, so that decorating a function does not initialize a backend
     def outermost() -> Callable:
-        return jax.jit(function, compiler_options={**compiler_options(), **own_options}, **jit_kwargs)
+        return jax.jit(function, compiler_options={**compiler_options(), **user_options}, **jit_kwargs)
 
     @functools.wraps(function)
     def run(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy of a linear layer's output, a chunk of tokens at a time: for large vocabularies."""
+"""Softmax cross-entropy of a linear layer's output, one chunk of tokens at a time, for large vocabularies."""
 
 import functools
 import operator
@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 from jaxnn._jax import is_tracer
 from jaxnn.kernels.forms import widen
 
-# Logits held at once, 64 MB of float32: few enough to matter little beside the kernel and its gradient, and so many that
-# reading the kernel for each chunk is not felt.
-MOST_LOGITS = 2**24
+# The number of logits in memory at once, 64 MB of float32: small compared with the kernel and its gradient, and so large
+# that reading the kernel for each chunk costs little.
+MAX_LOGITS = 2**24
 
 
 def linear_cross_entropy(
@@ -25,31 +25,31 @@ def linear_cross_entropy(
     bias: ArrayLike | None = None,
     chunk: int | None = None,
 ) -> jax.Array:
-    """The cross-entropy loss of every token, from the input of the last linear layer.
+    """Compute the cross-entropy loss of each token from the input of the last linear layer.
 
     With logits z, for a token h with label y:
 
         z = h W + b,        loss = log Σⱼ exp zⱼ − z_y
 
-    which is `losses.cross_entropy(hidden @ kernel + bias, labels, reduction="none")`; but the logits, (tokens,
-    vocabulary), are never there as a whole. Each chunk of tokens has its own, which are computed once more for the
-    gradient: four products instead of three, and about as fast, since the plain form waits for memory instead. Where all
-    logits fit in one chunk, they are kept.
+    This equals `losses.cross_entropy(hidden @ kernel + bias, labels, reduction="none")`, but the logits, (tokens,
+    vocabulary), are never in memory as a whole. Those of a chunk of tokens are computed again for the gradient: four
+    products instead of three, at about the same speed, since the plain form is bound by memory. If all logits fit in one
+    chunk, they are kept.
 
     Args:
         hidden: h, (..., d), floating-point.
-        kernel: W, (d, vocabulary), of h's dtype; for tied embeddings, pass their transpose.
-        labels: y, integers (...), from 0.
+        kernel: W, (d, vocabulary), of h's dtype; for tied embeddings, the transpose of their table.
+        labels: y, integers of shape (...), from 0.
         bias: b, (vocabulary,), or None.
-        chunk: How many tokens are computed at once; None takes as many as have 2²⁴ logits together.
+        chunk: The number of tokens per chunk; None takes as many as have 2²⁴ logits together.
 
     Returns:
-        The losses, (...), in at least float32, in which half precision is computed too. A label that is no class gives
-        NaN, in loss and gradient, where labels are traced and nothing can be raised.
+        The losses, (...), in at least float32; half precision is computed in float32. If the labels are traced, so that
+        no error can be raised, a label that is not a class gives NaN in loss and gradient.
 
     Raises:
-        TypeError: If hidden and kernel are not floating-point numbers of one dtype, or labels are not integers.
-        ValueError: If shapes do not fit, the chunk is below 1, or a label is no class.
+        TypeError: If hidden and kernel are not floating-point arrays of one dtype, or the labels are not integers.
+        ValueError: If the shapes do not match, the chunk is below 1, or a label is not a class.
 
     Example:
         >>> hidden, kernel = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
@@ -60,63 +60,63 @@ def linear_cross_entropy(
     bias = jnp.zeros(kernel.shape[1:], hidden.dtype) if bias is None else jnp.asarray(bias)
     _check(hidden, kernel, bias, labels)
     if chunk is None:
-        chunk = -(-labels.size // _pieces(labels.size * kernel.shape[1]))
+        chunk = -(-labels.size // _chunk_count(labels.size * kernel.shape[1]))
     elif operator.index(chunk) < 1:
         raise ValueError(f"chunk must be at least one token, got {chunk}")
     return _in_chunks(hidden, kernel, bias, labels, chunk=chunk)
 
 
-def _pieces(logits: int) -> int:
-    """A power of two, which divides most numbers of tokens: nothing is padded, and shares on several devices stay equal."""
-    return 1 << max(-(-logits // MOST_LOGITS) - 1, 0).bit_length()
+def _chunk_count(logits: int) -> int:
+    """A power of two, which divides most numbers of tokens: no padding, and equal shares on several devices."""
+    return 1 << max(-(-logits // MAX_LOGITS) - 1, 0).bit_length()
 
 
 @functools.partial(jax.jit, static_argnames="chunk")
 def _in_chunks(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, labels: jax.Array, *, chunk: int) -> jax.Array:
     hidden, kernel, bias = widen(hidden), widen(kernel), widen(bias)
     (d, vocabulary), tokens = kernel.shape, labels.size
-    classes = labels.astype(int)  # int, since a narrow type may not hold the vocabulary's size
+    classes = labels.astype(int)  # a narrower type may not hold the vocabulary's size
     known = (classes >= 0) & (classes < vocabulary)
-    hidden = hidden * jnp.where(known, 1, jnp.nan).astype(hidden.dtype)[..., None]  # a product: NaN in the gradient too
-    rows, classes = hidden.reshape(-1, d), classes.reshape(-1)
+    hidden = hidden * jnp.where(known, 1, jnp.nan).astype(hidden.dtype)[..., None]  # a product, so that the gradient is NaN too
+    hidden, classes = hidden.reshape(-1, d), classes.reshape(-1)
     if tokens <= chunk:
-        return _losses(rows, classes, kernel, bias).reshape(labels.shape)
+        return _losses(hidden, classes, kernel, bias).reshape(labels.shape)
 
-    pieces = -(-tokens // chunk)
-    missing = pieces * chunk - tokens
-    rows, classes = jnp.pad(rows, ((0, missing), (0, 0))), jnp.pad(classes, (0, missing))
-    # every chunk takes tokens from all over the batch, so that a batch spread over devices stays where it is
-    rows, classes = (a.reshape(chunk, pieces, *a.shape[1:]).swapaxes(0, 1) for a in (rows, classes))
-    piece = jax.checkpoint(lambda of: _losses(of[0], of[1], kernel, bias))
-    losses = lax.map(piece, (rows, classes)).swapaxes(0, 1)
+    chunks = -(-tokens // chunk)
+    missing = chunks * chunk - tokens
+    hidden, classes = jnp.pad(hidden, ((0, missing), (0, 0))), jnp.pad(classes, (0, missing))
+    # Each chunk takes tokens from the whole batch, so that a batch that is sharded over devices is not moved.
+    hidden, classes = (a.reshape(chunk, chunks, *a.shape[1:]).swapaxes(0, 1) for a in (hidden, classes))
+    losses_of_chunk = jax.checkpoint(lambda tokens: _losses(*tokens, kernel, bias))
+    losses = lax.map(losses_of_chunk, (hidden, classes)).swapaxes(0, 1)
     return losses.reshape(-1)[:tokens].reshape(labels.shape)
 
 
 def _losses(hidden: jax.Array, classes: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     logits = _product(hidden, kernel) + bias.astype(hidden.dtype)[None]  # (tokens, vocabulary)
-    right = lax.broadcasted_iota(classes.dtype, logits.shape, 1) == classes[:, None]
-    chosen = jnp.where(right, logits, 0).sum(axis=-1)  # a dense select, since its gradient needs no scatter
-    return jax.nn.logsumexp(logits, axis=-1) - chosen
+    is_label = lax.broadcasted_iota(classes.dtype, logits.shape, 1) == classes[:, None]
+    of_label = jnp.where(is_label, logits, 0).sum(axis=-1)  # a dense selection, whose gradient needs no scatter
+    return jax.nn.logsumexp(logits, axis=-1) - of_label
 
 
 @jax.custom_jvp
 def _product(x: jax.Array, w: jax.Array) -> jax.Array:
-    """`x @ w`, with a kernel gradient that is fast on a CPU, where XLA multiplies xᵀ g slowly unless xᵀ is an array."""
+    """`x @ w`, with a kernel gradient that is fast on a CPU: XLA computes xᵀ g slowly unless xᵀ is stored."""
     return x @ w
 
 
 @_product.defjvp
 def _product_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x, w), (dx, dw) = primals, tangents
-    transposed = lax.optimization_barrier(x.T)  # without it the compiler folds the transposition back into the product
-    by_w = lax.dot_general(transposed, dw, (((0,), (0,)), ((), ())))  # whose own transpose is transposed @ g
-    return x @ w, dx @ w + by_w
+    transposed = lax.optimization_barrier(x.T)  # without it the compiler folds the transposition into the product
+    of_w = lax.dot_general(transposed, dw, (((0,), (0,)), ((), ())))  # its own transpose is transposed @ g
+    return x @ w, dx @ w + of_w
 
 
 def _check(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, labels: jax.Array) -> None:
     if hidden.dtype != kernel.dtype or not jnp.issubdtype(hidden.dtype, jnp.floating):
         raise TypeError(
-            f"hidden and kernel must be floating-point numbers of one dtype, got {hidden.dtype} and {kernel.dtype}; "
+            f"hidden and kernel must be floating-point arrays of one dtype, got {hidden.dtype} and {kernel.dtype}; "
             "cast one of them with .astype"
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -131,5 +131,5 @@ def _check(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, labels: jax.Ar
     if values.min() < 0 or values.max() >= kernel.shape[1]:
         raise ValueError(
             f"labels run from {values.min()} to {values.max()}, but the kernel has {kernel.shape[1]} classes, numbered from "
-            "0; leave padding tokens out by jnp.where(mask, labels, 0) and a mask on the losses"
+            "0; for padding tokens, pass jnp.where(mask, labels, 0) and mask the losses"
         )

@@ -1,4 +1,4 @@
-"""Dropout whose mask depends on the key and on each element's place alone, cheap enough to be computed where it is used."""
+"""Dropout whose mask depends only on the key and each element's index, and is cheap enough to compute where it is used."""
 
 import math
 
@@ -14,23 +14,23 @@ ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 
 
 def dropout(x: ArrayLike, rate: float | jax.Array, key: jax.Array) -> jax.Array:
-    """Set elements of x to zero at random, and scale the others so that the mean stays.
+    """Set elements of x to zero at random, and scale the others so that the expectation stays the same.
 
         y = x / p  with probability p,  else 0;        p = 1 − rate, rounded to a multiple of 2⁻²⁴
 
-    The scale is that of the rounded p, so the expectation of y is x. The mask is a function of the key and of the place:
-    the same in a plain call, in a compiled one and on every backend, and a longer batch begins with the mask of a shorter
+    The scale uses the rounded p, so the expectation of y is x. The mask is a function of the key and the index: it is
+    the same in eager and compiled calls and on every backend, and a longer batch begins with the mask of a shorter
     one. An element costs one word of Threefry, written so that XLA fuses it into the product; JAX's own generator makes
     several passes over memory on a CPU.
 
     Args:
-        x: Floating-point, any shape.
-        rate: The probability of a zero, in [0, 1]; at 1 everything is dropped. It may be traced, and then y is NaN where
-            it lies outside; it has no derivative.
-        key: A `jax.random.key` that nothing else draws from.
+        x: A floating-point array of any shape.
+        rate: The probability of a zero, in [0, 1]. It may be traced; then a rate outside of this range gives NaN. It has
+            no derivative.
+        key: A `jax.random.key` that is not used elsewhere.
 
     Returns:
-        An array like x.
+        An array of x's shape and dtype.
 
     Raises:
         TypeError: If x is not floating-point.
@@ -45,11 +45,11 @@ def dropout(x: ArrayLike, rate: float | jax.Array, key: jax.Array) -> jax.Array:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"dropout takes floating-point numbers, got {x.dtype}; cast with .astype")
     if not is_tracer(rate) and not 0 <= rate <= 1:
-        raise ValueError(f"dropout takes a rate in [0, 1], the share that is dropped, got {rate}")
+        raise ValueError(f"dropout takes a rate in [0, 1], the fraction of elements to drop, got {rate}")
     return _dropout(x, rate, key)
 
 
-@jax.jit  # called outside of any program, it is one program
+@jax.jit  # one compiled program in an eager call
 def _dropout(x: jax.Array, rate: float | jax.Array, key: jax.Array) -> jax.Array:
     wide = widen(x)
     keep = 1 - jnp.asarray(rate, jnp.float32)
@@ -61,21 +61,21 @@ def _dropout(x: jax.Array, rate: float | jax.Array, key: jax.Array) -> jax.Array
 
 
 def _words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """One random uint32 for each place: the first word of Threefry's block at (row, place in the row)."""
+    """One random uint32 per element: the first word of Threefry's block at (index in the batch, index in the example)."""
     words = jax.random.key_data(key)
     if words.shape != (2,):  # a key of another generator
         words = jax.random.bits(key, (2,), jnp.uint32)
-    rows, *row = shape or (1,)
-    row_numbers = jnp.arange(rows, dtype=jnp.uint32).reshape(rows, *(1 for _ in row))
-    places = jnp.arange(math.prod(row), dtype=jnp.uint32).reshape(1, *row)
-    return threefry((words[0], words[1]), (row_numbers, places))[0].reshape(shape)
+    batch, *example = shape or (1,)
+    in_batch = jnp.arange(batch, dtype=jnp.uint32).reshape(batch, *(1 for _ in example))
+    in_example = jnp.arange(math.prod(example), dtype=jnp.uint32).reshape(1, *example)
+    return threefry((words[0], words[1]), (in_batch, in_example))[0].reshape(shape)
 
 
 def threefry(key: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Threefry-2x32 with 13 rounds: two random words of a key of two words and a block number of two words.
+    """Threefry-2x32 with 13 rounds: two random words from a key of two words and a counter of two words.
 
-    Every bit of the result depends on every bit of the block from 8 rounds on; JAX makes 20, as numbers drawn for other
-    purposes than dropping units may need. Salmon et al. (2011), 'Parallel random numbers: as easy as 1, 2, 3'.
+    From 8 rounds on, every bit of the result depends on every bit of the counter. JAX uses 20 rounds, which other uses than
+    dropout may need. Salmon et al. (2011), 'Parallel random numbers: as easy as 1, 2, 3'.
     """
     keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
     a, b = block[0] + keys[0], block[1] + keys[1]

@@ -1,4 +1,4 @@
-"""The one rule that picks how an operation is written, XLA's own form or ours, and in what precision sums are taken."""
+"""The rule that chooses the form of an operation, XLA's or ours, and the precision of sums."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,21 +7,21 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._jax import has_sharded_type, platform
-from jaxnn._jax import varying_axes as varying  # noqa: F401
+from jaxnn._jax import varying_axes as varying  # noqa: F401  # for callers that do not import jaxnn._jax yet
 from jaxnn.core.primitives import chosen_form, definitions, definitions_are_open  # noqa: F401
 
 
 def choose_form(form: str | None, ours: str, *operands: jax.Array) -> str:
-    """Pick the form of an operation: ours on a CPU, XLA's elsewhere, unless the caller forces one.
+    """Choose the form of an operation: ours on a CPU, XLA's elsewhere, unless the caller forces one.
 
-    On accelerators XLA hands convolutions and pooling to tuned libraries; on a CPU their gradients fall to naive loops.
-    Arrays with a sharding in their type (meshes with explicit axes, outside `shard_map`) take XLA's form too: only
-    its operations have rules for such types.
+    On accelerators XLA passes convolutions and pooling to tuned libraries; on a CPU their gradients become naive loops.
+    Arrays with a sharding in their type (meshes with explicit axes, outside of `shard_map`) use XLA's form too, since only
+    its operations have rules for such types. Inside of `definitions` XLA's form is used everywhere.
 
     Args:
-        form: None to let the rule decide, "xla" or `ours` to force.
-        ours: The name of our own form of this operation.
-        *operands: The arrays it works on.
+        form: None lets the rule decide, "xla" or `ours` forces a form.
+        ours: The name of our form of this operation.
+        *operands: The operation's arrays.
 
     Returns:
         "xla" or `ours`.
@@ -44,13 +44,13 @@ def choose_form(form: str | None, ours: str, *operands: jax.Array) -> str:
 
 
 @contextmanager
-def chosen(operation: str, form: str | None, ours: str, *operands: jax.Array) -> Iterator[str]:
-    """:func:`choose_form`, with the choice as a name around what is traced inside, such as ``max_pool[taps]``.
+def form_scope(operation: str, form: str | None, ours: str, *operands: jax.Array) -> Iterator[str]:
+    """Choose the form as `choose_form` does, and add a named scope to what is traced inside, such as `max_pool[taps]`.
 
     `nn.summary(model, x, kernels=True)` and profilers show it.
 
     Example:
-        >>> with chosen("max_pool", "xla", "taps") as form:
+        >>> with form_scope("max_pool", "xla", "taps") as form:
         ...     form
         'xla'
     """
@@ -60,7 +60,7 @@ def chosen(operation: str, form: str | None, ours: str, *operands: jax.Array) ->
 
 
 def widen(x: jax.Array) -> jax.Array:
-    """Cast half precision to float32, in which sums are taken, and leave every other dtype alone.
+    """Cast half precision to float32, in which sums are computed; leave other dtypes unchanged.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a dense layer does with an array of many rows: a product over the last axis, a bias, and their gradients."""
+"""The affine map of a dense layer over the last axis of an array, its bias, and their gradients."""
 
 import math
 from functools import partial
@@ -10,52 +10,53 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxnn.kernels.forms import choose_form
 
-# XLA's CPU compiler makes a sum over several axes a loop of windows, three times slower than the same sum over one axis,
-# and takes a reshape before the sum apart again. So `column_sum` stands behind a barrier; its custom rule keeps the barrier
-# away from the broadcast that is its transpose and never to be in memory. The gradient of `spread`, mostly a bias's, is a
-# product with ones, as fast as memory allows and as precise as the product beside it, the kernel's gradient.
+# XLA's CPU compiler turns a sum over several axes into a loop of windows, three times slower than the same sum over one
+# axis, and undoes a reshape before the sum. So `column_sum` uses a barrier; its custom rule keeps the barrier away from its
+# transpose, a broadcast that need not be stored. The gradient of `spread`, usually that of a bias, is a product with ones:
+# as fast as memory allows, and as precise as the kernel's gradient, which is a product too.
 
 
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, form: str | None = None) -> jax.Array:
-    """x W + b over the last axis, whatever the axes before it.
+    """Compute x W + b over the last axis of x, with any leading axes.
 
     Args:
         x: (..., n_in).
         kernel: W, (n_in, n_out), of x's dtype.
         bias: b, (n_out,), or None.
-        form: None lets the backend decide, "rows" or "xla" forces a form. They differ in rounding only: on a CPU the
-            leading axes are joined, since in a gradient XLA gives only products of matrices to its fast library.
+        form: None lets the backend decide, "matrix" or "xla" forces a form. They differ in rounding only. "matrix", the
+            form on a CPU, collapses the leading axes, since XLA passes only products of matrices to its fast library in a
+            gradient.
 
     Returns:
         (..., n_out), in x's dtype.
 
     Raises:
-        ValueError: if `form` is another, or shapes do not fit.
+        ValueError: If the form is another, or the shapes do not match.
 
     Example:
         >>> import jax.numpy as jnp
         >>> linear(jnp.ones((2, 3, 4)), jnp.ones((4, 5)), jnp.ones(5)).shape
         (2, 3, 5)
     """
-    rows = x.ndim > 1 and choose_form(form, "rows", x, kernel) == "rows"
-    y = _product(lax.collapse(x, 0, x.ndim - 1), kernel) if rows else jnp.dot(x, kernel)
+    as_matrix = x.ndim > 1 and choose_form(form, "matrix", x, kernel) == "matrix"
+    y = _product(lax.collapse(x, 0, x.ndim - 1), kernel) if as_matrix else jnp.dot(x, kernel)
     y = y.reshape(*x.shape[:-1], kernel.shape[-1])
     return y if bias is None else y + spread(bias.astype(y.dtype), y, form=form)
 
 
 def spread(vector: jax.Array, like: jax.Array, *, form: str | None = None) -> jax.Array:
-    """A vector over the last axis of `like`, repeated over all the others; its gradient is a `column_sum`.
+    """Broadcast a vector over all axes of `like` but the last; its gradient is a `column_sum`.
 
     Args:
         vector: (n,).
         like: (..., n); only its shape is used.
-        form: None lets the backend decide, "rows" or "xla" forces a form. They differ in the gradient's rounding only.
+        form: None lets the backend decide, "matrix" or "xla" forces a form. They differ in the gradient's rounding only.
 
     Returns:
         An array of like's shape and vector's dtype.
 
     Raises:
-        ValueError: if `like` ends in another size.
+        ValueError: If the last axis of `like` has another size.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,9 +66,9 @@ def spread(vector: jax.Array, like: jax.Array, *, form: str | None = None) -> ja
         [12.0, 12.0]
     """
     if vector.shape != like.shape[-1:]:
-        raise ValueError(f"spread takes a vector of like's last size, got shapes {list(vector.shape)} and {list(like.shape)}")
-    rows = like.ndim > 1 and choose_form(form, "rows", vector, like) == "rows"
-    return _spread(vector, like.shape) if rows else _broadcast(vector, like.shape)
+        raise ValueError(f"spread takes a vector as long as like's last axis, got {list(vector.shape)} and {list(like.shape)}")
+    as_matrix = like.ndim > 1 and choose_form(form, "matrix", vector, like) == "matrix"
+    return _spread(vector, like.shape) if as_matrix else _broadcast(vector, like.shape)
 
 
 def spread_tangent(vector: jax.Array, like: jax.Array) -> jax.Array:
@@ -85,30 +86,30 @@ def spread_tangent(vector: jax.Array, like: jax.Array) -> jax.Array:
         >>> spread_tangent(jnp.array([1.0, 2.0]), jnp.zeros((2, 2))).tolist()
         [[1.0, 2.0], [1.0, 2.0]]
     """
-    rows = like.ndim > 1 and choose_form(None, "rows", vector, like) == "rows"
-    return _product_with_ones(vector, like.shape) if rows else _broadcast(vector, like.shape)
+    as_matrix = like.ndim > 1 and choose_form(None, "matrix", vector, like) == "matrix"
+    return _product_with_ones(vector, like.shape) if as_matrix else _broadcast(vector, like.shape)
 
 
 def column_sum(x: jax.Array, *, form: str | None = None) -> jax.Array:
-    """The sum over all axes but the last.
+    """Sum over all axes but the last.
 
     Args:
-        x: (..., n), at least one axis.
-        form: None lets the backend decide, "rows" or "xla" forces a form. They differ in rounding only.
+        x: (..., n), with at least one axis.
+        form: None lets the backend decide, "matrix" or "xla" forces a form. They differ in rounding only.
 
     Returns:
         (n,), in x's dtype.
 
     Raises:
-        ValueError: if `form` is another.
+        ValueError: If the form is another.
 
     Example:
         >>> import jax.numpy as jnp
         >>> column_sum(jnp.ones((2, 3, 4))).tolist()
         [6.0, 6.0, 6.0, 6.0]
     """
-    rows = x.ndim > 2 and choose_form(form, "rows", x) == "rows"
-    return _column_sum(x) if rows else _plain_sum(x)
+    as_matrix = x.ndim > 2 and choose_form(form, "matrix", x) == "matrix"
+    return _column_sum(x) if as_matrix else _plain_sum(x)
 
 
 @jax.custom_jvp
@@ -118,7 +119,7 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @partial(_product.defjvp, symbolic_zeros=True)
 def _product_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """The kernel's part as it is written transposes to a product of xᵀ, copied, which `vmap` leaves to the fast library."""
+    """The kernel's term is written so that its transpose is a product of a copied xᵀ, which is fast under `vmap` too."""
     (x, kernel), (dx, dkernel) = primals, tangents
     parts = [] if isinstance(dx, SymbolicZero) else [jnp.dot(dx, kernel)]
     if not isinstance(dkernel, SymbolicZero):

@@ -1,4 +1,4 @@
-"""Batch normalization as one operation, whose gradient takes two sums over the batch."""
+"""Batch normalization as one operation whose gradient needs two sums over the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,18 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) 
 
         μ = mean x,   v = mean (x − μ)²,   y = γ (x − μ) / √(v + ε) + β
 
-    Left to itself, differentiation sums over the batch once for each place where μ and v are used; written out, with
-    w = γ / √(v + ε) and x̂ = (x − μ) / √(v + ε), the input's gradient is w (g − mean g − x̂ mean(x̂ g)), and both sums are
-    the gradients of β and γ.
+    Automatic differentiation would sum over the batch for each use of μ and v. In closed form, with w = γ / √(v + ε) and
+    x̂ = (x − μ) / √(v + ε), the input's gradient is w (g − mean g − x̂ mean(x̂ g)), and both sums are also the gradients of
+    β and γ.
 
     Args:
-        x: (..., channels), at least two elements a channel.
+        x: (..., channels), with at least two elements per channel.
         scale: γ, (channels,), of x's dtype.
         bias: β, (channels,), of x's dtype.
-        epsilon: ε, which bounds the factor where a channel hardly varies.
+        epsilon: ε, which bounds the factor for channels of little variance.
 
     Returns:
-        y like x, and μ and v, (channels,).
+        y, of x's shape, and μ and v, (channels,).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

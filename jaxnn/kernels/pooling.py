@@ -12,24 +12,24 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.forms import chosen, widen
-from jaxnn.kernels.windows import MOST_TAPS, Pairs, dilated, output_sizes, per_axis, resolve_padding
+from jaxnn.kernels.forms import form_scope, widen
+from jaxnn.kernels.windows import MAX_TAPS, Padding, dilated_size, output_sizes, per_axis, resolve_padding
 
 
 class Geometry(NamedTuple):
-    """Where the windows lie: a tuple entry per spatial axis. The padding includes what the last window overhangs."""
+    """The positions of the windows: a tuple entry per spatial axis. The padding includes the overhang of the last window."""
 
-    window: tuple[int, ...]
+    kernel_size: tuple[int, ...]
     strides: tuple[int, ...]
-    padding: Pairs
+    padding: Padding
     dilation: tuple[int, ...]
-    places: tuple[int, ...]
+    out_sizes: tuple[int, ...]
     overhang: tuple[int, ...]
 
 
 def max_pool(
     x: ArrayLike,
-    window: int | Sequence[int],
+    kernel_size: int | Sequence[int],
     *,
     strides: int | Sequence[int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
@@ -37,32 +37,32 @@ def max_pool(
     ceil_mode: bool = False,
     form: str | None = None,
 ) -> jax.Array:
-    """The largest element of every window.
+    """Take the largest element of each window.
 
     With stride s, dilation d and low padding p, along one axis:
 
         y[b, j, c] = max_t x[b, j·s + t·d − p, c]        over the t that fall inside x
 
-    The derivative goes to the element that is the maximum, on ties to the first one in row-major order (XLA's and
-    PyTorch's rule; ReLU makes ties common). NaN is larger than any number. On a CPU the gradient is written without
-    XLA's `select_and_scatter`, which is slow there.
+    The gradient goes to the element that is the maximum, on ties to the first one in row-major order (XLA's and
+    PyTorch's rule; ReLU makes ties common). NaN is larger than any number. On a CPU the gradient avoids XLA's
+    `select_and_scatter`, which is slow there.
 
     Args:
         x: The input, (batch, *space, C), real numbers, with one to three spatial axes.
-        window: Size of the window, one integer or one per spatial axis.
-        strides: Step of the window; None steps by the window's own size.
+        kernel_size: Size of the window, one integer or one per spatial axis.
+        strides: Strides of the window, one integer or one per spatial axis; None takes the window's size.
         padding: "VALID" (none), "SAME" (⌈size / stride⌉ outputs), or a (low, high) pair per spatial axis, each
-            smaller than the window. Padded positions never win.
-        dilation: Distance between the window's positions, one integer or one per spatial axis.
-        ceil_mode: Whether a last window that overhangs the padded input is taken too, if it begins inside the input or
+            smaller than the window. Padding is never the maximum.
+        dilation: Distance between the window's elements, one integer or one per spatial axis.
+        ceil_mode: Whether to include a last window that overhangs the padded input, if it begins inside the input or
             its low padding (PyTorch's rule).
         form: None lets the backend and the window's size decide, "taps" or "xla" forces a form; "xla" has no dilation.
 
     Returns:
-        (batch, *places, C), in x's dtype.
+        (batch, *out_space, C), in x's dtype.
 
     Raises:
-        ValueError: If the input, window, strides and padding do not fit each other.
+        ValueError: If the input, kernel_size, strides and padding do not match.
         TypeError: If x does not hold integers or real floating-point numbers.
 
     Example:
@@ -74,27 +74,27 @@ def max_pool(
         Array([0., 1., 0., 0.], dtype=float32)
     """
     x = jnp.asarray(x)
-    geometry = _geometry(x, window, strides, padding, dilation, ceil_mode)
+    geometry = _geometry(x, kernel_size, strides, padding, dilation, ceil_mode)
     integral = jnp.issubdtype(x.dtype, jnp.integer)
     if not integral and not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"max_pool takes integers or real floating-point numbers, got {x.dtype}; cast with .astype")
-    apart = max(geometry.dilation) > 1  # XLA's maximum over such windows has no gradient
-    if form == "xla" and apart:
-        raise ValueError('max_pool has no form="xla" for windows with dilation; leave form out')
-    large = form is None and math.prod(geometry.window) > MOST_TAPS
-    if large and apart:
-        return _by_axis(x, geometry)
-    if large or (form is None and apart):
+    dilated = max(geometry.dilation) > 1  # XLA's maximum over such windows has no gradient
+    if form == "xla" and dilated:
+        raise ValueError('max_pool does not support dilation with form="xla"; omit form')
+    large = form is None and math.prod(geometry.kernel_size) > MAX_TAPS
+    if large and dilated:
+        return _max_by_axis(x, geometry)
+    if large or (form is None and dilated):
         form = "xla" if large else "taps"
-    with chosen("max_pool", form, "taps", x) as form:
+    with form_scope("max_pool", form, "taps", x) as form:
         if form == "xla":
             return _reduce_window(x, _lowest(x.dtype), lax.max, geometry)
-        return _largest(x, geometry) if integral else _max_pool(x, geometry)
+        return _max_by_taps(x, geometry) if integral else _max_pool(x, geometry)
 
 
 def avg_pool(
     x: ArrayLike,
-    window: int | Sequence[int],
+    kernel_size: int | Sequence[int],
     *,
     strides: int | Sequence[int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
@@ -102,7 +102,7 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> jax.Array:
-    """The mean of every window, over the positions that lie inside the input (padded ones do not count by default).
+    """Take the mean of each window, over the elements that lie inside the input (padding does not count by default).
 
     With stride s, dilation d and low padding p, along one axis:
 
@@ -110,20 +110,20 @@ def avg_pool(
 
     Args:
         x: The input, (batch, *space, C), floating-point, with one to three spatial axes.
-        window: Size of the window, one integer or one per spatial axis.
-        strides: Step of the window; None steps by the window's own size.
+        kernel_size: Size of the window, one integer or one per spatial axis.
+        strides: Strides of the window, one integer or one per spatial axis; None takes the window's size.
         padding: "VALID" (none), "SAME" (⌈size / stride⌉ outputs), or a (low, high) pair per spatial axis, each
             smaller than the window.
-        dilation: Distance between the window's positions, one integer or one per spatial axis.
-        ceil_mode: Whether a last window that overhangs the padded input is taken too, if it begins inside the input or
-            its low padding (PyTorch's rule). What overhangs never counts.
-        count_include_pad: Whether padded positions count, as zeros.
+        dilation: Distance between the window's elements, one integer or one per spatial axis.
+        ceil_mode: Whether to include a last window that overhangs the padded input, if it begins inside the input or
+            its low padding (PyTorch's rule). The overhang never counts.
+        count_include_pad: Whether padding counts, as zeros.
 
     Returns:
-        (batch, *places, C), in x's dtype; half precision is summed in float32.
+        (batch, *out_space, C), in x's dtype; half precision is summed in float32.
 
     Raises:
-        ValueError: If the input, window, strides and padding do not fit each other.
+        ValueError: If the input, kernel_size, strides and padding do not match.
         TypeError: If x is not floating-point.
 
     Example:
@@ -133,7 +133,7 @@ def avg_pool(
         Array([2., 5.], dtype=float32)
     """
     x = jnp.asarray(x)
-    geometry = _geometry(x, window, strides, padding, dilation, ceil_mode)
+    geometry = _geometry(x, kernel_size, strides, padding, dilation, ceil_mode)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"avg_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
     total = _reduce_window(widen(x), 0, lax.add, geometry)
@@ -142,28 +142,28 @@ def avg_pool(
 
 def sum_pool(
     x: ArrayLike,
-    window: int | Sequence[int],
+    kernel_size: int | Sequence[int],
     *,
     strides: int | Sequence[int] | None = None,
     padding: str | Sequence[tuple[int, int]] = "VALID",
     dilation: int | Sequence[int] = 1,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """The sum of every window, over the positions that lie inside the input.
+    """Take the sum of each window, over the elements that lie inside the input.
 
     Args:
         x: The input, (batch, *space, C), floating-point, with one to three spatial axes.
-        window: Size of the window, one integer or one per spatial axis.
-        strides: Step of the window; None steps by the window's own size.
+        kernel_size: Size of the window, one integer or one per spatial axis.
+        strides: Strides of the window, one integer or one per spatial axis; None takes the window's size.
         padding: As for `avg_pool`.
         dilation: As for `avg_pool`.
         ceil_mode: As for `avg_pool`.
 
     Returns:
-        (batch, *places, C), in x's dtype; half precision is summed in float32.
+        (batch, *out_space, C), in x's dtype; half precision is summed in float32.
 
     Raises:
-        ValueError: If the input, window, strides and padding do not fit each other.
+        ValueError: If the input, kernel_size, strides and padding do not match.
         TypeError: If x is not floating-point.
 
     Example:
@@ -174,45 +174,45 @@ def sum_pool(
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"sum_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
-    geometry = _geometry(x, window, strides, padding, dilation, ceil_mode)
+    geometry = _geometry(x, kernel_size, strides, padding, dilation, ceil_mode)
     return _reduce_window(widen(x), 0, lax.add, geometry).astype(x.dtype)
 
 
-def _geometry(x: jax.Array, window, strides, padding, dilation, ceil_mode: bool) -> Geometry:
+def _geometry(x: jax.Array, kernel_size, strides, padding, dilation, ceil_mode: bool) -> Geometry:
     axes, sizes = x.ndim - 2, x.shape[1:-1]
     if axes not in (1, 2, 3):
         raise ValueError(
-            f"pooling takes (batch, *space, C) with one to three spatial axes, got {x.dtype}{list(x.shape)}; a single "
+            f"pooling takes an input (batch, *space, C) with one to three spatial axes, got {x.dtype}{list(x.shape)}; a single "
             "example needs a batch axis, x[None]"
         )
-    window, dilation = per_axis(window, axes, "window"), per_axis(dilation, axes, "dilation")
-    strides = window if strides is None else per_axis(strides, axes, "strides")
-    span = tuple(map(dilated, window, dilation))
-    padding = resolve_padding(padding, sizes, span, strides)
-    if any(not 0 <= p < w for pair, w in zip(padding, span, strict=True) for p in pair):
-        raise ValueError(f"padding {padding} must not be negative and must be smaller than the window {span}")
+    kernel_size, dilation = per_axis(kernel_size, axes, "kernel_size"), per_axis(dilation, axes, "dilation")
+    strides = kernel_size if strides is None else per_axis(strides, axes, "strides")
+    window = tuple(map(dilated_size, kernel_size, dilation))
+    padding = resolve_padding(padding, sizes, window, strides)
+    if any(not 0 <= p < w for pair, w in zip(padding, window, strict=True) for p in pair):
+        raise ValueError(f"padding {padding} must not be negative and must be smaller than the window {window}")
     overhang = (0,) * axes
     if ceil_mode:
-        overhang = tuple(map(_overhang, sizes, span, strides, padding))
+        overhang = tuple(map(_overhang, sizes, window, strides, padding))
         padding = tuple((low, high + over) for (low, high), over in zip(padding, overhang, strict=True))
-    places = output_sizes(sizes, span, strides, padding)
-    if 0 in places or 0 in sizes:
-        raise ValueError(f"the window {span} does not fit into the input's {sizes} with padding {padding}")
-    geometry = Geometry(window, strides, padding, dilation, places, overhang)
+    out_sizes = output_sizes(sizes, window, strides, padding)
+    if 0 in out_sizes or 0 in sizes:
+        raise ValueError(f"the window {window} does not fit into the input's {sizes} with padding {padding}")
+    geometry = Geometry(kernel_size, strides, padding, dilation, out_sizes, overhang)
     if 0 in _count(sizes, geometry):
         raise ValueError(
-            f"a window {window} with dilation {dilation} and padding {padding} sees nothing of the input's {sizes}: use "
-            "less padding or less dilation"
+            f"kernel_size {kernel_size} with dilation {dilation} and padding {padding} gives a window that covers nothing of "
+            f"the input's {sizes}; use less padding or less dilation"
         )
     return geometry
 
 
-def _overhang(size: int, span: int, stride: int, padding: tuple[int, int]) -> int:
-    """How far beyond the high padding a last window reaches that begins inside the input or its low padding."""
+def _overhang(size: int, window: int, stride: int, padding: tuple[int, int]) -> int:
+    """The length by which the last window that begins inside the input or its low padding exceeds the high padding."""
     low, high = padding
-    places = -(-max(size + low + high - span, 0) // stride) + 1
-    places -= (places - 1) * stride >= size + low
-    return max((places - 1) * stride + span - size - low - high, 0)
+    outputs = -(-max(size + low + high - window, 0) // stride) + 1
+    outputs -= (outputs - 1) * stride >= size + low
+    return max((outputs - 1) * stride + window - size - low - high, 0)
 
 
 def _reduce_window(x: jax.Array, initial, operation, geometry: Geometry) -> jax.Array:
@@ -223,17 +223,17 @@ def _reduce_window(x: jax.Array, initial, operation, geometry: Geometry) -> jax.
 
 
 def _count(sizes: tuple[int, ...], geometry: Geometry, padded: bool = False) -> np.ndarray:
-    """How many positions each window covers, (1, *places, 1), or one number where they all cover the same.
+    """The number of elements in each window, (1, *out_space, 1), or one number if it is the same for all.
 
-    Positions inside the input, or also the `padded` ones; those of the overhang never.
+    Elements of the input count, and if `padded` those of the padding; the overhang never does.
     """
     if not any(map(any, geometry.padding)):
-        return np.array(math.prod(geometry.window))
+        return np.array(math.prod(geometry.kernel_size))
     counts = []
-    for n, w, s, (low, high), d, places, over in zip(sizes, *geometry, strict=True):
-        seen = np.arange(places)[:, None] * s - low + np.arange(w)[None, :] * d
+    for n, k, s, (low, high), d, m, over in zip(sizes, *geometry, strict=True):
+        positions = np.arange(m)[:, None] * s - low + np.arange(k)[None, :] * d
         start, stop = (-low, n + high - over) if padded else (0, n)
-        counts.append(((seen >= start) & (seen < stop)).sum(1))
+        counts.append(((positions >= start) & (positions < stop)).sum(1))
     return functools.reduce(np.multiply.outer, counts)[None, ..., None]
 
 
@@ -241,99 +241,99 @@ def _lowest(dtype):
     return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
 
 
-# The maximum by taps. A tap is one position in the window, and its code is its number in row-major order. What a tap sees
-# of the input is a strided slice, and the places where it looks outside are padded afterwards, so that the compiler fuses
-# the padding with the rest instead of writing a padded copy of the input.
+# The maximum by taps. A tap is an element of the window, and its code is its number in row-major order. The elements of the
+# input at one tap of all windows are a strided slice. The outputs whose window has this tap outside of the input are padded
+# afterwards, so that the compiler fuses the padding with the rest instead of writing a padded copy of the input.
 
 
-def _views(x: jax.Array, geometry: Geometry) -> Iterator[tuple[tuple, tuple, list]]:
-    """For each tap: the part of x it sees, the places from which it sees it, and the padding from these to all places."""
-    for tap in np.ndindex(*geometry.window):
-        seen, places, edges = [], [], []
+def _tap_slices(x: jax.Array, geometry: Geometry) -> Iterator[tuple[tuple, tuple, list]]:
+    """For each tap: the slice of x, the slice of the outputs it belongs to, and the padding from these to all outputs."""
+    for tap in np.ndindex(*geometry.kernel_size):
+        inputs, outputs, edges = [], [], []
         for n, t, s, (low, _), d, m in zip(x.shape[1:-1], tap, *geometry[1:5], strict=True):
             t = t * d
-            first, stop = (min(max(-((t - low - end) // s), 0), m) for end in (0, n))  # 0 ≤ place · s + t − low < n
-            seen.append(slice(first * s + t - low, stop * s + t - low, s))
-            places.append(slice(first, stop))
+            first, stop = (min(max(-((t - low - end) // s), 0), m) for end in (0, n))  # 0 ≤ output · s + t − low < n
+            inputs.append(slice(first * s + t - low, stop * s + t - low, s))
+            outputs.append(slice(first, stop))
             edges.append((first, m - stop, 0))
-        yield (slice(None), *seen), (slice(None), *places), [(0, 0, 0), *edges, (0, 0, 0)]
+        yield (slice(None), *inputs), (slice(None), *outputs), [(0, 0, 0), *edges, (0, 0, 0)]
 
 
-def _largest(x: jax.Array, geometry: Geometry) -> jax.Array:
+def _max_by_taps(x: jax.Array, geometry: Geometry) -> jax.Array:
     lowest = np.asarray(_lowest(x.dtype), x.dtype)[()]
-    return functools.reduce(jnp.maximum, [lax.pad(x[seen], lowest, edges) for seen, _, edges in _views(x, geometry)])
+    return functools.reduce(jnp.maximum, [lax.pad(x[part], lowest, edges) for part, _, edges in _tap_slices(x, geometry)])
 
 
-def _by_axis(x: jax.Array, geometry: Geometry) -> jax.Array:
-    """One axis after the other, the last first: of equal elements the first in row-major order is still the one."""
-    rows = zip(*geometry[:-1], strict=True)  # the padding includes the overhang
-    for axis, (window, stride, (low, _), dilation, places) in reversed(list(enumerate(rows, 1))):
-        taps = (np.arange(places) * stride - low)[:, None] + (np.arange(window) * dilation)[None]
-        inside = (taps >= 0) & (taps < x.shape[axis])
-        there = np.any(inside, axis=1)
-        taps = np.where(inside, taps, np.take_along_axis(taps, inside.argmax(1)[:, None], 1))  # an element more than once
-        seen = jnp.take(x, jnp.asarray(np.where(there[:, None], taps, 0)), axis)
-        x = jnp.take_along_axis(seen, jnp.argmax(seen, axis + 1, keepdims=True), axis + 1).squeeze(axis + 1)
-        if not there.all():
-            some = jnp.asarray(there).reshape(-1, *[1] * (x.ndim - axis - 1))
-            x = jnp.where(jnp.expand_dims(some, range(axis)), x, jnp.asarray(_lowest(x.dtype), x.dtype))
+def _max_by_axis(x: jax.Array, geometry: Geometry) -> jax.Array:
+    """One axis after the other, the last first, so that on ties the first in row-major order is still the maximum."""
+    axes = zip(*geometry[:-1], strict=True)  # the padding includes the overhang
+    for axis, (size, stride, (low, _), dilation, outputs) in reversed(list(enumerate(axes, 1))):
+        positions = (np.arange(outputs) * stride - low)[:, None] + (np.arange(size) * dilation)[None]
+        inside = (positions >= 0) & (positions < x.shape[axis])
+        nonempty = np.any(inside, axis=1)
+        first_inside = np.take_along_axis(positions, inside.argmax(1)[:, None], 1)
+        positions = np.where(inside, positions, first_inside)  # repeating an element does not change the maximum
+        elements = jnp.take(x, jnp.asarray(np.where(nonempty[:, None], positions, 0)), axis)
+        x = jnp.take_along_axis(elements, jnp.argmax(elements, axis + 1, keepdims=True), axis + 1).squeeze(axis + 1)
+        if not nonempty.all():
+            mask = jnp.asarray(nonempty).reshape(-1, *[1] * (x.ndim - axis - 1))
+            x = jnp.where(jnp.expand_dims(mask, range(axis)), x, jnp.asarray(_lowest(x.dtype), x.dtype))
     return x
 
 
 def _winner(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
     """The code of the first tap of each window that holds its maximum y."""
-    y = jnp.where(jnp.isnan(y), jnp.asarray(jnp.inf, y.dtype), y)  # then only a NaN, and infinity, is not less than it
+    y = jnp.where(jnp.isnan(y), jnp.asarray(jnp.inf, y.dtype), y)  # then only NaN and infinity are not less than it
     winner = jnp.zeros(y.shape, jnp.float32)
-    for code, (seen, places, edges) in reversed(list(enumerate(_views(x, geometry)))):
-        loses = lax.pad(x[seen] < y[places], np.True_, edges)
+    for code, (part, outputs, edges) in reversed(list(enumerate(_tap_slices(x, geometry)))):
+        loses = lax.pad(x[part] < y[outputs], np.True_, edges)
         winner = jnp.where(loses, winner, np.float32(code**2))
-    # XLA repeats cheap operations in each of their consumers, which would search anew for every element of the gradient.
-    # A square root it takes for dear, so the winners are stored, in few bytes.
+    # XLA repeats cheap operations in each of their consumers, which would search again for each element of the gradient.
+    # It considers a square root expensive, so the winners are stored, in few bytes.
     return lax.sqrt(winner).astype(_code_type(geometry))
 
 
 def _code_type(geometry: Geometry) -> np.dtype:
-    return np.min_scalar_type(-math.prod(geometry.window) - 1)
+    return np.min_scalar_type(-math.prod(geometry.kernel_size) - 1)
 
 
 def _pick(v: jax.Array, winner: jax.Array, geometry: Geometry) -> jax.Array:
-    """The element of v that won in each window: linear in v.
+    """Select the element of v at the winning tap of each window: linear in v.
 
     The obvious form, a sum of strided slices of v, has a slow transpose: strided slices become dilated paddings, one
-    for each tap. Here v is cut into cells of one stride: with strides (2, 2) it is (batch, rows, 2, columns, 2, C). A
-    window of w positions begins in a cell of its own and reaches (w − 1)·d // s cells further. The cells' winners move and
-    v stays, so that in the transpose the gradient is padded once and then only sliced and compared.
+    per tap. Here v is divided into cells as large as the strides: with strides (2, 2) it is (batch, rows, 2, columns, 2, C).
+    The window of k taps of an output begins in the output's cell and extends over the next (k − 1)·d // s cells. The winners
+    are shifted and v is not, so that in the transpose the gradient is padded once and then only sliced and compared.
     """
-    window, strides, padding, dilation, places, _ = geometry
+    kernel_size, strides, padding, dilation, out_sizes, _ = geometry
     axes = len(strides)
-    reach = tuple((w - 1) * d // s for w, d, s in zip(window, dilation, strides, strict=True))
-    cells = tuple(n + r for n, r in zip(places, reach, strict=True))
+    reach = tuple((k - 1) * d // s for k, d, s in zip(kernel_size, dilation, strides, strict=True))
+    cells = tuple(n + r for n, r in zip(out_sizes, reach, strict=True))
     edges = zip(v.shape[1:-1], cells, strides, padding, strict=True)
     config = [(0, 0, 0), *((low, m * s - n - low, 0) for n, m, s, (low, _) in edges), (0, 0, 0)]
     v = lax.pad(v, jnp.zeros((), v.dtype), config)
     v = v.reshape(v.shape[0], *(size for pair in zip(cells, strides, strict=True) for size in pair), v.shape[-1])
-    within = tuple(range(2, 2 * axes + 1, 2))  # the axes of v that run inside a cell
+    inner_axes = tuple(range(2, 2 * axes + 1, 2))  # the axes of v inside a cell
     codes = np.full([(r + 1) * s for r, s in zip(reach, strides, strict=True)], -1, winner.dtype)
-    codes[tuple(slice(0, dilated(w, d), d) for w, d in zip(window, dilation, strict=True))] = np.arange(
-        math.prod(window)
-    ).reshape(window)
+    taps = tuple(slice(0, dilated_size(k, d), d) for k, d in zip(kernel_size, dilation, strict=True))
+    codes[taps] = np.arange(math.prod(kernel_size)).reshape(kernel_size)
     winner = lax.pad(winner, winner.dtype.type(-2), [(0, 0, 0), *((r, r, 0) for r in reach), (0, 0, 0)])
 
     def part(shift: tuple[int, ...]) -> jax.Array:
-        rows = list(zip(shift, reach, cells, strict=True))
-        holder = winner[(slice(None), *(slice(r - a, r - a + m) for a, r, m in rows))]
+        spatial = list(zip(shift, reach, cells, strict=True))
+        shifted = winner[(slice(None), *(slice(r - a, r - a + m) for a, r, m in spatial))]
         cell = codes[tuple(slice(a * s, (a + 1) * s) for a, s in zip(shift, strides, strict=True))]
-        won = lax.expand_dims(holder, within) == np.expand_dims(cell, (0, *range(1, 2 * axes, 2), 2 * axes + 1))
-        picked = jnp.where(won, v, jnp.zeros((), v.dtype)).sum(within)
-        return lax.pad(picked, jnp.zeros((), v.dtype), [(0, 0, 0), *((r - a, a, 0) for a, r, _ in rows), (0, 0, 0)])
+        won = lax.expand_dims(shifted, inner_axes) == np.expand_dims(cell, (0, *range(1, 2 * axes, 2), 2 * axes + 1))
+        picked = jnp.where(won, v, jnp.zeros((), v.dtype)).sum(inner_axes)
+        return lax.pad(picked, jnp.zeros((), v.dtype), [(0, 0, 0), *((r - a, a, 0) for a, r, _ in spatial), (0, 0, 0)])
 
     total = functools.reduce(operator.add, map(part, np.ndindex(*(r + 1 for r in reach))))
-    return total[(slice(None), *(slice(r, r + n) for r, n in zip(reach, places, strict=True)))]
+    return total[(slice(None), *(slice(r, r + n) for r, n in zip(reach, out_sizes, strict=True)))]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _max_pool(x: jax.Array, geometry: Geometry) -> jax.Array:
-    return _largest(x, geometry)
+    return _max_by_taps(x, geometry)
 
 
 @_max_pool.defjvp

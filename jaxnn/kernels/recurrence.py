@@ -1,9 +1,9 @@
-"""A recurrence over time with one affine map a step: the heart of every RNN, LSTM and GRU.
+"""A recurrence over time with one affine map per step: the core of an RNN, LSTM or GRU.
 
-Differentiated step by step, a scan adds to the gradient of the whole kernel, and sums the bias's over the batch, at every
-step. Here the derivative is written down for the recurrence as one: the tangents of kernel, bias and input act on all
-steps in one product, before a scan that is linear and knows nothing of them. Transposed, that is a backward scan, and
-after it one product for all weights.
+Differentiated step by step, a scan adds to the gradient of the whole kernel, and sums that of the bias over the batch, at
+every step. Here the derivative is defined for the recurrence as a whole: the tangents of kernel, bias and input act on all
+steps in one product, before a linear scan that does not depend on them. Its transpose is a backward scan, followed by one
+product for all weights.
 """
 
 import functools
@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnn._jax import vary_alike
-from jaxnn.kernels.forms import chosen, widen
+from jaxnn.kernels.forms import form_scope, widen
 
 Cell = Callable[[jax.Array, Any], Any]
 
@@ -32,33 +32,33 @@ def recurrence(
     *,
     form: str | None = None,
 ) -> tuple[Any, jax.Array]:
-    """Run a cell over the time axis of x, with an affine map of input and output in front of it.
+    """Run a cell over the time axis of x, after an affine map of the input and the previous output.
 
-    For every step, with h the first array of the carry:
+    At each step, with h the first array of the carry:
 
         z[t] = [x[t] W, 0] + [0, h[t−1] U] + b;  carry[t] = cell(z[t], carry[t−1])
 
-    W acts on the first columns of z and U on the last. Mostly both act on all. On a CPU each step then makes one product
-    of x and h together, and the gradients of W, U and b are one product over all steps; the cell's sigmoids and tanhs
-    are kept for the backward pass, and the rest of it is computed again there. Where some columns are apart, as a GRU
-    wants them, that was slower than a plain scan. Every transformation of JAX applies.
+    W acts on the first columns of z and U on the last; usually both act on all. Then, on a CPU, each step computes one
+    product of x and h together, and the gradients of W, U and b are one product over all steps. The cell's sigmoids and
+    tanhs are kept for the backward pass, which computes the rest of the cell again. If only W or only
+    U acts on some columns, as in a GRU, this was measured to be slower than a plain scan. Every transformation of JAX applies.
 
     Args:
-        cell: From z (batch, width) and a carry to the next carry. It may close over traced arrays.
+        cell: A function of z, (batch, width), and the carry that returns the next carry. It may close over traced arrays.
         x: The input, (batch, time, n_in).
         kernel: W, (n_in, at most width).
         recurrent_kernel: U, (features, at most width); each column of z belongs to W, to U or to both.
         bias: b, (width,).
         carry: The carry before the first step: one array h, (batch, features), or a tuple of arrays whose first is h.
-        mask: (batch, time), true where there is data: elsewhere the carry stays as it was and the output is zero. None
-            means everywhere.
-        form: None lets the backend and the widths decide; "joined" forces the form described here, "xla" a plain scan.
+        mask: (batch, time), true where there is data. Elsewhere the carry is unchanged and the output is zero. None is
+            true everywhere.
+        form: None lets the backend and the widths decide, "joined" forces the form described above, "xla" a plain scan.
 
     Returns:
-        The last carry and every h, (batch, time, features), in the dtype of x; half precision is summed in float32.
+        The last carry and all h, (batch, time, features), in the dtype of x; half precision is summed in float32.
 
     Raises:
-        ValueError: If the shapes do not fit each other or the form.
+        ValueError: If the shapes do not match each other or the form.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,9 +72,9 @@ def recurrence(
     mask = None if mask is None else jnp.asarray(mask, bool)
     _check(*arrays, mask=mask)
     joined = arrays[1].shape[-1] == arrays[2].shape[-1] == len(arrays[3])
-    with chosen("recurrence", "xla" if form is None and not joined else form, "joined", *jax.tree.leaves(arrays)) as form:
+    with form_scope("recurrence", "xla" if form is None and not joined else form, "joined", *jax.tree.leaves(arrays)) as form:
         if form == "joined" and not joined:
-            raise ValueError('the form "joined" wants kernel and recurrent_kernel as wide as the bias; take form="xla"')
+            raise ValueError('form="joined" needs a kernel and recurrent_kernel as wide as the bias; use form="xla"')
         return _time_first(cell, form, *vary_alike((*arrays, mask)))
 
 
@@ -87,9 +87,9 @@ def _check(x, kernel, recurrent_kernel, bias, carry, *, mask) -> None:
     expected = [[*x.shape], [x.shape[-1], widths[0]], [h.shape[-1], widths[1]], [*bias.shape], [x.shape[0], h.shape[-1]]]
     if shapes != expected or bias.ndim != 1:
         names = "x, kernel, recurrent_kernel, bias and h"
-        raise ValueError(f"the shapes of {names} do not fit: expected {expected}, got {shapes}")
+        raise ValueError(f"recurrence: the shapes of {names} do not match; expected {expected}, got {shapes}")
     if not max(widths) <= len(bias) <= sum(widths):
-        raise ValueError(f"kernel and recurrent_kernel have {widths} columns; they cannot make up the bias's {len(bias)}")
+        raise ValueError(f"kernel and recurrent_kernel have {widths} columns, which cannot cover the {len(bias)} of the bias")
     if mask is not None and mask.shape != x.shape[:2]:
         raise ValueError(f"mask must be (batch, time), {list(x.shape[:2])} here, got {list(mask.shape)}")
 
@@ -97,7 +97,7 @@ def _check(x, kernel, recurrent_kernel, bias, carry, *, mask) -> None:
 def _time_first(cell: Cell, form: str, x, kernel, recurrent_kernel, bias, carry, mask) -> tuple[Any, jax.Array]:
     xs = x.swapaxes(0, 1)  # (time, batch, n_in)
     valid = None if mask is None else mask.T[..., None]
-    run = _plain if form == "xla" or not len(xs) else _one_product_for_all_steps
+    run = _plain_scan if form == "xla" or not len(xs) else _one_product_for_all_steps
     last, carries = run(cell, kernel, recurrent_kernel, bias, xs, valid, carry)
     hs = jax.tree.leaves(carries)[0]
     hs = hs if valid is None else jnp.where(valid, hs, jnp.zeros_like(hs))
@@ -108,41 +108,41 @@ def _where(valid: jax.Array | None, new: Any, old: Any) -> Any:
     return new if valid is None else jax.tree.map(functools.partial(jnp.where, valid), new, old)
 
 
-def _plain(cell: Cell, kernel, recurrent_kernel, bias, xs, valid, carry):
+def _plain_scan(cell: Cell, kernel, recurrent_kernel, bias, xs, valid, carry):
     product = functools.partial(jnp.matmul, preferred_element_type=widen(bias).dtype)
-    from_x_alone = len(bias) - recurrent_kernel.shape[-1]
-    both = kernel.shape[-1] - from_x_alone
+    x_only = len(bias) - recurrent_kernel.shape[-1]  # the number of columns that only W acts on
+    both = kernel.shape[-1] - x_only
 
-    def step(carry, now):
-        x, valid = now
+    def step(carry, inputs):
+        x, valid = inputs
         from_x, from_h = product(x, kernel), product(jax.tree.leaves(carry)[0], recurrent_kernel)
-        sums = from_x[:, from_x_alone:] + from_h[:, :both]
-        z = jnp.concatenate([from_x[:, :from_x_alone], sums, from_h[:, both:]], -1) + widen(bias)[None]
+        sums = from_x[:, x_only:] + from_h[:, :both]
+        z = jnp.concatenate([from_x[:, :x_only], sums, from_h[:, both:]], -1) + widen(bias)[None]
         carry = _where(valid, cell(z.astype(x.dtype), carry), carry)
         return carry, carry
 
     return lax.scan(step, carry, (xs, valid))
 
 
-# The fast form
+# The joined form
 
 
 def _one_product_for_all_steps(cell: Cell, kernel, recurrent_kernel, bias, xs, valid, carry):
-    narrow = carry
+    given = carry
     kernel, recurrent_kernel, bias, xs, carry = jax.tree.map(widen, (kernel, recurrent_kernel, bias, xs, carry))
-    weights = jnp.concatenate([kernel, recurrent_kernel, bias[None]])  # those of x, of h and of 1
-    cell, closed_over = jax.closure_convert(cell, xs[0] @ kernel, carry)  # of this z only the type is used
+    weights = jnp.concatenate([kernel, recurrent_kernel, bias[None]])  # the weights of x, h and 1
+    cell, closed_over = jax.closure_convert(cell, xs[0] @ kernel, carry)  # only the type of this z is used
     last, carries = _run(cell, weights, xs, valid, carry, tuple(closed_over))
-    return tuple(jax.tree.map(lambda v, like: v.astype(like.dtype), tree, narrow) for tree in (last, carries))
+    return tuple(jax.tree.map(lambda v, like: v.astype(like.dtype), tree, given) for tree in (last, carries))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _run(cell, weights, xs, valid, carry, closed_over):
-    """The last carry and all carries."""
+    """Return the last carry and all carries."""
     affine = _affine(weights)
 
-    def step(carry, now):
-        x, valid = now
+    def step(carry, inputs):
+        x, valid = inputs
         carry = _where(valid, cell(affine(x, carry), carry, *closed_over), carry)
         return carry, carry
 
@@ -156,15 +156,15 @@ def _run_jvp(cell, primals, tangents):
     affine, n_in = _affine(weights), xs.shape[-1]
     of_x, of_h = weights[:n_in], weights[n_in:-1]
 
-    def linearized(carry, now):
-        x, valid = now
+    def linearized(carry, inputs):
+        x, valid = inputs
         advance = lambda z, carry, *rest: _where(valid, cell(z, carry, *rest), carry)  # noqa: E731
-        advance = jax.checkpoint(advance, prevent_cse=False, policy=_costly)
+        advance = jax.checkpoint(advance, prevent_cse=False, policy=_keep_transcendental)
         carry, slope = jax.linearize(advance, affine(x, carry), carry, *closed_over)
         return carry, (carry, slope)
 
-    def tangent(d_carry, now):
-        slope, d_z = now
+    def tangent(d_carry, inputs):
+        slope, d_z = inputs
         d_z = d_z + jax.tree.leaves(d_carry)[0] @ of_h
         d_carry = slope(d_z, d_carry, *d_closed_over)
         return d_carry, d_carry
@@ -176,21 +176,21 @@ def _run_jvp(cell, primals, tangents):
 
 
 def _affine(weights: jax.Array) -> Callable[[jax.Array, Any], jax.Array]:
-    kernels, bias = weights[:-1], weights[-1:]  # cut outside of the loop: inside, XLA copies them at every step
+    kernels, bias = weights[:-1], weights[-1:]  # split outside of the loop: inside, XLA copies them at every step
     return lambda x, carry: jnp.concatenate([x, jax.tree.leaves(carry)[0]], -1) @ kernels + bias
 
 
-def _costly(primitive, *_, **__) -> bool:
-    """What the backward pass of a cell finds kept; all else it computes again from that, for less than memory costs."""
+def _keep_transcendental(primitive, *_, **__) -> bool:
+    """Which results of a cell to keep for the backward pass; computing the others again costs less than memory traffic."""
     return primitive.name in ("tanh", "logistic")
 
 
 def _from_weights(xs: jax.Array, hs: jax.Array, d_weights: jax.Array) -> jax.Array:
-    """What a change of the weights adds to all z, (time, batch, width), written for the sake of its transpose.
+    """The contribution of the weights' tangent to all z, (time, batch, width), in a form whose transpose is fast.
 
-    That contracts time and batch. XLA's product of a transposed matrix with a row-major one is several times slower
-    than that of two row-major ones, and its sum over rows is slower still: hence the copy, and ones for the bias.
+    The transpose contracts time and batch. XLA's product of a transposed matrix with a row-major one is several times
+    slower than that of two row-major ones, and its sum over rows is slower still: hence the copy, and ones for the bias.
     """
-    rows = jnp.concatenate([xs, hs, jnp.ones_like(xs[..., :1])], -1)
-    columns = lax.optimization_barrier(rows.reshape(-1, rows.shape[-1]).T)  # (n_in + features + 1, time · batch)
-    return (d_weights.T @ columns).T.reshape(*xs.shape[:2], -1)
+    inputs = jnp.concatenate([xs, hs, jnp.ones_like(xs[..., :1])], -1)
+    transposed = lax.optimization_barrier(inputs.reshape(-1, inputs.shape[-1]).T)  # (n_in + features + 1, time · batch)
+    return (d_weights.T @ transposed).T.reshape(*xs.shape[:2], -1)

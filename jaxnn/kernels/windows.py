@@ -3,26 +3,26 @@
 import operator
 from collections.abc import Sequence
 
-Pairs = tuple[tuple[int, int], ...]
+Padding = tuple[tuple[int, int], ...]
 
-# Forms that go through a window tap by tap are unrolled: up to here they compile fast and run at least as fast as XLA's
-# in all but the largest windows.
-MOST_TAPS = 64
+# Forms that process a window tap by tap are unrolled. Up to this number of taps they compile fast and run at least as fast
+# as XLA's in all but the largest windows.
+MAX_TAPS = 64
 
 
 def per_axis(value: int | Sequence[int], axes: int, name: str) -> tuple[int, ...]:
-    """Spread one positive integer over the spatial axes, or check that there is one for each.
+    """Repeat one positive integer for each spatial axis, or check that there is one per axis.
 
     Args:
         value: An integer, or one integer per spatial axis.
         axes: The number of spatial axes.
-        name: What the value is called in an error.
+        name: The value's name in an error.
 
     Returns:
         A tuple of `axes` positive integers.
 
     Raises:
-        ValueError: If there are too many or too few values, or one is below 1.
+        ValueError: If the number of values is wrong, or one is below 1.
         TypeError: If a value is not an integer.
 
     Example:
@@ -40,11 +40,11 @@ def per_axis(value: int | Sequence[int], axes: int, name: str) -> tuple[int, ...
     return values
 
 
-def dilated(size: int, dilation: int) -> int:
-    """Length of `size` points that lie `dilation` apart; nothing stays nothing.
+def dilated_size(size: int, dilation: int) -> int:
+    """The length of `size` elements that lie `dilation` apart; 0 for no elements.
 
     Example:
-        >>> dilated(3, 2), dilated(0, 2)
+        >>> dilated_size(3, 2), dilated_size(0, 2)
         (5, 0)
     """
     return (size - 1) * dilation + 1 if size else 0
@@ -55,17 +55,17 @@ def resolve_padding(
     sizes: Sequence[int],
     window: Sequence[int],
     strides: Sequence[int],
-) -> Pairs:
+) -> Padding:
     """Turn "SAME", "VALID" or explicit pairs into explicit pairs.
 
-    "SAME" gives ⌈size / stride⌉ outputs, and where the total padding is odd its larger half comes last (XLA's and
+    "SAME" gives ⌈size / stride⌉ outputs. Where the total padding is odd, its larger half comes last (XLA's and
     TensorFlow's rule; PyTorch's `padding=k // 2` differs from it for strides above 1).
 
     Args:
         padding: "SAME", "VALID", or one (low, high) pair per spatial axis.
         sizes: The input's spatial sizes.
-        window: The window's sizes, dilation included.
-        strides: The window's steps.
+        window: The window's sizes, including dilation.
+        strides: The window's strides.
 
     Returns:
         One (low, high) pair per spatial axis.
@@ -94,12 +94,12 @@ def resolve_padding(
     return pairs
 
 
-def output_sizes(sizes: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: Pairs) -> tuple[int, ...]:
-    """Number of places the window takes along each axis: ⌊(size + low + high − window) / stride⌋ + 1, at least 0.
+def output_sizes(sizes: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: Padding) -> tuple[int, ...]:
+    """The number of window positions along each axis: ⌊(size + low + high − window) / stride⌋ + 1, at least 0.
 
     Example:
         >>> output_sizes((7, 8), (3, 3), (1, 2), ((1, 1), (0, 1)))
         (7, 4)
     """
-    rows = zip(sizes, window, strides, padding, strict=True)
-    return tuple(max((n + low + high - w) // s + 1, 0) for n, w, s, (low, high) in rows)
+    axes = zip(sizes, window, strides, padding, strict=True)
+    return tuple(max((n + low + high - w) // s + 1, 0) for n, w, s, (low, high) in axes)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxnn.kernels.convolution.cpu import choose_way
+from jaxnn.kernels.convolution.cpu import choose_form
 from jaxnn.programs.evaluation import bodies
 
 Scope = tuple[str, ...]
@@ -94,9 +94,9 @@ def forms(jaxpr: Any, scope: Scope = ()) -> Iterator[tuple[Scope, str]]:
                 yield inner, name[:-1].replace("[", " ")
         if eqn.primitive.name == "canonical_convolution":
             x, kernel = (v.aval for v in eqn.invars)
-            yield inner, f"conv {choose_way(x, kernel, eqn.params['member'])}"
+            yield inner, f"conv {choose_form(x, kernel, eqn.params['geometry'])}"
         elif eqn.primitive.name == "tiled_kernel_gradient":
-            yield inner, "conv tiles"
+            yield inner, "conv winograd"
         elif eqn.primitive.name == "conv_general_dilated":
             yield inner, "conv xla"
         for body, _ in bodies(eqn):
@@ -179,14 +179,14 @@ def _convolution(eqn: Any) -> int:
 
 def _canonical(eqn: Any) -> int:
     """Two operations for each pair of an input and a tap that meet; padding and the holes of a dilation are no inputs."""
-    (x, kernel), y, member = (v.aval.shape for v in eqn.invars), eqn.outvars[0].aval.shape, eqn.params["member"]
+    (x, kernel), y, member = (v.aval.shape for v in eqn.invars), eqn.outvars[0].aval.shape, eqn.params["geometry"]
     pairs = _pairs(zip(x[1:-1], kernel[:-2], y[1:-1], strict=True), *member[:4])
     return 2 * pairs * x[0] * kernel[-2] * y[-1]
 
 
 def _tiled_kernel_gradient(eqn: Any) -> int:
     """As the convolution that it is the gradient of."""
-    g, x, member = *(v.aval.shape for v in eqn.invars), eqn.params["member"]
+    g, x, member = *(v.aval.shape for v in eqn.invars), eqn.params["geometry"]
     return 2 * _pairs(zip(x[1:-1], (3, 3), g[1:-1], strict=True), *member[:4]) * x[0] * x[-1] * g[-1]
 
 

@@ -68,8 +68,8 @@ def test_the_forms_that_kernels_choose(monkeypatch):
     table = nn.summary(model, x, kernels=True)
     assert {row.path: row.forms for row in table.rows if row.forms} == {
         "serial/conv": "conv taps | conv canonical",
-        "serial/depthwise_conv": "conv taps | conv columns, conv taps",
-        "serial/conv_2": "conv canonical | conv taps, conv phases",
+        "serial/depthwise_conv": "conv taps | conv column_sums, conv taps",
+        "serial/conv_2": "conv canonical | conv taps, conv polyphase",
         "serial/max_pool": "max_pool taps",
         "lstm": "recurrence joined",
         "attention/cache": "attention blocks",

@@ -1,4 +1,4 @@
-"""kernels.dot_product_attention: equal to NumPy in float64, and by blocks equal to whole in value and in all derivatives."""
+"""kernels.dot_product_attention: equals NumPy in float64; both forms agree in value and in all derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -45,9 +45,9 @@ def test_equals_the_definition(data):
     shape = [data.draw(st.sampled_from([1, n])) for n in (2, key_heads * groups, queries, keys)]
     mask = data.draw(st.sampled_from([None, np.random.default_rng(0).random(shape) < 0.7]))
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        if data.draw(st.booleans()):  # as long sequences are taken
-            patch.setattr("jaxnn.kernels.attention.MOST_SCORES", 0)
-            patch.setattr("jaxnn.kernels.attention.LOOPED", 16)
+        if data.draw(st.booleans()):  # the path of long sequences
+            patch.setattr("jaxnn.kernels.attention.MAX_SCORES", 0)
+            patch.setattr("jaxnn.kernels.attention.BLOCK", 16)
         args = operands(2, queries, keys, key_heads * groups, key_heads)
         for form in ("blocks", "xla"):
             y = dot_product_attention(*args, mask=mask, is_causal=causal, form=form)
@@ -57,8 +57,8 @@ def test_equals_the_definition(data):
 @pytest.mark.parametrize("long", [False, True])
 def test_every_transformation(long, x64, monkeypatch):
     if long:
-        monkeypatch.setattr("jaxnn.kernels.attention.MOST_SCORES", 0)
-        monkeypatch.setattr("jaxnn.kernels.attention.LOOPED", 16)
+        monkeypatch.setattr("jaxnn.kernels.attention.MAX_SCORES", 0)
+        monkeypatch.setattr("jaxnn.kernels.attention.BLOCK", 16)
     args = operands()
     padding = (jnp.arange(70)[None] < jnp.array([[70], [50]]))[:, None, None]
 
@@ -92,7 +92,7 @@ def test_equals_jax_nn_in_half_precision():
     np.testing.assert_allclose(y.astype("float32"), expected.astype("float32"), atol=2e-2)
 
 
-def test_the_gradients_are_pytorchs(x64):
+def test_gradients_equal_pytorch(x64):
     torch = pytest.importorskip("torch")
     args = operands(heads=2, key_heads=2)
     ours = jax.grad(lambda *args: jnp.sum(jnp.sin(dot_product_attention(*args, is_causal=True, form="blocks"))), (0, 1, 2))(
@@ -105,12 +105,12 @@ def test_the_gradients_are_pytorchs(x64):
 
 
 @pytest.mark.parametrize("form", ["blocks", "xla"])
-def test_extremes(form):
+def test_extreme_values_and_empty_masks(form):
     args = operands(dtype="float32")
-    nothing = jnp.zeros((1, 1, 1, 70), bool)
+    no_keys = jnp.zeros((1, 1, 1, 70), bool)
     f = lambda *args, **options: dot_product_attention(*args, form=form, **options)  # noqa: E731
-    assert not f(*args, mask=nothing).any()
-    gradients = jax.grad(lambda *args: f(*args, mask=nothing).sum(), (0, 1, 2))(*args)
+    assert not f(*args, mask=no_keys).any()
+    gradients = jax.grad(lambda *args: f(*args, mask=no_keys).sum(), (0, 1, 2))(*args)
     assert not any(g.any() for g in gradients)  # zero, and not NaN
     y = f(1e4 * args[0], 1e4 * args[1], args[2], is_causal=True)
     np.testing.assert_array_equal(y[:, 0], jnp.repeat(args[2][:, 0], 2, axis=1))
@@ -121,10 +121,10 @@ def test_extremes(form):
 
 
 @pytest.mark.parametrize("long", [False, True])
-def test_shard_map_checks_what_varies(long, monkeypatch):
+def test_shard_map_checks_varying_axes(long, monkeypatch):
     if long:
-        monkeypatch.setattr("jaxnn.kernels.attention.MOST_SCORES", 0)
-        monkeypatch.setattr("jaxnn.kernels.attention.LOOPED", 16)
+        monkeypatch.setattr("jaxnn.kernels.attention.MAX_SCORES", 0)
+        monkeypatch.setattr("jaxnn.kernels.attention.BLOCK", 16)
     args = operands(dtype="float32")
     f = lambda *args: jnp.sum(jnp.sin(dot_product_attention(*args, is_causal=True, form="blocks")))  # noqa: E731
     gradient = jax.jit(jax.grad(f, (0, 1, 2)))
@@ -137,8 +137,8 @@ def test_shard_map_checks_what_varies(long, monkeypatch):
 @pytest.mark.parametrize("long", [False, True])
 def test_an_empty_batch(long, monkeypatch):
     if long:
-        monkeypatch.setattr("jaxnn.kernels.attention.MOST_SCORES", 0)
-        monkeypatch.setattr("jaxnn.kernels.attention.LOOPED", 16)
+        monkeypatch.setattr("jaxnn.kernels.attention.MAX_SCORES", 0)
+        monkeypatch.setattr("jaxnn.kernels.attention.BLOCK", 16)
     args = tuple(x[:0] for x in operands(dtype="float32"))
     mask = jnp.zeros((0, 1, 1, 70), bool)
     y, pullback = jax.vjp(lambda *args: dot_product_attention(*args, mask=mask, is_causal=True, form="blocks"), *args)
@@ -146,7 +146,7 @@ def test_an_empty_batch(long, monkeypatch):
     assert [g.shape for g in pullback(y)] == [x.shape for x in args]
 
 
-def test_long_sequences_hold_few_scores():
+def test_long_sequences_keep_few_scores_in_memory():
     args = operands(1, 2048, 2048, 4, 4, 32, 32, "float32")
     gradient = lambda form: jax.grad(lambda *args: dot_product_attention(*args, is_causal=True, form=form).sum(), (0, 1, 2))  # noqa: E731
     size = {form: jax.jit(gradient(form)).lower(*args).compile().memory_analysis() for form in ("blocks", "xla")}
@@ -160,7 +160,7 @@ def test_bad_arguments():
         ((query, key, value.astype("float16")), {}, TypeError, "same floating-point dtype"),
         ((query, key[:, 1:], value), {}, ValueError, "agree in length"),
         ((query[:, :, :3], key, value), {}, ValueError, "heads must divide"),
-        ((query, key[:, :0], value[:, :0]), {}, ValueError, "a key to attend to"),
+        ((query, key[:, :0], value[:, :0]), {}, ValueError, "at least one key"),
         ((query[:, 1:], key, value), {"is_causal": True}, ValueError, "as many keys as queries"),
         ((query, key, value), {"mask": jnp.ones((70, 70))}, TypeError, "must be boolean"),
         ((query, key, value), {"mask": jnp.ones((2, 70), bool)}, ValueError, "does not broadcast"),

@@ -1,4 +1,4 @@
-"""kernels.compiler_options and kernels.jit: the options are found once, and never in the way."""
+"""kernels.compiler_options and kernels.jit: options are determined once and never break a program."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +20,7 @@ def fresh_probe():
     compiler._known_cpu_options.cache_clear()
 
 
-def test_the_options_compile_and_are_the_callers_own():
+def test_the_options_compile_and_each_call_returns_a_copy():
     options = kernels.compiler_options()
     assert jax.jit(lambda x: x @ x, compiler_options=options)(jnp.eye(3)).shape == (3, 3)
     options["something"] = "else"
@@ -28,13 +28,13 @@ def test_the_options_compile_and_are_the_callers_own():
 
 
 def test_an_unknown_option_is_left_out(fresh_probe, monkeypatch):
-    monkeypatch.setattr(compiler, "_CPU_OPTIONS", {"xla_cpu_of_another_age": "1"})
+    monkeypatch.setattr(compiler, "_CPU_OPTIONS", {"xla_cpu_unknown_option": "1"})
     assert kernels.compiler_options() == {}
     assert kernels.jit(lambda x: x + 1)(jnp.zeros(())) == 1
 
 
 def test_many_padded_products_do_not_crash():
-    """A sum of padded products, as the gradient of causal attention has: other options crash the process here."""
+    """A sum of padded products, as in the gradient of causal attention: other options crash the process here."""
     parts = [jnp.ones((2, (i + 1) * 256, 256)) for i in range(8)]
 
     @kernels.jit
@@ -66,7 +66,7 @@ def test_the_probe_runs_under_a_trace(fresh_probe):
     assert found == [kernels.compiler_options()]
 
 
-def test_decorating_asks_for_no_options(fresh_probe):
+def test_decorating_a_function_does_not_determine_the_options(fresh_probe):
     kernels.jit(lambda x: x)
     assert compiler._known_cpu_options.cache_info().currsize == 0
 
@@ -91,11 +91,11 @@ def test_a_compiled_function_works_under_every_transformation():
     assert jax.eval_shape(cube, x).shape == (3,)
 
 
-def test_a_closed_over_tracer_is_no_top_level():
+def test_a_closed_over_tracer_is_not_the_top_level():
     np.testing.assert_allclose(jax.grad(lambda x: kernels.jit(lambda: x**2)())(jnp.float32(3)), 6)
 
 
-def test_jit_keeps_what_jax_jit_offers():
+def test_jit_supports_the_options_and_methods_of_jax_jit():
     power = kernels.jit(lambda x, n: x**n, static_argnames="n")
     assert power(jnp.float32(2), n=3) == 8 and power(jnp.float32(2), n=2) == 4
     assert cube.__name__ == "cube" and cube.__doc__ == "The third power."
@@ -106,10 +106,10 @@ def test_jit_keeps_what_jax_jit_offers():
     kernels.jit(lambda x: x + 1, donate_argnums=0)(donated)
     assert donated.is_deleted()
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
-        kernels.jit(lambda x: x, compiler_options={"xla_cpu_of_another_age": "1"})(jnp.zeros(()))
+        kernels.jit(lambda x: x, compiler_options={"xla_cpu_unknown_option": "1"})(jnp.zeros(()))
 
 
-def test_a_sharding_in_the_type_takes_the_form_that_has_rules_for_it():
+def test_explicit_sharding_uses_xlas_form():
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
         x = jax.device_put(jnp.ones((2, 4, 4, 3)), P("batch"))

@@ -1,4 +1,4 @@
-"""kernels.linear_cross_entropy: in chunks it is the plain loss, in value and in all derivatives, but not in memory."""
+"""kernels.linear_cross_entropy equals the plain loss in value and in all derivatives, with less memory."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnn.functional.losses import cross_entropy
 from jaxnn.kernels import linear_cross_entropy
-from jaxnn.kernels.cross_entropy import _pieces
+from jaxnn.kernels.cross_entropy import _chunk_count
 
 TOKENS, D, VOCABULARY = 8, 3, 5
 
@@ -35,7 +35,7 @@ def by_hand(hidden, kernel, bias, labels):
 
 
 @pytest.mark.parametrize("chunk", [None, 3])
-def test_it_is_its_formula(chunk):
+def test_equals_the_formula(chunk):
     hidden, kernel, bias, labels = operands("float32")
     losses = linear_cross_entropy(hidden.reshape(2, 4, D), kernel, labels.reshape(2, 4), bias=bias, chunk=chunk)
     assert losses.shape == (2, 4) and losses.dtype == jnp.float32
@@ -47,7 +47,7 @@ def test_it_is_its_formula(chunk):
 
 
 def test_the_chunk_follows_the_number_of_logits():
-    assert [_pieces(n) for n in (0, 1, 2**24, 2**24 + 1, 3 * 2**24, 4096 * 50_000)] == [1, 1, 1, 2, 4, 16]
+    assert [_chunk_count(n) for n in (0, 1, 2**24, 2**24 + 1, 3 * 2**24, 4096 * 50_000)] == [1, 1, 1, 2, 4, 16]
 
 
 def test_every_transformation(x64):
@@ -96,7 +96,7 @@ def test_equals_pytorch(x64):
         np.testing.assert_allclose(ours, theirs.grad.numpy(), rtol=1e-10, atol=1e-10)
 
 
-def test_over_a_mesh():
+def test_shard_map():
     *arrays, labels = operands("float32")
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))
     axes = P("batch"), P(), P(), P("batch")
@@ -114,7 +114,7 @@ def test_half_precision_is_summed_in_float32():
     assert [g.dtype for g in pullback(losses)] == [jnp.bfloat16] * 3
 
 
-def test_a_class_ruled_out_costs_nothing():
+def test_a_class_with_a_bias_of_minus_infinity_is_ignored():
     hidden, kernel, bias, labels = operands("float32")
     labels = jnp.minimum(labels, VOCABULARY - 2)
     out = bias.at[-1].set(-jnp.inf)
@@ -124,7 +124,7 @@ def test_a_class_ruled_out_costs_nothing():
 
 
 @pytest.mark.parametrize("wrong", [-1, VOCABULARY])
-def test_a_label_that_is_no_class(wrong):
+def test_a_label_that_is_not_a_class(wrong):
     hidden, kernel, bias, labels = operands("float32")
     labels = labels.at[1].set(wrong)
     with pytest.raises(ValueError, match=r"labels run from .* 5 classes"):
@@ -141,7 +141,7 @@ def test_a_narrow_label_dtype_holds_a_large_vocabulary():
     np.testing.assert_allclose(linear_cross_entropy(hidden, kernel, jnp.array([0, 127], "int8")), np.log(1000), rtol=1e-6)
 
 
-def test_the_logits_are_never_there_as_a_whole():
+def test_the_logits_are_never_in_memory_as_a_whole():
     def temporary(chunk):
         f = lambda h, w, y: linear_cross_entropy(h, w, y, chunk=chunk).mean()  # noqa: E731
         shapes = [jax.ShapeDtypeStruct(s, t) for s, t in (((1024, 8), "float32"), ((8, 4096), "float32"), ((1024,), "int32"))]
@@ -164,7 +164,7 @@ def test_the_logits_are_never_there_as_a_whole():
         ({"chunk": 0}, ValueError, "at least one token, got 0"),
     ],
 )
-def test_errors_say_what_came(change, error, words):
+def test_errors(change, error, words):
     hidden, kernel, bias, labels = operands("float32")
     arguments = {"hidden": hidden, "kernel": kernel, "labels": labels, "bias": bias} | change
     with pytest.raises(error, match=words):

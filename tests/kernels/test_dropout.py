@@ -1,4 +1,4 @@
-"""kernels.dropout: the generator is the published one, its masks look random, and they are the same everywhere."""
+"""kernels.dropout: the generator is the published one, and its masks are random and reproducible."""
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,13 @@ def test_the_generator_gives_the_published_numbers(block, key, expected):
 
 @pytest.fixture(scope="module")
 def words():
-    """Words of sixteen keys as a training run would have them: one folded from another by the step's number."""
+    """Words of sixteen keys as in a training run: one key, with the number of the step folded in."""
     draw = jax.jit(jax.vmap(lambda step: _words(jax.random.fold_in(KEY, step), (64, 8, 128))))
     return np.asarray(draw(jnp.arange(16)))
 
 
 def test_bits_are_fair_and_independent(words):
-    """Each bit is 1 half of the time, and agrees half of the time with its neighbour along every axis, the key's too."""
+    """Each bit is 1 half of the time, and equals its neighbor half of the time along each axis, that of the keys included."""
     bits = np.unpackbits(words[..., None].view(np.uint8), axis=-1).astype(np.int8)
     pairs = [bits.reshape(-1, 32)]
     for axis in range(4):
@@ -44,11 +44,11 @@ def test_bits_are_fair_and_independent(words):
                 low, high = (np.take(bits, np.arange(bits.shape[axis])[s], axis) for s in (np.s_[:-distance], np.s_[distance:]))
                 pairs.append((low ^ high).reshape(-1, 32))
     scores = [(p.sum(0, dtype=np.int64) - len(p) / 2) / np.sqrt(len(p) / 4) for p in pairs]
-    assert np.abs(scores).max() < 5  # of some 380 scores, each N(0, 1): 2e-4 that any is beyond
+    assert np.abs(scores).max() < 5  # about 380 scores, each N(0, 1): the probability that one exceeds 5 is 2e-4
 
 
 def test_bytes_are_uniform(words):
-    """χ² of the top byte, and of the joint top four bits of neighbours, with 255 degrees of freedom: mean 255, σ 22.6."""
+    """χ² of the top byte, and of the joint top four bits of neighbors, with 255 degrees of freedom: mean 255, σ 22.6."""
     top = words.reshape(-1, 128) >> 24
     joint = (top[:, :-1] >> 4) * 16 + (top[:, 1:] >> 4)
     for values in (top, joint[:, ::2]):
@@ -76,7 +76,7 @@ def test_half_precision_is_rounded_once(dtype):
     np.testing.assert_array_equal(y, np.where(y == 0, 0, exact))
 
 
-def test_the_mask_depends_on_key_and_place_alone():
+def test_the_mask_depends_on_key_and_index_only():
     x = jnp.ones((6, 5, 3))
     y = dropout(x, 0.4, KEY)
     keys = jax.random.split(KEY, 3)
@@ -96,7 +96,7 @@ def test_the_mask_depends_on_key_and_place_alone():
 def test_derivatives_are_those_of_the_mask():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), "float32")
     scale = np.asarray(dropout(jnp.ones_like(x), 0.5, KEY))
-    place = np.unravel_index(scale.argmin(), x.shape)  # a dropped one
+    dropped = np.unravel_index(scale.argmin(), x.shape)
     f = lambda x: dropout(x, 0.5, KEY)  # noqa: E731
     cubic = jax.grad(lambda x: jnp.sum(f(x) ** 3))
 
@@ -106,7 +106,7 @@ def test_derivatives_are_those_of_the_mask():
         remat = jax.grad(lambda x: jnp.sum(jax.checkpoint(f)(x)))(x)
         return y, jax.jvp(f, (x,), (x,))[1], pullback(jnp.ones_like(x))[0], remat, jax.jvp(cubic, (x,), (x,))[1]
 
-    y, tangent, gradient, remat, curvature = derivatives(x.at[place].set(jnp.nan))
+    y, tangent, gradient, remat, curvature = derivatives(x.at[dropped].set(jnp.nan))
     np.testing.assert_array_equal(y, scale * x)
     np.testing.assert_array_equal(tangent, y)
     np.testing.assert_array_equal(gradient, scale)
@@ -128,7 +128,7 @@ def test_other_generators_keys_and_edges():
             dropout(jnp.ones(3), rate, KEY)
 
 
-def test_over_a_mesh():
+def test_sharding():
     x = jnp.ones((4, 8))
     explicit, auto = (jax.make_mesh((1,), ("batch",), axis_types=(kind,)) for kind in (AxisType.Explicit, AxisType.Auto))
     f = jax.jit(lambda x: dropout(x, 0.5, KEY))

@@ -1,4 +1,4 @@
-"""kernels.linear, spread, column_sum and batch_norm: equal to the plain formulas in value and in all derivatives."""
+"""kernels.linear, spread, column_sum and batch_norm equal the plain formulas in value and in all derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,14 @@ def plain_batch_norm(x, scale, bias):
 
 
 CASES = {
-    "linear": (lambda *a: linear(*a, form="rows"), plain_linear, ((2, 3, 4), (4, 5), (5,))),
-    "linear, one axis of rows": (lambda *a: linear(*a, form="rows"), plain_linear, ((3, 4), (4, 5), (5,))),
+    "linear": (lambda *a: linear(*a, form="matrix"), plain_linear, ((2, 3, 4), (4, 5), (5,))),
+    "linear, one leading axis": (lambda *a: linear(*a, form="matrix"), plain_linear, ((3, 4), (4, 5), (5,))),
     "spread": (
-        lambda v, x: spread(v, x, form="rows") * x,
+        lambda v, x: spread(v, x, form="matrix") * x,
         lambda v, x: jnp.broadcast_to(v, x.shape) * x,
         ((3,), (2, 4, 5, 3)),
     ),
-    "column_sum": (lambda x: column_sum(x**2, form="rows"), lambda x: (x**2).sum((0, 1, 2)), ((2, 4, 5, 3),)),
+    "column_sum": (lambda x: column_sum(x**2, form="matrix"), lambda x: (x**2).sum((0, 1, 2)), ((2, 4, 5, 3),)),
     "batch_norm": (lambda *a: batch_norm(*a, EPSILON), plain_batch_norm, ((3, 4, 2, 5), (5,), (5,))),
 }
 
@@ -66,7 +66,7 @@ def test_every_transformation(name, x64):
         np.testing.assert_allclose(a, b, atol=1e-10)
 
 
-def test_the_gradients_of_batch_norm_are_pytorchs(x64):
+def test_gradients_of_batch_norm_equal_pytorch(x64):
     torch = pytest.importorskip("torch")
     x, scale, bias, g = (normal(shape, seed=i) for i, shape in enumerate([(3, 4, 2, 5), (5,), (5,), (3, 4, 2, 5)]))
     y, pull = jax.vjp(lambda *a: batch_norm(*a, EPSILON)[0], x, scale, bias)
@@ -78,7 +78,7 @@ def test_the_gradients_of_batch_norm_are_pytorchs(x64):
         np.testing.assert_allclose(a, b.numpy(), atol=1e-12)
 
 
-def test_the_gradients_of_batch_norm_sum_by_products():
+def test_gradients_of_batch_norm_are_sums_by_products():
     args = jnp.ones((3, 4, 2, 5)), jnp.ones(5), jnp.ones(5)
     y, pullback = jax.vjp(lambda *args: batch_norm(*args, EPSILON)[0], *args)
     backward = str(jax.make_jaxpr(pullback)(y))
@@ -86,20 +86,20 @@ def test_the_gradients_of_batch_norm_sum_by_products():
     assert "axes=(0, 1, 2)" not in backward
 
 
-def test_sums_are_as_precise_as_before():
+def test_sums_are_precise():
     x = normal((64, 32, 32, 8), "float32")  # 65,536 summands of size 1: pairwise blocks keep the error near 1e-4
-    np.testing.assert_allclose(column_sum(x, form="rows"), np.asarray(x, np.float64).sum((0, 1, 2)), atol=5e-4)
+    np.testing.assert_allclose(column_sum(x, form="matrix"), np.asarray(x, np.float64).sum((0, 1, 2)), atol=5e-4)
 
 
-def test_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match="like's last size"):
+def test_errors():
+    with pytest.raises(ValueError, match="as long as like's last axis"):
         spread(jnp.ones(3), jnp.ones((2, 2, 4)))
     with pytest.raises(ValueError, match="form must be"):
         column_sum(jnp.ones((2, 3, 4)), form="tree")
 
 
 @pytest.mark.parametrize("name", ["linear", "batch_norm"])
-def test_shard_map_checks_what_varies(name):
+def test_shard_map_checks_varying_axes(name):
     # x varies over the mesh and the weights do not, so their gradients must be summed over it.
     ours, _, shapes = CASES[name]
     args = tuple(normal(shape, "float32", i) for i, shape in enumerate(shapes))

@@ -1,4 +1,4 @@
-"""kernels.max_pool and avg_pool against definitions, PyTorch and XLA, in value and in all derivatives."""
+"""kernels.max_pool and avg_pool equal the definitions, PyTorch and XLA in value and in all derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnn.kernels import avg_pool, max_pool
 
-# name: (shape, window, strides, padding)
+# name: (shape, kernel_size, strides, padding)
 CASES = {
     "cells": ((2, 6, 4, 3), (2, 2), None, "VALID"),
     "cells with a rest": ((2, 7, 5, 3), (3, 2), None, "VALID"),
@@ -29,7 +29,7 @@ def normal(shape, dtype="float64", seed=0):
 
 
 def windows(x, window, strides, padding, fill):
-    """Every window's elements, (batch, *places, C, taps): the definition, by NumPy's strides or by slices of a tracer."""
+    """The elements of all windows, (batch, *out_space, C, taps): the definition."""
     axes = x.ndim - 2
     strides = strides or window
     if padding == "SAME":
@@ -38,9 +38,12 @@ def windows(x, window, strides, padding, fill):
     elif padding == "VALID":
         padding = [(0, 0)] * axes
     x = jnp.pad(x, [(0, 0), *padding, (0, 0)], constant_values=fill)
-    places = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:-1], window, strides, strict=True)]
-    at = lambda tap: tuple(slice(t, t + (n - 1) * s + 1, s) for t, n, s in zip(tap, places, strides, strict=True))  # noqa: E731
-    return jnp.stack([x[(slice(None), *at(tap))] for tap in np.ndindex(*window)], -1)
+    out_sizes = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:-1], window, strides, strict=True)]
+
+    def elements(tap):
+        return x[(slice(None), *(slice(t, t + (n - 1) * s + 1, s) for t, n, s in zip(tap, out_sizes, strides, strict=True)))]
+
+    return jnp.stack([elements(tap) for tap in np.ndindex(*window)], -1)
 
 
 def assert_close(ours, theirs, tolerance=1e-12):
@@ -120,7 +123,7 @@ def test_the_first_of_equal_elements_wins(form):
     np.testing.assert_array_equal(gradient, [[0, 2, 0], [1, 1, 0], [0, 0, 0]])
 
 
-def test_nan_is_the_maximum_and_takes_the_gradient():
+def test_nan_is_the_maximum_and_receives_the_gradient():
     x = jnp.array([1.0, jnp.nan, 2.0, 0.0, 1.0, 3.0]).reshape(1, 6, 1)
     y, pullback = jax.vjp(lambda x: max_pool(x, 3, form="taps"), x)
     np.testing.assert_array_equal(y.ravel(), [np.nan, 3.0])
@@ -172,14 +175,14 @@ def test_equals_pytorch(x64):
         assert_close(pullback(2 * y), (there.grad.permute(0, 2, 3, 1).numpy(),))
 
 
-def test_the_gradient_is_no_select_and_scatter():
+def test_the_gradient_has_no_select_and_scatter():
     x = normal((2, 9, 9, 3), "float32")
     step = lambda x, _: (x - jax.grad(lambda x: max_pool(x, 3, strides=2, form="taps").sum())(x), None)  # noqa: E731
     loop = jax.jit(lambda x: jax.lax.scan(step, x, length=3)[0]).lower(x).compile().as_text()
     assert "select-and-scatter" not in loop and "scatter(" not in loop
 
 
-def test_a_window_too_large_to_unroll_is_left_to_xla():
+def test_a_window_too_large_to_unroll_uses_xlas_form():
     x = normal((1, 40, 40, 2), "float32")
     program = str(jax.make_jaxpr(lambda x: max_pool(x, 40))(x))
     assert "reduce_window" in program and program.count("max") < 10
@@ -189,12 +192,12 @@ def test_a_window_too_large_to_unroll_is_left_to_xla():
 @pytest.mark.parametrize(
     ("shape", "window", "strides", "padding", "dilation"),
     [
-        ((2, 40, 2), (70,), (3,), ((69, 60),), (2,)),  # windows that see nothing but padding among them
+        ((2, 40, 2), (70,), (3,), ((69, 60),), (2,)),  # some windows contain padding only
         ((1, 25, 23, 2), (9, 8), (4, 1), ((5, 3), (0, 7)), (2, 3)),
         ((1, 3, 25, 6, 1), (3, 9, 3), (1, 4, 2), ((1, 1), (2, 6), (0, 1)), (1, 2, 1)),
     ],
 )
-def test_large_dilated_windows_go_one_axis_after_another(shape, window, strides, padding, dilation):
+def test_large_dilated_windows_are_pooled_one_axis_at_a_time(shape, window, strides, padding, dilation):
     x = jnp.asarray(np.random.default_rng(0).integers(-1, 2, size=shape), jnp.float32)  # many ties
     options = {"strides": strides, "padding": padding, "dilation": dilation}
 
@@ -231,20 +234,20 @@ def test_an_empty_batch_shard_map_and_export():
         ((6, 4), 2, {}, r"needs a batch axis, x\[None\]"),
         ((2, 6, 6, 4), 7, {}, "does not fit"),
         ((2, 0, 6, 4), 2, {"padding": "SAME"}, "does not fit"),
-        ((2, 6, 6, 4), 0, {}, "window must be at least 1"),
-        ((2, 6, 6, 4), (2, 2, 2), {}, "window has 3 values"),
+        ((2, 6, 6, 4), 0, {}, "kernel_size must be at least 1"),
+        ((2, 6, 6, 4), (2, 2, 2), {}, "kernel_size has 3 values"),
         ((2, 6, 6, 4), 2, {"strides": 0}, "strides must be at least 1"),
         ((2, 6, 6, 4), 2, {"padding": ((2, 0), (0, 0))}, "smaller than the window"),
         ((2, 6, 6, 4), 2, {"padding": ((-1, 0), (0, 0))}, "must not be negative"),
         ((2, 6, 6, 4), 2, {"padding": "same"}, '"SAME", "VALID"'),
     ],
 )
-def test_errors_say_what_came_and_how_to_mend_it(pool, shape, window, options, message):
+def test_errors(pool, shape, window, options, message):
     with pytest.raises(ValueError, match=message):
         pool(jnp.ones(shape), window, **options)
 
 
-def test_dtypes_without_an_order_or_a_mean_are_refused():
+def test_dtypes_without_an_order_or_a_mean_are_errors():
     with pytest.raises(TypeError, match=r"got complex64; cast with \.astype"):
         max_pool(jnp.ones((1, 2, 1), "complex64"), 2)
     with pytest.raises(TypeError, match=r"got bool; cast with \.astype"):

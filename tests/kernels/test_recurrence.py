@@ -1,4 +1,4 @@
-"""kernels.recurrence: both forms against a NumPy loop and each other, in value and in all derivatives."""
+"""kernels.recurrence: both forms equal a NumPy loop and each other in value and in all derivatives."""
 
 import functools
 
@@ -47,7 +47,7 @@ def assert_close(ours, theirs, tolerance=1e-10):
 
 
 @pytest.mark.parametrize("form", ["joined", "xla"])
-def test_the_recurrence_is_its_formula(x64, form):
+def test_equals_the_formula(x64, form):
     x, w, u, b, carry = jax.tree.map(np.asarray, operands(4, 2))
     sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
     (h, c), hs = carry, []
@@ -85,8 +85,8 @@ def test_forms_agree_in_all_derivatives(x64, name, masked):
     assert_close(*everything(at, along))
 
 
-def test_columns_from_x_or_from_h_alone(x64):
-    """Zeros in the kernels say the same, and are the form that is tested above."""
+def test_columns_from_x_or_from_h_only(x64):
+    """Equals kernels padded with zeros, in the form that is tested above."""
 
     def cell(z, h):
         from_x, both, from_h = jnp.split(z, 3, axis=-1)
@@ -101,7 +101,7 @@ def test_columns_from_x_or_from_h_alone(x64):
 
     both = [jax.value_and_grad(f, range(5)) for f in (functools.partial(scalar, cell, MASK, None), padded)]
     assert_close(*jax.jit(lambda *v: [f(*v) for f in both])(x, kernel, recurrent, bias, h))
-    with pytest.raises(ValueError, match='"joined" wants kernel and recurrent_kernel as wide as the bias'):
+    with pytest.raises(ValueError, match='"joined" needs a kernel and recurrent_kernel as wide as the bias'):
         recurrence(cell, x, kernel, recurrent, bias, h, form="joined")
 
 
@@ -124,7 +124,7 @@ def test_transformations(x64):
     assert_close(*everything(at, stacked))
 
 
-def test_a_cell_may_close_over_what_is_differentiated_or_mapped(x64):
+def test_a_cell_may_close_over_differentiated_or_mapped_arrays(x64):
     at = operands(1, 1)
 
     @jax.jit
@@ -137,7 +137,7 @@ def test_a_cell_may_close_over_what_is_differentiated_or_mapped(x64):
     assert_close(*everything(jnp.array([0.5, 1.5])))
 
 
-def test_over_a_mesh(x64):
+def test_shard_map(x64):
     x, *weights, carry = operands(4, 2)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     over_batch = P("data")
@@ -172,9 +172,9 @@ def test_no_steps():
     ("change", "message"),
     [
         ({0: jnp.ones((3, 2))}, r"takes x \(batch, time, n_in\)"),
-        ({1: jnp.ones((3, 20))}, r"do not fit: expected .*\[2, 20\].*got .*\[3, 20\]"),
-        ({3: jnp.ones((20, 1))}, "do not fit"),
-        ({3: jnp.ones(41)}, r"have \(20, 20\) columns; they cannot make up the bias's 41"),
+        ({1: jnp.ones((3, 20))}, r"do not match; expected .*\[2, 20\].*got .*\[3, 20\]"),
+        ({3: jnp.ones((20, 1))}, "do not match"),
+        ({3: jnp.ones(41)}, r"have \(20, 20\) columns; which cannot cover the 41 of the bias"),
         ({5: jnp.ones((4, 3))}, r"mask must be \(batch, time\), \[3, 4\] here, got \[4, 3\]"),
     ],
 )

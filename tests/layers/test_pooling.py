@@ -187,7 +187,7 @@ def test_shuffling_crop_and_permutation_have_inverses():
 @pytest.mark.parametrize(
     "call, shape, match",
     [
-        (lambda: nn.max_pool(2, dilation=3, padding=((2, 1),)), (1, 1, 1), "sees nothing"),
+        (lambda: nn.max_pool(2, dilation=3, padding=((2, 1),)), (1, 1, 1), "covers nothing"),
         (lambda: nn.lp_pool(2, p=0.5), (1, 4, 1), "at least 1"),
         (lambda: nn.reshape(5, -1), (2, 4, 3), "does not fill"),
         (lambda: nn.reshape(-1, -1), (2, 4), "one size"),

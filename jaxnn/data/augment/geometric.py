@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn._jax import is_tracer
 from jaxnn.data.augment._shared import (
     Augment,
     box_mask,
@@ -42,7 +42,7 @@ def random_flip(axis: str = "horizontal", *, probability: float = 0.5) -> Augmen
     """
     if axis not in ("horizontal", "vertical"):
         raise ValueError(f'random_flip: axis is {axis!r}, expected "horizontal" or "vertical"; for both, chain two flips')
-    if not isinstance(probability, jax.core.Tracer) and not 0 <= probability <= 1:
+    if not is_tracer(probability) and not 0 <= probability <= 1:
         raise ValueError(f"random_flip: probability is {probability}, expected a number from 0 to 1")
 
     def augment(key, batch):

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn._jax import is_tracer
 from jaxnn.data.augment._shared import (
     Augment,
     box_mask,
@@ -176,7 +176,7 @@ def _probabilities(caller: str, x: jax.Array, y: Any, classes: int) -> jax.Array
     if labels.shape != (len(x),):
         hint = "; if they are one-hot, pass y.astype(float)" if labels.shape == (len(x), classes) else ""
         raise ValueError(f"{caller}: y is {spell(labels)}, expected integer labels of the shape {(len(x),)}{hint}")
-    if len(x) and not isinstance(y, jax.core.Tracer):
+    if len(x) and not is_tracer(y):
         lowest, highest = np.min(y), np.max(y)
         if lowest < 0 or highest >= classes:
             raise ValueError(f"{caller}: labels run from {lowest} to {highest}, expected 0 to {classes - 1}")
@@ -191,6 +191,6 @@ def _mixing_dtype(x: jax.Array) -> Any:
 
 
 def _check_options(caller: str, alpha: Any, classes: int) -> None:
-    if not isinstance(alpha, jax.core.Tracer) and not alpha > 0:
+    if not is_tracer(alpha) and not alpha > 0:
         raise ValueError(f"{caller}: alpha is {alpha}, expected a positive number; to mix nothing, leave {caller} out")
     check_integer(caller, "classes", classes, 1)

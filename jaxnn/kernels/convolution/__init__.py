@@ -1,1 +1,1 @@
-"""Convolutions: one primitive, and its fast forms on a CPU."""
+"""Convolution and transposed convolution, with derivatives that stay fast on a CPU."""

@@ -1,4 +1,4 @@
-"""A convolution as a sum over columns: the kernel's gradient where the convolution is a sum over taps."""
+"""A convolution of one example as sums over the columns of a large kernel: the kernel's gradient of a sum over taps."""
 
 import functools
 import math
@@ -9,95 +9,99 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.kernels.convolution.geometry import Member, output_shape, padded, split
-from jaxnn.kernels.windows import MOST_TAPS, dilated
+from jaxnn.kernels.convolution.geometry import Geometry, output_shape, padded, split
+from jaxnn.kernels.windows import MAX_TAPS, dilated_size
 
-# From this size on images are gone through one by one, so that each stays in the cache.
+# Images of at least this many numbers are processed one by one, so that each stays in the cache.
 LARGE_IMAGE = 2**17
-# Up to so many columns of places are unrolled by the compiler, which then knows where a term meets padding and where not.
-UNROLLED_PLACES = 3
+# Up to this output width the compiler unrolls a row, so that terms in the padding can be left out: the input is not padded.
+MAX_UNPADDED_WIDTH = 3
 
 
-def sum_over_columns(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
-    """One example, few places and many taps: the kernel's gradient where the convolution is a sum over taps.
+def sum_over_columns(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """Convolve one example with a large kernel, to few outputs.
 
-    For each row of places, a sum over the columns of taps is fused into one pass, in which the same rows of x and of
-    the kernel meet at all columns of places and so stay in the cache; what would meet padding is left out. A product
-    with ones then sums over the rest.
+    This is the kernel's gradient of a convolution that is computed as a sum over taps. For each row of the output, a sum
+    over the kernel's columns is fused into one pass, which reads the same rows of x and of the kernel for all outputs of
+    the row, so that they stay in the cache. Terms that would meet padding are left out. A product with ones then sums over
+    the other axes.
 
     Args:
         x: The input, (1, *space, groups · C_in).
-        kernel: The kernel, (*window, C_in, groups · C_out), of x's dtype.
-        member: Strides, padding, dilations and groups.
+        kernel: The kernel, (*kernel_size, C_in, groups · C_out), of x's dtype.
+        geometry: Strides, padding, dilations and groups.
 
     Returns:
-        (1, *places, groups · C_out), in x's dtype.
+        (1, *out_space, groups · C_out), in x's dtype.
 
     Example:
         >>> x, kernel = jnp.arange(4.0).reshape(1, 4, 1), jnp.ones((3, 1, 1))
-        >>> sum_over_columns(x, kernel, Member((1,), ((0, 0),), (1,), (1,), 1)).ravel()
+        >>> sum_over_columns(x, kernel, Geometry((1,), ((0, 0),), (1,), (1,), 1)).ravel()
         Array([3., 6.], dtype=float32)
     """
-    places = output_shape(x, kernel, member)[1:-1]
-    *rows, width = places
-    step, dilation = member.strides[-1], member.rhs_dilation[-1]
-    x = split(x, member.groups).swapaxes(0, -1)[..., 0]  # (C_in, *space, groups)
-    kernel = jnp.moveaxis(kernel, -2, 0)  # (C_in, *taps, groups · C_out)
-    many = kernel.shape[-2] > 2 * MOST_TAPS  # too many columns to unroll
-    if many or width > UNROLLED_PLACES or max(member.lhs_dilation) > 1:
-        x, member = padded(x, member), member._replace(padding=((0, 0),) * len(places))
-    x = jnp.repeat(x, kernel.shape[-1] // member.groups, -1)
+    out_sizes = output_shape(x, kernel, geometry)[1:-1]
+    *leading_sizes, width = out_sizes
+    stride, dilation = geometry.strides[-1], geometry.rhs_dilation[-1]
+    x = split(x, geometry.groups).swapaxes(0, -1)[..., 0]  # (C_in, *space, groups)
+    kernel = jnp.moveaxis(kernel, -2, 0)  # (C_in, *kernel_size, groups · C_out)
+    many_columns = kernel.shape[-2] > 2 * MAX_TAPS  # too many to unroll
+    if many_columns or width > MAX_UNPADDED_WIDTH or max(geometry.lhs_dilation) > 1:
+        x, geometry = padded(x, geometry), geometry._replace(padding=((0, 0),) * len(out_sizes))
+    x = jnp.repeat(x, kernel.shape[-1] // geometry.groups, -1)
 
-    def row(place: tuple[int, ...], x: jax.Array, kernel: jax.Array) -> jax.Array:
-        for axis, p in enumerate(place):
-            first = p * member.strides[axis] - member.padding[axis][0]
-            x, met = _met(x, 1 + axis, first, member.rhs_dilation[axis], kernel.shape[1 + axis])
-            kernel = lax.slice_in_dim(kernel, *met, axis=1 + axis)
+    def output_row(index: tuple[int, ...], x: jax.Array, kernel: jax.Array) -> jax.Array:
+        for axis, i in enumerate(index):
+            first = i * geometry.strides[axis] - geometry.padding[axis][0]
+            x, used = _valid_slice(x, 1 + axis, first, geometry.rhs_dilation[axis], kernel.shape[1 + axis])
+            kernel = lax.slice_in_dim(kernel, *used, axis=1 + axis)
 
         def term(column: int) -> jax.Array:
-            inside, (start, stop) = _met(x, -2, column * dilation - member.padding[-1][0], step, width)
+            inside, (start, stop) = _valid_slice(x, -2, column * dilation - geometry.padding[-1][0], stride, width)
             edges = [(0, 0, 0)] * (x.ndim - 2) + [(start, width - stop, 0), (0, 0, 0)]
             return lax.pad(inside, jnp.zeros((), x.dtype), edges) * lax.slice_in_dim(kernel, column, column + 1, axis=-2)
 
         total = functools.reduce(operator.add, map(term, range(kernel.shape[-2])))
-        total = lax.collapse(total, 0, total.ndim - 1)  # (C_in · taps · width, groups · C_out)
+        total = lax.collapse(total, 0, total.ndim - 1)  # (C_in · kernel rows · width, groups · C_out)
         ones = lax.broadcast_in_dim(jnp.eye(width, dtype=x.dtype), (width, total.shape[0] // width, width), (0, 2))
         return lax.collapse(ones, 1) @ total
 
-    def one_pass(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.stack([row(place, x, kernel) for place in np.ndindex(*rows)])
+    def all_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.stack([output_row(index, x, kernel) for index in np.ndindex(*leading_sizes)])
 
-    if many:
-        blocks = _in_blocks(x, kernel, dilation, dilated(width, step) - 1)
-        y = lax.map(lambda block: one_pass(*block), blocks).sum(0)
+    if many_columns:
+        blocks = _split_columns(x, kernel, dilation, dilated_size(width, stride) - 1)
+        y = lax.map(lambda block: all_rows(*block), blocks).sum(0)
     elif math.prod(kernel.shape[1:]) >= LARGE_IMAGE:
-        y = lax.map(lambda image: one_pass(image[0][None], image[1][None]), (x, kernel)).sum(0)
+        y = lax.map(lambda image: all_rows(image[0][None], image[1][None]), (x, kernel)).sum(0)
     else:
-        y = one_pass(x, kernel)
-    return y.reshape(1, *places, -1)
+        y = all_rows(x, kernel)
+    return y.reshape(1, *out_sizes, -1)
 
 
-def _met(x: jax.Array, axis: int, first: int, step: int, count: int) -> tuple[jax.Array, tuple[int, int]]:
-    """Of `count` indices from `first` on those that are in x, as a slice of it, and which these are, from and to."""
+def _valid_slice(x: jax.Array, axis: int, first: int, step: int, count: int) -> tuple[jax.Array, tuple[int, int]]:
+    """Slice x at those of the indices first, first + step, ..., `count` in all, that lie inside it.
+
+    Returns the slice and the range, from and to, of the numbers 0 to count − 1 whose indices these are.
+    """
     size = x.shape[axis]
     start = min(max(-(first // step), 0), count)
     stop = max(min(-((first - size) // step), count), start)
     begin = first + start * step if stop > start else 0
-    return lax.slice_in_dim(x, begin, begin + dilated(stop - start, step), step, axis), (start, stop)
+    return lax.slice_in_dim(x, begin, begin + dilated_size(stop - start, step), step, axis), (start, stop)
 
 
-def _in_blocks(x: jax.Array, kernel: jax.Array, dilation: int, overlap: int) -> tuple[jax.Array, jax.Array]:
-    """Cut long rows, (..., columns, C), into blocks, (blocks, ..., columns, C).
+def _split_columns(x: jax.Array, kernel: jax.Array, dilation: int, overlap: int) -> tuple[jax.Array, jax.Array]:
+    """Split the columns of (..., columns, C) into blocks, (blocks, ..., columns, C).
 
-    Each block of x goes on for `overlap` columns into the next one; the kernel's last block is filled up with zeros.
+    Each block of x continues for `overlap` columns into the next one; the kernel's last block is padded with zeros.
     """
     columns = kernel.shape[-2]
-    size = max(MOST_TAPS, -(-overlap // dilation))
+    size = max(MAX_TAPS, -(-overlap // dilation))
     blocks = -(-columns // size)
-    around = [(0, 0, 0)] * (x.ndim - 2)
+    unpadded = [(0, 0, 0)] * (x.ndim - 2)
     zero = jnp.zeros((), x.dtype)
-    x = lax.pad(x, zero, [*around, (0, (blocks + 1) * size * dilation - x.shape[-2], 0), (0, 0, 0)])
-    kernel = lax.pad(kernel, zero, [*around, (0, blocks * size - columns, 0), (0, 0, 0)])
+    x = lax.pad(x, zero, [*unpadded, (0, (blocks + 1) * size * dilation - x.shape[-2], 0), (0, 0, 0)])
+    kernel = lax.pad(kernel, zero, [*unpadded, (0, blocks * size - columns, 0), (0, 0, 0)])
     x = x.reshape(*x.shape[:-2], blocks + 1, size * dilation, x.shape[-1])
     x = jnp.concatenate([x[..., :-1, :, :], x[..., 1:, :overlap, :]], -2)
     kernel = kernel.reshape(*kernel.shape[:-2], blocks, size, kernel.shape[-1])

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.core.primitives import definitions_are_open
-from jaxnn.kernels.convolution.geometry import LABELS, Member, by_xla
+from jaxnn.kernels.convolution.geometry import LABELS, Geometry, xla_convolution
 from jaxnn.kernels.forms import choose_form
-from jaxnn.kernels.windows import dilated, output_sizes, per_axis, resolve_padding
+from jaxnn.kernels.windows import dilated_size, output_sizes, per_axis, resolve_padding
 
 
 def conv(
@@ -22,31 +22,32 @@ def conv(
     groups: int = 1,
     form: str | None = None,
 ) -> jax.Array:
-    """Convolve (strictly: cross-correlate, as every neural-network library does).
+    """Convolve (strictly: cross-correlate, as all neural-network libraries do).
 
     With stride s, low padding p and dilation d, along one axis:
 
         y[b, j, o] = Σ_{t, c} x[b, j·s + t·d − p, c] · kernel[t, c, o]
 
-    where x is 0 outside itself. On a CPU the convolution and all its derivatives are written so that they stay fast
-    inside `jax.lax.scan`; elsewhere XLA's own form is used. There, windows of 3×3 over many channels are computed with
-    fewer multiplications (Winograd 1980), unless `jax.default_matmul_precision("highest")` asks for the sum as it stands.
+    where x is 0 outside its bounds. On a CPU the convolution and all its derivatives are written so that they stay fast
+    inside `jax.lax.scan`, and 3×3 windows over many channels are computed with fewer multiplications (Winograd 1980)
+    unless `jax.default_matmul_precision("highest")` asks for the plain sum. Other platforms use XLA's convolution.
 
     Args:
         x: The input, (batch, *space, C_in), with one to three spatial axes.
-        kernel: The kernel, (*window, C_in / groups, C_out), of x's dtype.
-        strides: Step of the window, one integer or one per spatial axis.
+        kernel: The kernel, (*kernel_size, C_in / groups, C_out), of x's dtype.
+        strides: Strides of the window, one integer or one per spatial axis.
         padding: "SAME" (⌈size / stride⌉ outputs), "VALID" (none), or a (low, high) pair per spatial axis, where a
             negative number crops.
         dilation: Distance between the kernel's taps, one integer or one per spatial axis.
-        groups: The features are cut into so many groups, each convolved on its own; `groups=C_in` is depthwise.
+        groups: The number of groups into which the features are split; each is convolved separately. `groups=C_in` is a
+            depthwise convolution.
         form: None lets the backend decide, "canonical" or "xla" forces a form. They differ in rounding only.
 
     Returns:
-        (batch, *places, C_out), in x's dtype.
+        (batch, *out_space, C_out), in x's dtype.
 
     Raises:
-        ValueError: If the shapes, groups or options do not fit each other, or the kernel exceeds the padded input.
+        ValueError: If the shapes, groups or options do not match, or the kernel exceeds the padded input.
         TypeError: If the dtypes differ, or an option is not an integer.
 
     Example:
@@ -62,15 +63,14 @@ def conv(
     _check_operands(x, kernel, groups)
     axes, sizes = x.ndim - 2, x.shape[1:-1]
     strides, dilation = per_axis(strides, axes, "strides"), per_axis(dilation, axes, "dilation")
-    window = tuple(dilated(k, d) for k, d in zip(kernel.shape[:-2], dilation, strict=True))
+    window = tuple(dilated_size(k, d) for k, d in zip(kernel.shape[:-2], dilation, strict=True))
     padding = resolve_padding(padding, sizes, window, strides)
     if 0 in output_sizes(sizes, window, strides, padding):
         raise ValueError(
             f"the kernel does not fit into the input: kernel sizes {kernel.shape[:-2]} with dilation {dilation} span "
             f"{window}, the input has {sizes} with padding {padding}; use a smaller kernel, or pad more"
         )
-    member = Member(strides, padding, (1,) * axes, dilation, groups)
-    return _convolve(x, kernel, member, form)
+    return _convolve(x, kernel, Geometry(strides, padding, (1,) * axes, dilation, groups), form)
 
 
 def conv_transpose(
@@ -83,32 +83,32 @@ def conv_transpose(
     groups: int = 1,
     form: str | None = None,
 ) -> jax.Array:
-    """Transposed convolution: each input point spreads the kernel over the output (Zeiler et al. 2010).
+    """Transposed convolution: each input element spreads the kernel over the output (Zeiler et al. 2010).
 
     With stride s, low padding p and dilation d, along one axis:
 
         y[b, j, o] = Σ_{i, t, c} x[b, i, c] · kernel[t, c, o]        over all i, t with  i·s + t·d − p = j
 
-    It is the transpose of `conv` in its input, with the kernel's two feature axes exchanged, and PyTorch's and
-    Keras's convention; `jax.lax.conv_transpose` flips the kernel in space. On a CPU, input points that lie apart are
-    not filled up with zeros: outputs that meet the same part of the kernel are a convolution of their own.
+    It is the transpose of `conv` in its input, with the kernel's two feature axes exchanged. This is PyTorch's and
+    Keras's convention; `jax.lax.conv_transpose` flips the kernel in space. On a CPU no zeros are inserted between the
+    input elements: each phase of the output is a convolution of the undilated input.
 
     Args:
         x: The input, (batch, *space, C_in), with one to three spatial axes.
-        kernel: The kernel, (*window, C_in / groups, C_out), of x's dtype.
-        strides: Distance of neighbouring input points in the output, one integer or one per spatial axis.
+        kernel: The kernel, (*kernel_size, C_in / groups, C_out), of x's dtype.
+        strides: Distance of neighboring input elements in the output, one integer or one per spatial axis.
         padding: "SAME" (size · stride outputs), "VALID" (all (size − 1) · stride + span of them, where the kernel spans
-            (taps − 1) · dilation + 1), or a (low, high) pair per spatial axis that is cut off those; a negative number
-            adds zeros. PyTorch's `padding=p, output_padding=q` is `(p, p - q)`.
+            (taps − 1) · dilation + 1), or a (low, high) pair per spatial axis that is cropped from those of "VALID"; a
+            negative number adds zeros. PyTorch's `padding=p, output_padding=q` is `(p, p - q)`.
         dilation: Distance between the kernel's taps, one integer or one per spatial axis.
-        groups: The features are cut into so many groups, each convolved on its own.
+        groups: The number of groups into which the features are split; each is convolved separately.
         form: None lets the backend decide, "canonical" or "xla" forces a form. They differ in rounding only.
 
     Returns:
-        (batch, *places, C_out), in x's dtype.
+        (batch, *out_space, C_out), in x's dtype.
 
     Raises:
-        ValueError: If the shapes, groups or options do not fit each other, or the padding leaves no output.
+        ValueError: If the shapes, groups or options do not match, or the padding leaves no output.
         TypeError: If the dtypes differ, or an option is not an integer.
 
     Example:
@@ -123,25 +123,25 @@ def conv_transpose(
     _check_operands(x, kernel, groups)
     axes = x.ndim - 2
     strides, dilation = per_axis(strides, axes, "strides"), per_axis(dilation, axes, "dilation")
-    window = tuple(dilated(k, d) for k, d in zip(kernel.shape[:-2], dilation, strict=True))
+    window = tuple(dilated_size(k, d) for k, d in zip(kernel.shape[:-2], dilation, strict=True))
     if padding == "SAME":
         surplus = [w - s for w, s in zip(window, strides, strict=True)]
         padding = tuple((low, more - low) for more in surplus for low in (max(more, 0) // 2,))
     padding = resolve_padding(padding, x.shape[1:-1], window, strides)
-    around = tuple((w - 1 - low, w - 1 - high) for w, (low, high) in zip(window, padding, strict=True))
-    if 0 in output_sizes([dilated(n, s) for n, s in zip(x.shape[1:-1], strides, strict=True)], window, (1,) * axes, around):
-        raise ValueError(f"nothing is left of the output after a padding of {padding} is cut off; use a smaller padding")
-    member = Member((1,) * axes, around, strides, dilation, groups)
+    outer = tuple((w - 1 - low, w - 1 - high) for w, (low, high) in zip(window, padding, strict=True))
+    dilated_sizes = [dilated_size(n, s) for n, s in zip(x.shape[1:-1], strides, strict=True)]
+    if 0 in output_sizes(dilated_sizes, window, (1,) * axes, outer):
+        raise ValueError(f"conv_transpose: a padding of {padding} leaves no output; use less padding")
     kernel = jnp.flip(kernel, range(axes))
-    return _convolve(x, kernel, member, form)
+    return _convolve(x, kernel, Geometry((1,) * axes, outer, strides, dilation, groups), form)
 
 
 def _check_operands(x: jax.Array, kernel: jax.Array, groups: int) -> None:
     shapes = f"input {x.dtype}{list(x.shape)}, kernel {kernel.dtype}{list(kernel.shape)}"
     if x.ndim - 2 not in LABELS or kernel.ndim != x.ndim:
         raise ValueError(
-            "conv takes an input (batch, *space, C_in) and a kernel (*window, C_in / groups, C_out) with the same one "
-            f"to three spatial axes, got {shapes}; a single example needs a batch axis, x[None]"
+            "a convolution takes an input (batch, *space, C_in) and a kernel (*kernel_size, C_in / groups, C_out) with the "
+            f"same one to three spatial axes, got {shapes}; a single example needs a batch axis, x[None]"
         )
     if x.dtype != kernel.dtype:
         raise TypeError(f"the input and the kernel must have one dtype, got {shapes}; cast one with .astype")
@@ -156,9 +156,9 @@ def _check_operands(x: jax.Array, kernel: jax.Array, groups: int) -> None:
         raise ValueError(f"only the batch may be empty, got {shapes}")
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, member: Member, form: str | None) -> jax.Array:
+def _convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, form: str | None) -> jax.Array:
     if choose_form(form, "canonical", x, kernel) == "xla" or definitions_are_open():
-        return by_xla(x, kernel, member)
+        return xla_convolution(x, kernel, geometry)
     from jaxnn.kernels.convolution.primitive import convolve  # not at import: a primitive needs jax.extend, thus Pallas
 
-    return convolve(x, kernel, member)
+    return convolve(x, kernel, geometry)

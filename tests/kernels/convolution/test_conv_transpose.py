@@ -1,4 +1,4 @@
-"""kernels.conv_transpose: the transpose of conv, PyTorch's values, and every form equal to XLA's."""
+"""kernels.conv_transpose: it is the transpose of conv, equals PyTorch, and every form equals XLA's."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnn.kernels import conv, conv_transpose
-from jaxnn.kernels.convolution import cpu as members
+from jaxnn.kernels.convolution import cpu
 
 
 def normal(shape, dtype="float64", seed=0):
@@ -77,18 +77,18 @@ def test_equals_pytorch(axes, taps, options, x64):
     [((2, 2), 2, "SAME", 5), ((2, 2), 2, "SAME", 1), ((4, 3), (4, 3), ((0, 1), (0, 2)), 5), ((16,), 8, "SAME", 5)]
     + [((2,), 3, "VALID", 5), ((4, 2, 2), (4, 2, 2), "SAME", 6)],
 )
-def test_all_phases_at_once_equal_xlas_form(taps, strides, padding, features, x64):
+def test_the_subpixel_form_equals_xlas(taps, strides, padding, features, x64):
     x, kernel = normal((2, *(5, 4, 3)[: len(taps)], 4)), normal((*taps, 4, features), seed=1)
     canonical = lambda *v: conv_transpose(*v, strides=strides, padding=padding, form="canonical")  # noqa: E731
     eqn = jax.make_jaxpr(canonical)(x, kernel).eqns[-1]
-    assert members.choose_way(x, kernel, eqn.params["member"]) == "subpixel"
+    assert cpu.choose_form(x, kernel, eqn.params["geometry"]) == "subpixel"
     reference = conv_transpose(x, kernel, strides=strides, padding=padding, form="xla")
     np.testing.assert_allclose(canonical(x, kernel), reference, atol=1e-12)
 
 
 @pytest.mark.parametrize(("taps", "strides"), [(3, 1), (3, 2), (4, 2)])
 def test_examples_in_blocks(taps, strides, monkeypatch, x64):
-    monkeypatch.setattr(members, "MOST_PRODUCTS", 2 * 6 * 5 * taps**2)  # two examples, so that the fifth is left over
+    monkeypatch.setattr(cpu, "MAX_PRODUCTS", 2 * 6 * 5 * taps**2)  # blocks of two examples, so that the fifth remains
     x, kernel = normal((5, 6, 5, 7)), normal((taps, taps, 7, 1), seed=1)
     forms = ("canonical", "xla")
     ours, reference = (jax.jit(lambda *v, f=f: conv_transpose(*v, strides=strides, form=f))(x, kernel) for f in forms)
@@ -109,9 +109,9 @@ def test_stride_larger_than_the_kernel():
 
 def test_bad_arguments():
     x, kernel = jnp.ones((1, 4, 2)), jnp.ones((3, 2, 5))
-    with pytest.raises(ValueError, match="nothing is left"):
+    with pytest.raises(ValueError, match="leaves no output; use less padding"):
         conv_transpose(x, kernel, padding=((3, 3),))
     with pytest.raises(ValueError, match="2 channels"):
         conv_transpose(x, kernel[:, :1])
     with pytest.raises(ValueError, match="form must be"):
-        conv_transpose(x, kernel, form="phases")
+        conv_transpose(x, kernel, form="polyphase")

@@ -1,4 +1,4 @@
-"""kernels.conv: every form equals every other, and NumPy and PyTorch, in value and in all derivatives."""
+"""kernels.conv: all forms equal each other, NumPy and PyTorch, in value and in all derivatives."""
 
 import itertools
 import re
@@ -13,12 +13,11 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxnn.kernels import conv
-from jaxnn.kernels.convolution import column_sums as columns
-from jaxnn.kernels.convolution import cpu as members
+from jaxnn.kernels.convolution import column_sums, cpu
 
 CANONICAL_LABELS = {"b0f_0io->b0f", "b01f_01io->b01f", "b012f_012io->b012f"}
 
-# name: (input shape, kernel shape, options); together they reach every way in which a convolution is computed
+# name: (input shape, kernel shape, options); together they reach every form of a convolution
 CASES = {
     "plain": ((5, 6, 5, 5), (3, 3, 5, 6), {}),
     "strided": ((5, 7, 6, 5), (3, 2, 5, 6), {"strides": (2, 3)}),
@@ -140,8 +139,8 @@ def test_every_transformation(name, x64):
 
 @pytest.mark.parametrize("large", [0, 2**17])
 def test_kernel_gradients_of_depthwise_convolutions(large, monkeypatch, x64):
-    # Long rows are cut into blocks, large images go one by one; both must sum to the same.
-    monkeypatch.setattr(columns, "LARGE_IMAGE", large)
+    # Long rows are split into blocks, large images are processed one by one; both must give the same sum.
+    monkeypatch.setattr(column_sums, "LARGE_IMAGE", large)
     for name in ("depthwise", "depthwise, wide padding", "depthwise, long rows"):
         x, kernel, options = operands(name)
         gradients = [jax.jit(jax.grad(loss(form, options), 1))(x, kernel) for form in ("canonical", "xla")]
@@ -163,15 +162,15 @@ def convolve_by_loops(x, kernel, strides, padding, dilation, groups):
     axes = x.ndim - 2
     x = np.pad(x, [(0, 0), *padding, (0, 0)])
     spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:axes], dilation, strict=True)]
-    places = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:-1], spans, strides, strict=True)]
-    y = np.zeros((x.shape[0], *places, kernel.shape[-1]))
+    out_sizes = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:-1], spans, strides, strict=True)]
+    y = np.zeros((x.shape[0], *out_sizes, kernel.shape[-1]))
     c_in, c_out = kernel.shape[-2], kernel.shape[-1] // groups
-    for place, tap in itertools.product(np.ndindex(*places), np.ndindex(*kernel.shape[:axes])):
-        at = tuple(p * s + t * d for p, s, t, d in zip(place, strides, tap, dilation, strict=True))
+    for index, tap in itertools.product(np.ndindex(*out_sizes), np.ndindex(*kernel.shape[:axes])):
+        position = tuple(i * s + t * d for i, s, t, d in zip(index, strides, tap, dilation, strict=True))
         for group in range(groups):
-            inputs = x[(slice(None), *at, slice(group * c_in, (group + 1) * c_in))]
+            inputs = x[(slice(None), *position, slice(group * c_in, (group + 1) * c_in))]
             features = slice(group * c_out, (group + 1) * c_out)
-            y[(slice(None), *place, features)] += inputs @ kernel[(*tap, slice(None), features)]
+            y[(slice(None), *index, features)] += inputs @ kernel[(*tap, slice(None), features)]
     return y
 
 
@@ -201,18 +200,18 @@ def test_equals_pytorch(groups, x64):
 
 
 @pytest.mark.parametrize(
-    ("case", "way"),
+    ("case", "form"),
     [("plain", "canonical"), ("few outputs", "products"), ("few channels", "taps"), ("many groups", "groups")]
     + [("depthwise", "taps"), ("depthwise, small window", "depthwise")],
 )
-def test_the_rule(case, way):
+def test_which_form_is_chosen(case, form):
     x, kernel, options = operands(case, "float32")
     (eqn,) = jax.make_jaxpr(lambda x, kernel: conv(x, kernel, form="canonical", **options))(x, kernel).eqns
-    assert members.choose_way(x, kernel, eqn.params["member"]) == way
+    assert cpu.choose_form(x, kernel, eqn.params["geometry"]) == form
 
 
 @pytest.mark.parametrize("name", ["strided", "groups", "dilated", "small input", "one dimension"])
-def test_nothing_falls_to_permuted_labels_in_a_loop(name):
+def test_loops_contain_canonical_labels_only(name):
     x, kernel, options = operands(name, "float32")
     gradient = jax.grad(loss("canonical", options), (0, 1))
 
@@ -251,7 +250,7 @@ def test_an_empty_batch_gives_no_outputs_and_zero_gradients(name):
     np.testing.assert_array_equal(dkernel, np.zeros(kernel.shape))
 
 
-def test_nan_reaches_the_outputs_that_see_it_and_no_others():
+def test_nan_reaches_only_the_outputs_whose_window_contains_it():
     x = jnp.zeros((1, 6, 2)).at[0, 2, 1].set(jnp.nan)
     y = conv(x, jnp.ones((3, 2, 1)), form="canonical").ravel()
     np.testing.assert_array_equal(jnp.isnan(y), [False, True, True, True, False, False])
@@ -272,7 +271,7 @@ def test_abstract_evaluation_and_export_with_a_symbolic_batch(name):
 
 
 @pytest.mark.parametrize("name", ["strided", "larger image", "one channel", "one tap", "groups", "depthwise"])
-def test_shard_map_checks_what_varies(name):
+def test_shard_map_checks_varying_axes(name):
     # The input varies over the mesh and the kernel does not, so the kernel's gradient must be summed over it.
     x, kernel, options = operands(name, "float32")
     gradient = jax.jit(jax.grad(loss("canonical", options), (0, 1)))
@@ -305,7 +304,7 @@ def test_shard_map_checks_what_varies(name):
         ({"form": "fast"}, ValueError, 'form must be None, "xla" or "canonical"'),
     ],
 )
-def test_errors_say_what_came_and_how_to_mend_it(change, error, message):
+def test_errors(change, error, message):
     x, kernel = jnp.ones(change.pop("x", (2, 6, 6, 4))), jnp.ones(change.pop("kernel", (3, 3, 4, 8)))
     with pytest.raises(error, match=message):
         conv(x, kernel.astype(change.pop("dtype", "float32")), **change)

@@ -1,4 +1,4 @@
-"""Convolution by tiles: equal to XLA's in value and all derivatives, as precise, and only where it is asked for and pays."""
+"""Winograd's convolution: equal to XLA's in value and all derivatives, as precise, and used only where it is faster."""
 
 import functools
 
@@ -26,8 +26,8 @@ def gradients(x, kernel, **options):
 
 @pytest.fixture
 def everywhere(monkeypatch):
-    """Tiles for the smallest convolutions too, in blocks of a few examples."""
-    monkeypatch.setattr(winograd, "pays", lambda batch, *sizes, **_: batch > 0)
+    """Use tiles for the smallest convolutions too, in blocks of a few examples."""
+    monkeypatch.setattr(winograd, "is_faster", lambda batch, *sizes, **_: batch > 0)
     monkeypatch.setattr(winograd, "BLOCK", 128)
     jax.clear_caches()
     yield
@@ -44,8 +44,8 @@ def test_equals_xlas_convolution_and_its_kernel_gradient(data):
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "BLOCK", data.draw(st.sampled_from([1, 50, 2**18])))
         x, kernel = normal((batch, *sizes, channels)), normal((3, 3, channels, features), seed=1)
-        places = (n + low + high - 2 for n, (low, high) in zip(sizes, padding, strict=True))
-        g = normal((batch, *places, features), seed=2)
+        out_sizes = (n + low + high - 2 for n, (low, high) in zip(sizes, padding, strict=True))
+        g = normal((batch, *out_sizes, features), seed=2)
 
         @jax.jit
         def both(x, kernel, g):
@@ -95,7 +95,7 @@ def test_shard_map_sums_the_kernels_gradient(everywhere):
 
 
 def test_is_as_precise_as_the_direct_sum():
-    """Largest error over the largest number, against float64: Lavin and Gray measured less than the direct sum's."""
+    """The largest error over the largest number, against float64; Lavin and Gray measured less than that of the direct sum."""
     x, kernel, g = (
         normal((16, 14, 14, 64), "float32"),
         normal((3, 3, 64, 64), "float32", 1),
@@ -125,21 +125,21 @@ def test_half_precision_sums_in_float32(dtype, everywhere):
         np.testing.assert_allclose(ours.astype("float32"), expected, rtol=float(jnp.finfo(dtype).eps), atol=1e-2)
 
 
-def test_where_tiles_are_taken():
-    def ways(batch, size, channels, features, dtype="float32", **options):
+def test_where_tiles_are_used():
+    def chosen(batch, size, channels, features, dtype="float32", **options):
         shapes = (batch, size, size, channels), (3, 3, channels // options.get("groups", 1), features)
         structs = (jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
         program = jax.make_jaxpr(lambda *v: jax.vjp(functools.partial(conv, **options), *v)[1](conv(*v, **options)))(*structs)
         return [form.removeprefix("conv ") for _, form in forms(program.jaxpr) if form.startswith("conv ")]
 
-    assert ways(64, 8, 256, 256) == ["tiles"] * 4
-    assert ways(64, 32, 64, 64).count("tiles") == 3  # all but the kernel's gradient
-    for few in (ways(1, 4, 256, 256), ways(64, 14, 16, 16), ways(16, 4, 64, 64), ways(64, 7, 64, 64), ways(1, 1024, 64, 64)):
-        assert "tiles" not in few
+    assert chosen(64, 8, 256, 256) == ["winograd"] * 4
+    assert chosen(64, 32, 64, 64).count("winograd") == 3  # all but the kernel's gradient
+    for sizes in ((1, 4, 256, 256), (64, 14, 16, 16), (16, 4, 64, 64), (64, 7, 64, 64), (1, 1024, 64, 64)):
+        assert "winograd" not in chosen(*sizes)
     for other in ({"strides": 2}, {"dilation": 2}, {"groups": 2}):
-        assert "tiles" not in ways(64, 8, 256, 256, **other)
+        assert "winograd" not in chosen(64, 8, 256, 256, **other)
     with jax.default_matmul_precision("highest"):
-        assert "tiles" not in ways(64, 8, 256, 256)
+        assert "winograd" not in chosen(64, 8, 256, 256)
 
 
 def test_operations_are_those_of_the_direct_sum():
@@ -150,15 +150,15 @@ def test_operations_are_those_of_the_direct_sum():
     assert count("canonical") == pytest.approx(count("xla"), rel=1e-3)
 
 
-@pytest.mark.parametrize("place", [(2, 2), (3, 2), (0, 5)])
-def test_a_nan_reaches_the_outputs_that_see_it_and_no_others(place, everywhere):
-    x, kernel = jnp.zeros((3, 6, 7, 1)).at[1, *place].set(jnp.nan), jnp.ones((3, 3, 1, 1))
+@pytest.mark.parametrize("position", [(2, 2), (3, 2), (0, 5)])
+def test_nan_reaches_only_the_outputs_whose_window_contains_it(position, everywhere):
+    x, kernel = jnp.zeros((3, 6, 7, 1)).at[1, *position].set(jnp.nan), jnp.ones((3, 3, 1, 1))
     reached = np.zeros((3, 6, 7, 1), bool)
-    reached[1, max(place[0] - 1, 0) : place[0] + 2, max(place[1] - 1, 0) : place[1] + 2] = True
+    reached[1, max(position[0] - 1, 0) : position[0] + 2, max(position[1] - 1, 0) : position[1] + 2] = True
     np.testing.assert_array_equal(np.isnan(winograd.convolve(x, kernel, ((1, 1), (1, 1)))), reached)
 
 
-def test_a_program_for_another_platform_takes_xlas_convolutions():
+def test_a_program_for_another_platform_uses_xlas_convolutions():
     x, kernel = jax.ShapeDtypeStruct((64, 8, 8, 256), "float32"), jax.ShapeDtypeStruct((3, 3, 256, 256), "float32")
     program = jax.jit(functools.partial(gradients, form="canonical"))
 

@@ -373,7 +373,7 @@ class _Run:
 
     def error(self, result: FitResult) -> NonFiniteError:
         """The error that says where a loss stopped being finite, from the bad step made again piece by piece."""
-        from jaxnn.inspect.nonfinite import locate
+        from jaxnn.programs.nonfinite import locate_nonfinite as locate
 
         state = self.driver.at(self.bad)
         batch, samples = self.driver.batch(state)

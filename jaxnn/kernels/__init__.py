@@ -1,5 +1,6 @@
 """The fast lowering of an operation, chosen at trace time by backend and shape."""
 
+from jaxnn.core.primitives import definitions
 from jaxnn.kernels.attention import dot_product_attention
 from jaxnn.kernels.compiler import compiler_options, jit
 from jaxnn.kernels.convolution.public import conv, conv_transpose
@@ -17,6 +18,7 @@ __all__ = [
     "compiler_options",
     "conv",
     "conv_transpose",
+    "definitions",
     "dot_product_attention",
     "dropout",
     "jit",

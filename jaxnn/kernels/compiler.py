@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from jaxnn.kernels.forms import platform
+from jaxnn._jax import is_tracing, platform
 
 # Each product and convolution goes to the library alone. The value without INDIVIDUAL lets XLA join products with what
 # surrounds them, is no faster, and crashes the process where many padded products are added up (jaxlib 0.10.2).
@@ -71,7 +71,7 @@ def jit(function: Callable, **jit_kwargs) -> Callable:
 
     @functools.wraps(function)
     def run(*args, **kwargs):
-        return (outermost() if _nothing_is_tracing() else nested)(*args, **kwargs)
+        return (nested if is_tracing() else outermost())(*args, **kwargs)
 
     for name in ("lower", "trace", "eval_shape", "clear_cache"):
         setattr(run, name, functools.partial(_call, outermost, name))
@@ -80,11 +80,3 @@ def jit(function: Callable, **jit_kwargs) -> Callable:
 
 def _call(compiled: Callable, name: str, *args, **kwargs):
     return getattr(compiled(), name)(*args, **kwargs)
-
-
-def _nothing_is_tracing() -> bool:
-    from jax.extend.core import get_opaque_trace_state  # brings Pallas along: not at import
-
-    now = get_opaque_trace_state()
-    with jax.core.eval_context():
-        return now == get_opaque_trace_state()

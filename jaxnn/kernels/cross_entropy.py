@@ -4,12 +4,12 @@ import functools
 import operator
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxnn._jax import is_tracer
 from jaxnn.kernels.forms import widen
 
 # Logits held at once, 64 MB of float32: few enough to matter little beside the kernel and its gradient, and so many that
@@ -125,7 +125,7 @@ def _check(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, labels: jax.Ar
     fits = hidden.ndim > 0 and kernel.ndim == 2 and hidden.shape[-1] == kernel.shape[0]
     if not fits or bias.shape != kernel.shape[1:] or labels.shape != hidden.shape[:-1] or kernel.shape[1] < 2:
         raise ValueError(f"expected hidden (..., d), kernel (d, at least 2 classes), bias (classes,), labels (...); got {got}")
-    if isinstance(labels, jax.core.Tracer) or not labels.is_fully_addressable or not labels.size:
+    if is_tracer(labels) or not labels.is_fully_addressable or not labels.size:
         return
     values = np.asarray(labels)
     if values.min() < 0 or values.max() >= kernel.shape[1]:

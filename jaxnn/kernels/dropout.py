@@ -3,10 +3,10 @@
 import math
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnn._jax import is_tracer
 from jaxnn.kernels.forms import widen
 
 STEPS = 2**24  # float32 holds every probability n / STEPS exactly
@@ -44,7 +44,7 @@ def dropout(x: ArrayLike, rate: float | jax.Array, key: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"dropout takes floating-point numbers, got {x.dtype}; cast with .astype")
-    if not isinstance(rate, jax.core.Tracer) and not 0 <= rate <= 1:
+    if not is_tracer(rate) and not 0 <= rate <= 1:
         raise ValueError(f"dropout takes a rate in [0, 1], the share that is dropped, got {rate}")
     return _dropout(x, rate, key)
 

@@ -2,38 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-_definitions = jax.make_user_context(False)  # part of the key of JAX's caches: no trace is taken for the other kind
-
-
-@contextmanager
-def definitions() -> Iterator[None]:
-    """While this is open, what is traced takes XLA's form of an operation, which is its definition, on every backend.
-
-    Operations are counted in it: a fast form computes the same with more of them, or fewer.
-
-    Example:
-        >>> with definitions():
-        ...     choose_form(None, "canonical")
-        'xla'
-    """
-    with _definitions(True):
-        yield
-
-
-def platform() -> str:
-    """Name of the platform that a computation traced now will run on: "cpu", "gpu" or "tpu".
-
-    Example:
-        >>> platform() in ("cpu", "gpu", "tpu")
-        True
-    """
-    device = jax.config.jax_default_device  # type: ignore[attr-defined]
-    return jax.default_backend() if device is None else getattr(device, "platform", str(device))
+from jaxnn._jax import has_sharded_type, platform
+from jaxnn._jax import varying_axes as varying  # noqa: F401
+from jaxnn.core.primitives import chosen_form, definitions, definitions_are_open  # noqa: F401
 
 
 def choose_form(form: str | None, ours: str, *operands: jax.Array) -> str:
@@ -58,10 +33,10 @@ def choose_form(form: str | None, ours: str, *operands: jax.Array) -> str:
         >>> choose_form("xla", "canonical")
         'xla'
     """
-    if form is None and _definitions.value:
+    if form is None and definitions_are_open():
         return "xla"
     if form is None:
-        sharded = any(axis is not None for x in operands for axis in jax.typeof(x).sharding.spec)
+        sharded = any(map(has_sharded_type, operands))
         return ours if platform() == "cpu" and not sharded else "xla"
     if form not in ("xla", ours):
         raise ValueError(f'form must be None, "xla" or "{ours}", got {form!r}')
@@ -80,7 +55,7 @@ def chosen(operation: str, form: str | None, ours: str, *operands: jax.Array) ->
         'xla'
     """
     form = choose_form(form, ours, *operands)
-    with jax.named_scope(f"{operation}[{form}]"):  # no layer has brackets in its name
+    with chosen_form(operation, form):
         yield form
 
 
@@ -93,14 +68,3 @@ def widen(x: jax.Array) -> jax.Array:
         (dtype('float32'), dtype('int8'))
     """
     return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
-
-
-def varying(x: jax.Array) -> frozenset:
-    """Mesh axes over which an array varies: inside `shard_map` the operands of some primitives must have the same.
-
-    Example:
-        >>> varying(jnp.zeros(1))
-        frozenset()
-    """
-    kind: Any = jax.typeof(x)
-    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # as jax spells it

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn.kernels.forms import chosen, varying, widen
+from jaxnn._jax import vary_alike
+from jaxnn.kernels.forms import chosen, widen
 
 Cell = Callable[[jax.Array, Any], Any]
 
@@ -74,7 +75,7 @@ def recurrence(
     with chosen("recurrence", "xla" if form is None and not joined else form, "joined", *jax.tree.leaves(arrays)) as form:
         if form == "joined" and not joined:
             raise ValueError('the form "joined" wants kernel and recurrent_kernel as wide as the bias; take form="xla"')
-        return _time_first(cell, form, *_varying_alike((*arrays, mask)))
+        return _time_first(cell, form, *vary_alike((*arrays, mask)))
 
 
 def _check(x, kernel, recurrent_kernel, bias, carry, *, mask) -> None:
@@ -91,12 +92,6 @@ def _check(x, kernel, recurrent_kernel, bias, carry, *, mask) -> None:
         raise ValueError(f"kernel and recurrent_kernel have {widths} columns; they cannot make up the bias's {len(bias)}")
     if mask is not None and mask.shape != x.shape[:2]:
         raise ValueError(f"mask must be (batch, time), {list(x.shape[:2])} here, got {list(mask.shape)}")
-
-
-def _varying_alike(operands):
-    """Inside shard_map: have all vary over the same mesh axes, so that a scan finds its carry's type unchanged."""
-    axes = frozenset().union(*map(varying, jax.tree.leaves(operands)))
-    return jax.tree.map(lambda v: lax.pcast(v, tuple(sorted(axes - varying(v))), to="varying"), operands)
 
 
 def _time_first(cell: Cell, form: str, x, kernel, recurrent_kernel, bias, carry, mask) -> tuple[Any, jax.Array]:

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnn.core.primitives import convolution_products, describe
 from jaxnn.kernels.windows import Pairs, dilated, output_sizes
+
+describe("conv_general_dilated", form=lambda eqn: "conv xla")
 
 LABELS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -54,6 +57,20 @@ def by_xla(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
         dimension_numbers=LABELS[x.ndim - 2],
         feature_group_count=member.groups,
     )
+
+
+def flops(eqn: Any) -> int:
+    """Two operations for each product of an input and a kernel element, in an equation of `canonical_convolution`."""
+    (x, kernel), y, member = (v.aval.shape for v in eqn.invars), eqn.outvars[0].aval.shape, eqn.params["member"]
+    products = convolution_products(zip(x[1:-1], kernel[:-2], y[1:-1], strict=True), *member[:4])
+    return 2 * products * x[0] * kernel[-2] * y[-1]
+
+
+def flops_of_kernel_gradient(eqn: Any) -> int:
+    """As many as the convolution has, in an equation of `tiled_kernel_gradient`."""
+    g, x, member = *(v.aval.shape for v in eqn.invars), eqn.params["member"]
+    products = convolution_products(zip(x[1:-1], (3, 3), g[1:-1], strict=True), *member[:4])
+    return 2 * products * x[0] * x[-1] * g[-1]
 
 
 def padded(x: jax.Array, member: Member) -> jax.Array:

@@ -17,19 +17,18 @@ The condition is symmetric enough that solving it for x or for w gives the same 
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
+from jaxnn._jax import bilinear_primitive, vary_alike
+from jaxnn.core.primitives import describe
 from jaxnn.kernels.convolution import winograd
-from jaxnn.kernels.convolution.cpu import evaluate
-from jaxnn.kernels.convolution.geometry import Member, by_xla, merge, output_shape, split
-from jaxnn.kernels.forms import varying, widen
+from jaxnn.kernels.convolution.cpu import choose_way, evaluate
+from jaxnn.kernels.convolution.geometry import Member, by_xla, flops, flops_of_kernel_gradient, merge, output_shape, split
+from jaxnn.kernels.forms import widen
 from jaxnn.kernels.windows import dilated
 
 # From this size on an image is worth the steps of a loop over its rows.
@@ -54,8 +53,7 @@ def convolve(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
         >>> convolve(x, differences, Member((1,), ((0, 0),), (1,), (1,), 1)).ravel()
         Array([-3., -5.], dtype=float32)
     """
-    axes = varying(x) | varying(kernel)  # inside shard_map both operands must vary over the same mesh axes
-    x, kernel = (lax.pcast(v, tuple(sorted(axes - varying(v))), to="varying") for v in (x, kernel))
+    x, kernel = vary_alike((x, kernel))
     return convolution_p.bind(x, kernel, member=member)
 
 
@@ -136,23 +134,25 @@ def _batched(operands: tuple, axes: tuple, *, member: Member) -> tuple[jax.Array
     return split(y, mapped), y.ndim - 1
 
 
+def _form(eqn: Any) -> str:
+    x, kernel = (v.aval for v in eqn.invars)
+    return f"conv {choose_way(x, kernel, eqn.params['member'])}"
+
+
 def _abstract(x: Any, kernel: Any, *, member: Member) -> Any:
     return x.update(shape=output_shape(x, kernel, member), weak_type=False)
 
 
-def _primitive(name: str, ours: Callable, xlas: Callable, result: Callable) -> Primitive:
-    """A bilinear operation that is computed in our way on a CPU and in XLA's where a program is lowered for another."""
-    primitive = Primitive(name)
-    primitive.def_impl(jax.jit(ours, static_argnames="member"))
-    primitive.def_abstract_eval(result)
-    mlir.register_lowering(primitive, mlir.lower_fun(ours, multiple_results=False), platform="cpu")
-    mlir.register_lowering(primitive, mlir.lower_fun(xlas, multiple_results=False))
-    return primitive
-
-
-convolution_p = _primitive("canonical_convolution", evaluate, by_xla, _abstract)
-ad.defbilinear(convolution_p, _input_cotangent, _kernel_cotangent)
-batching.primitive_batchers[convolution_p] = _batched
+convolution_p = bilinear_primitive(
+    "canonical_convolution",
+    cpu=evaluate,
+    default=by_xla,
+    result=_abstract,
+    transposes=(_input_cotangent, _kernel_cotangent),
+    batch=_batched,
+    static="member",
+)
+describe("canonical_convolution", flops=flops, form=_form)
 
 
 # The kernel's gradient by tiles: ⟨gradient(g, x), w⟩ = ⟨convolve(x, w), g⟩, so its transposes are the family's members
@@ -175,10 +175,16 @@ def _xlas_gradient(g: jax.Array, x: jax.Array, *, member: Member) -> jax.Array:
     return jax.linear_transpose(lambda kernel: by_xla(x, kernel, member), kernel)(g)[0]
 
 
-tiled_gradient_p = _primitive("tiled_kernel_gradient", _tiled_gradient, _xlas_gradient, _abstract_gradient)
-ad.defbilinear(
-    tiled_gradient_p,
-    lambda kernel, g, x, *, member: convolve(x, kernel, member),
-    lambda kernel, g, x, *, member: _input_cotangent(g, x, kernel, member=member),
+tiled_gradient_p = bilinear_primitive(
+    "tiled_kernel_gradient",
+    cpu=_tiled_gradient,
+    default=_xlas_gradient,
+    result=_abstract_gradient,
+    transposes=(
+        lambda kernel, g, x, *, member: convolve(x, kernel, member),
+        lambda kernel, g, x, *, member: _input_cotangent(g, x, kernel, member=member),
+    ),
+    batch=_batched_gradient,
+    static="member",
 )
-batching.primitive_batchers[tiled_gradient_p] = _batched_gradient
+describe("tiled_kernel_gradient", flops=flops_of_kernel_gradient, form=lambda eqn: "conv tiles")

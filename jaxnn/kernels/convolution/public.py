@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnn.core.primitives import definitions_are_open
 from jaxnn.kernels.convolution.geometry import LABELS, Member, by_xla
 from jaxnn.kernels.forms import choose_form
 from jaxnn.kernels.windows import dilated, output_sizes, per_axis, resolve_padding
@@ -69,9 +70,7 @@ def conv(
             f"{window}, the input has {sizes} with padding {padding}; use a smaller kernel, or pad more"
         )
     member = Member(strides, padding, (1,) * axes, dilation, groups)
-    if choose_form(form, "canonical", x, kernel) == "xla":
-        return by_xla(x, kernel, member)
-    return _canonical(x, kernel, member)
+    return _convolve(x, kernel, member, form)
 
 
 def conv_transpose(
@@ -134,7 +133,7 @@ def conv_transpose(
         raise ValueError(f"nothing is left of the output after a padding of {padding} is cut off; use a smaller padding")
     member = Member((1,) * axes, around, strides, dilation, groups)
     kernel = jnp.flip(kernel, range(axes))
-    return by_xla(x, kernel, member) if choose_form(form, "canonical", x, kernel) == "xla" else _canonical(x, kernel, member)
+    return _convolve(x, kernel, member, form)
 
 
 def _check_operands(x: jax.Array, kernel: jax.Array, groups: int) -> None:
@@ -157,9 +156,9 @@ def _check_operands(x: jax.Array, kernel: jax.Array, groups: int) -> None:
         raise ValueError(f"only the batch may be empty, got {shapes}")
 
 
-def _canonical(x: jax.Array, kernel: jax.Array, member: Member) -> jax.Array:
-    from jaxnn.kernels.convolution.primitive import (
-        convolve,  # a primitive of one's own needs jax.extend, which brings Pallas along
-    )
+def _convolve(x: jax.Array, kernel: jax.Array, member: Member, form: str | None) -> jax.Array:
+    if choose_form(form, "canonical", x, kernel) == "xla" or definitions_are_open():
+        return by_xla(x, kernel, member)
+    from jaxnn.kernels.convolution.primitive import convolve  # not at import: a primitive needs jax.extend, thus Pallas
 
     return convolve(x, kernel, member)

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnn._jax import matmul_precision
 from jaxnn.kernels.convolution.geometry import Member, output_shape
 from jaxnn.kernels.windows import Pairs
 
@@ -70,7 +71,7 @@ def by_tiles(x: Any, kernel: Any, member: Member, *, gradient: bool = False) -> 
     plain = max(*member.strides, *member.lhs_dilation, *member.rhs_dilation, member.groups) == 1
     if window != [3, 3] or not plain or not all(isinstance(n, int) for n in x.shape):
         return False
-    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")  # type: ignore[attr-defined]
+    exact = matmul_precision() in ("highest", "float32")
     if exact or not jnp.issubdtype(x.dtype, jnp.floating):
         return False
     return pays(x.shape[0], output_shape(x, kernel, member)[1:-1], channels, features, gradient=gradient)

@@ -178,9 +178,7 @@ def _convolution(eqn: Any) -> int:
     y = eqn.outvars[0].aval.shape
     space = zip(x_axes[2:], kernel_axes[2:], y_axes[2:], strict=True)
     sizes = [(x[a], kernel[b], y[c]) for a, b, c in space]
-    products = primitives.convolution_products(
-        sizes, p["window_strides"], p["padding"], p["lhs_dilation"], p["rhs_dilation"]
-    )
+    products = primitives.convolution_products(sizes, p["window_strides"], p["padding"], p["lhs_dilation"], p["rhs_dilation"])
     return 2 * products * (x[x_axes[0]] // p["batch_group_count"]) * kernel[kernel_axes[1]] * y[y_axes[1]]
 
 

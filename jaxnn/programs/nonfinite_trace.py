@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn._jax import bind, is_literal, scan_counts, scope_groups, subprograms, traceback_of, while_counts
+from jaxnn.core.primitives import is_described
 from jaxnn.programs.equations import CALLS
 
-# Prefixes of the names of primitives whose outputs are not computed element by element, even where shapes are equal.
-NON_ELEMENTWISE = ("dot", "canonical", "tiled", "conv_", "cum", "scatter", "reduce", "sort", "triangular", "cholesky", "fft")
+# Prefixes of the names of JAX's primitives whose outputs are not computed element by element, even where shapes are equal.
+NON_ELEMENTWISE = ("dot", "conv_", "cum", "scatter", "reduce", "sort", "triangular", "cholesky", "fft")
 # The number of equations that are computed as one program, and the number for the second try if something is not finite.
 CHUNK_SIZES = 128, 16
 
@@ -358,7 +359,7 @@ def _example(operation: str, values: list[Value], result: np.ndarray) -> str:
     """The first non-finite value with its arguments, or the largest absolute value of the arguments."""
     arrays = [np.asarray(v.array) for v in values if jnp.issubdtype(getattr(v.array, "dtype", type(v.array)), jnp.inexact)]
     arrays = [a if np.iscomplexobj(a) else a.astype(np.float64) for a in arrays]
-    is_elementwise = not operation.startswith(NON_ELEMENTWISE)
+    is_elementwise = not operation.startswith(NON_ELEMENTWISE) and not is_described(operation)
     if arrays and is_elementwise and all(_broadcasts(a.shape, result.shape) for a in arrays):
         index = tuple(np.argwhere(~np.isfinite(result))[0])
         arguments = ", ".join(f"{np.broadcast_to(a, result.shape)[index]:.4g}" for a in arrays)

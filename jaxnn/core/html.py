@@ -1,4 +1,4 @@
-"""What a notebook shows of a model alone: its layers by name."""
+"""The HTML of a model without an input: its layers by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-# Colours are the page's own, so that light and dark look alike.
+# Text has the color of the page, light or dark.
 _STYLE = """<style>
 .jaxnn-tree{font-size:13px;line-height:1.5}
 .jaxnn-tree summary{cursor:pointer}
@@ -17,7 +17,7 @@ _STYLE = """<style>
 
 
 def layer_html(layer: Any) -> str:
-    """A model's layers, in blocks that fold; sizes need an input, as `nn.summary(model, x)` takes one."""
+    """The layers of a model as HTML, with foldable blocks; `nn.summary(model, x)` adds sizes, which need an input."""
     hint = "<code>nn.summary(model, x)</code> shows shapes, parameters and operations for an input x"
     tree = _tree(layer.name, layer.name, layer.children)
     return f'{_STYLE}<div class="jaxnn-tree">{tree}<div class="quiet">{hint}</div></div>'
@@ -31,5 +31,5 @@ def _tree(name: str, kind: str, children: Mapping[str, Any]) -> str:
         return f"<div>{title}</div>"
     inside = "".join(_tree(child, layer.name, layer.children) for child, layer in children.items())
     opened = " open" if len(children) <= 30 else ""
-    number = f"{len(children)} layer" + ("s" if len(children) > 1 else "")
-    return f'<details{opened}><summary><b>{title}</b> <span class="quiet">{number}</span></summary>{inside}</details>'
+    count = f"{len(children)} layer" + ("s" if len(children) > 1 else "")
+    return f'<details{opened}><summary><b>{title}</b> <span class="quiet">{count}</span></summary>{inside}</details>'

@@ -1,6 +1,6 @@
-"""Looking inside a model without running it, and pictures of networks and of runs.
+"""Reports on models without running them, and plots of networks, classifiers and training runs.
 
-What draws needs matplotlib, takes `ax=`, and returns the axes it drew on.
+The plots need matplotlib, take `ax=`, and return the axes that they drew on.
 """
 
 from importlib import import_module as _import_module
@@ -9,35 +9,16 @@ from typing import TYPE_CHECKING
 from jaxnn.inspect.summary import Row, Summary, summary
 
 if TYPE_CHECKING:
+    from jaxnn.inspect.animations import animate_activations, animate_functions, animate_losses
+    from jaxnn.inspect.boundaries import animate_boundary, plot_decision_boundary
     from jaxnn.inspect.drawing import Diagram, diagram
-    from jaxnn.inspect.landscapes import (
-        Landscape,
-        around,
-        loss_landscape,
-        path_directions,
-        plot_landscape,
-        random_directions,
-    )
-    from jaxnn.inspect.layer_outputs import activations
+    from jaxnn.inspect.landscapes import Landscape, around, loss_landscape, path_directions, random_directions
+    from jaxnn.inspect.layer_outputs import activation_statistics, activations, plot_activations
     from jaxnn.inspect.nonfinite import NonFinite, find_nonfinite, first_nonfinite_path
-    from jaxnn.plots.animations import (
-        Movie,
-        animate_activations,
-        animate_boundary,
-        animate_functions,
-        animate_landscape,
-        animate_losses,
-    )
-    from jaxnn.plots.classifiers import (
-        plot_calibration,
-        plot_confusion_matrix,
-        plot_decision_boundary,
-        plot_precision_recall,
-        plot_roc,
-    )
+    from jaxnn.plots.animations import Movie, animate_landscape
+    from jaxnn.plots.classifiers import plot_calibration, plot_confusion_matrix, plot_precision_recall, plot_roc
+    from jaxnn.plots.landscapes import plot_landscape
     from jaxnn.plots.networks import (
-        activation_statistics,
-        plot_activations,
         plot_attention,
         plot_embeddings,
         plot_feature_maps,
@@ -93,26 +74,28 @@ __all__ = [
     "summary",
 ]
 
-_ROOMS = {  # imported when first used; a module is not called like what is in it
-    "activations": "inspect.layer_outputs",
-    **dict.fromkeys(("Diagram", "diagram"), "inspect.drawing"),
-    **dict.fromkeys(("NonFinite", "find_nonfinite", "first_nonfinite_path"), "inspect.nonfinite"),
-    **dict.fromkeys(("Landscape", "around", "loss_landscape", "path_directions", "random_directions"), "inspect.landscapes"),
-    "plot_landscape": "inspect.landscapes",
-    "Movie": "plots.animations",
-    "activation_statistics": "plots.networks",
-    **dict.fromkeys(("plot_learning_curves", "plot_learning_rates"), "plots.training"),
-    **dict.fromkeys(("plot_parallel_coordinates", "plot_sweep"), "plots.training"),
-    **dict.fromkeys(("plot_calibration", "plot_confusion_matrix", "plot_decision_boundary"), "plots.classifiers"),
-    **dict.fromkeys(("plot_precision_recall", "plot_roc"), "plots.classifiers"),
-}
+_MODULES = {  # imported at first use; no module has the name of a function in it
+    "inspect.animations": ("animate_activations", "animate_functions", "animate_losses"),
+    "inspect.boundaries": ("animate_boundary", "plot_decision_boundary"),
+    "inspect.drawing": ("Diagram", "diagram"),
+    "inspect.landscapes": ("Landscape", "around", "loss_landscape", "path_directions", "random_directions"),
+    "inspect.layer_outputs": ("activation_statistics", "activations", "plot_activations"),
+    "inspect.nonfinite": ("NonFinite", "find_nonfinite", "first_nonfinite_path"),
+    "plots.animations": ("Movie", "animate_landscape"),
+    "plots.classifiers": ("plot_calibration", "plot_confusion_matrix", "plot_precision_recall", "plot_roc"),
+    "plots.landscapes": ("plot_landscape",),
+    "plots.networks": (
+        "plot_attention", "plot_embeddings", "plot_feature_maps", "plot_filters", "plot_histograms", "plot_spectrum",
+    ),
+    "plots.training": ("plot_learning_curves", "plot_learning_rates", "plot_parallel_coordinates", "plot_sweep"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str):
-    if name not in __all__:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'jaxnn.inspect' has no attribute {name!r}")
-    room = _ROOMS.get(name, "plots.animations" if name.startswith("animate_") else "plots.networks")
-    return getattr(_import_module(f"jaxnn.{room}"), name)
+    return getattr(_import_module(f"jaxnn.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""A drawing of a network: boxes for layers, frames for blocks, arrows for what goes where; SVG, written by hand."""
+"""A diagram of a network as SVG: boxes for layers, frames for blocks, arrows for the flow of values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import jax
 from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer
 from jaxnn.core.naming import abstract
-from jaxnn.inspect.summary import scaled, shape_text
-from jaxnn.programs.costs import Scope
+from jaxnn.inspect.formatting import scaled, shape_text
+from jaxnn.programs.equations import Scope
 from jaxnn.programs.wiring import INPUT, OUTPUT, Wiring, wirings
 
 _BOX, _GAP, _LANE, _PAD, _TITLE = (164.0, 38.0), 26.0, 16.0, 14.0, 20.0  # pixels
-_LETTER = 6.3  # the width of one, at 11 pixels
-_HUES = {  # by the beginning of a layer's kind
+_LETTER = 6.3  # the width of a letter of 11 pixels, in pixels
+_HUES = {  # by the prefix of a layer's kind
     **dict.fromkeys(("dense", "linear", "embedding"), 215),
     **dict.fromkeys(("conv", "depthwise", "separable"), 150),
     **dict.fromkeys(("max_pool", "avg_pool", "global", "flatten", "reshape"), 45),
@@ -30,10 +30,10 @@ _HUES = {  # by the beginning of a layer's kind
 
 @dataclass(frozen=True)
 class Diagram:
-    """What `diagram` returns; a notebook shows it.
+    """The result of `diagram`; a notebook shows it.
 
     Attributes:
-        svg: the drawing, as the text of an SVG file.
+        svg: The diagram, as the text of an SVG file.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -44,32 +44,32 @@ class Diagram:
     svg: str = field(repr=False)
 
     def _repr_html_(self) -> str:
-        return f'<div style="overflow-x:auto">{self.svg}</div>'  # inside the page its text has the page's colour
+        return f'<div style="overflow-x:auto">{self.svg}</div>'  # inside a page the text has the color of the page
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file.
+        """Write the diagram to a file.
 
         Args:
-            path: such as `"network.svg"`.
+            path: The name of the file, such as `"network.svg"`.
         """
         Path(path).write_text(self.svg, encoding="utf-8")
 
 
 def diagram(model: Layer, x: Any) -> Diagram:
-    """Draw a network: every layer with its output's shape and parameters, blocks as frames, and how they are wired.
+    """Draw a network: its layers with output shapes and numbers of parameters, blocks as frames, and their wiring.
 
-    The wiring is read off the program that the model traces to, so that skip connections, gates and shared weights are
-    seen whatever combinator made them; what a block computes itself stands as a small box with its operations.
+    The wiring is taken from the program that the model traces to. So skip connections, gates and shared weights are shown
+    whatever combinator made them. What a block computes itself is a small box with the names of its operations.
 
     Args:
-        model: the model.
-        x: a batch, or its `jax.ShapeDtypeStruct`; the batch's size is shown as `B`.
+        model: The model.
+        x: A batch, or its `jax.ShapeDtypeStruct`; the size of the batch is shown as `B`.
 
     Returns:
         A `Diagram`.
 
     Raises:
-        ValueError: if the model does not take the input.
+        ValueError: If the model does not accept the input.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -98,7 +98,7 @@ def diagram(model: Layer, x: Any) -> Diagram:
 
 @dataclass
 class _Part:
-    """A rectangle of the drawing: its size, its own lines, and the parts inside with their places."""
+    """A rectangle of the diagram: its size, its own SVG lines, and the parts inside with their positions."""
 
     width: float
     height: float
@@ -114,7 +114,7 @@ class _Part:
 
 
 def _block(spec: Spec, path: Scope, blocks: dict[Scope, Wiring], ends: dict[str, _Part] | None = None) -> _Part:
-    """A block's inside, between the `ends` of the network or in a frame with points for ends."""
+    """The inside of a block: between the `ends` of the network, or in a frame with points as ends."""
     wiring = blocks[path]
     parts = dict(ends or {INPUT: _Part(1.0, 1.0), OUTPUT: _Part(1.0, 1.0)})
     for name, label in wiring.nodes.items():
@@ -139,9 +139,9 @@ def _block(spec: Spec, path: Scope, blocks: dict[Scope, Wiring], ends: dict[str,
 
 
 def _levels(wiring: Wiring) -> list[list[str]]:
-    """The nodes by the longest way from the input to them, the input first and the output last."""
+    """The nodes by the length of the longest path from the input to them, the input first and the output last."""
     level = {INPUT: 0} | dict.fromkeys(wiring.nodes, 1)
-    for _ in range(len(level)):  # settles, as a program has no cycles; weights that are shared may make one
+    for _ in range(len(level)):  # a bound, as shared weights can form a cycle; without one the levels settle
         changed = False
         for start, end in wiring.edges:
             if end != OUTPUT and level[end] <= level[start] < len(wiring.nodes):
@@ -153,12 +153,12 @@ def _levels(wiring: Wiring) -> list[list[str]]:
 
 
 def _stack(rows: list[list[_Part]], edges: list[tuple[int, int]]) -> _Part:
-    """Rows of parts under each other, with arrows between parts by number; one that skips a row goes around on the right."""
+    """Stack rows of parts, with arrows between parts by index; an arrow that skips a row runs in a lane on the right."""
     level = [i for i, row in enumerate(rows) for _ in row]
     around = [edge for edge in edges if level[edge[1]] != level[edge[0]] + 1]
     widths = [sum(part.width for part in row) + _GAP * (len(row) - 1) for row in rows]
     inner = max(widths)
-    width = inner + 2 * _LANE * len(around)  # as much on the left, to stay centred
+    width = inner + 2 * _LANE * len(around)  # as much on the left, to keep the rows centered
     parts: list[tuple[float, float, _Part]] = []
     y = 0.0
     for row, w in zip(rows, widths, strict=True):
@@ -173,17 +173,17 @@ def _stack(rows: list[list[_Part]], edges: list[tuple[int, int]]) -> _Part:
         if (start, end) not in around:
             x0, y0, x1 = x0 + a.width / 2, y0 + a.height, x1 + b.width / 2
             bend = (y1 - y0) / 2
-            way = f"M{x0:.1f} {y0:.1f} C{x0:.1f} {y0 + bend:.1f} {x1:.1f} {y1 - bend:.1f} {x1:.1f} {y1 - 1:.1f}"
+            curve = f"M{x0:.1f} {y0:.1f} C{x0:.1f} {y0 + bend:.1f} {x1:.1f} {y1 - bend:.1f} {x1:.1f} {y1 - 1:.1f}"
         else:
             lane = (width + inner) / 2 + _LANE * (around.index((start, end)) + 0.5)
-            way = _around(x0 + a.width / 2, y0 + a.height, lane, x1 + b.width, y1 + b.height / 2, a.width <= 1, b.width <= 1)
+            curve = _around(x0 + a.width / 2, y0 + a.height, lane, x1 + b.width, y1 + b.height / 2, a.width <= 1, b.width <= 1)
         tip = "" if b.width <= 1 else ' marker-end="url(#jaxnn-tip)"'
-        whole.lines.append(f'<path d="{way}" fill="none" stroke="#888" stroke-width="1.3"{tip}/>')
+        whole.lines.append(f'<path d="{curve}" fill="none" stroke="#888" stroke-width="1.3"{tip}/>')
     return whole
 
 
 def _around(x0: float, y0: float, lane: float, x1: float, y1: float, from_point: bool, to_point: bool) -> str:
-    """Down from a part, along the lane and into another's side; into a block's exit from above."""
+    """A path down from a part, along a lane and into the side of another part, or from above into the end of a block."""
     r = 8.0
     start = f"M{x0:.1f} {y0:.1f} v4 q0 {r} {r} {r}" if not from_point else f"M{x0:.1f} {y0:.1f} q0 {r} {r} {r}"
     down = f"H{lane - r:.1f} q{r} 0 {r} {r}"

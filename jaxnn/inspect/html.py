@@ -1,16 +1,15 @@
-"""What a notebook shows of a summary: the table, with blocks that fold."""
+"""The HTML of a summary: its table, with foldable blocks."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from jaxnn.inspect.summary import Row, Summary
+from jaxnn.inspect.formatting import in_bytes, scaled
 
-# Colours are the page's own, so that light and dark look alike; the blue bar behind a share is half transparent.
+# Text has the color of the page, light or dark; the bar behind a share is translucent.
 _STYLE = """<style>
 .jaxnn{font-size:13px;line-height:1.5;overflow-x:auto}
 .jaxnn .row{display:grid;grid-template-columns:minmax(10em,1.6fr) minmax(7em,1fr) minmax(6em,.9fr) minmax(13em,1.8fr) 4.5em
@@ -30,8 +29,8 @@ _STYLE = """<style>
 </style>"""
 
 
-def summary_html(table: Summary) -> str:
-    """The table of `nn.summary`; each block is one line until it is opened."""
+def summary_html(table: Any) -> str:
+    """The table of a `Summary` as HTML; a block is one line until it is opened."""
     head = _line(table.columns(), "head")
     body = _group(table, table.rows, 0)
     total = "".join(f'<div class="total">{escape(line)}</div>' if i == 0 else f"<div>&nbsp;{escape(line)}</div>"
@@ -39,34 +38,32 @@ def summary_html(table: Summary) -> str:
     return f'{_STYLE}<div class="jaxnn{" kernels" * table.kernels}">{head}{body}{total}</div>'
 
 
-def _group(table: Summary, rows: Sequence[Row], depth: int) -> str:
-    """The rows below one block; those with the same next name in their paths are a block again."""
+def _group(table: Any, rows: Sequence[Any], depth: int) -> str:
+    """The rows of one block; those with the same next name in their paths form a block in it."""
     parts = []
     for name, group in itertools.groupby(rows, key=lambda row: row.path.split("/")[depth : depth + 1]):
-        members = list(group)
-        if not name or all(len(row.path.split("/")) == depth + 1 for row in members):
-            cells = (_line(("(itself)" if not name else name[0], *table.cells(row)[1:]), depth=depth) for row in members)
+        block = list(group)
+        if not name or all(len(row.path.split("/")) == depth + 1 for row in block):
+            cells = (_line(("(itself)" if not name else name[0], *table.cells(row)[1:]), depth=depth) for row in block)
             parts.append("".join(cells))
         else:
-            line = _line(_block_cells(table, members, members[0].path.split("/")[: depth + 1]), "block", depth)
+            line = _line(_block_cells(table, block, block[0].path.split("/")[: depth + 1]), "block", depth)
             opened = " open" if depth == 0 and len(table.rows) <= 30 else ""
-            inside = _group(table, members, depth + 1)
+            inside = _group(table, block, depth + 1)
             parts.append(f"<details{opened}><summary>{line}</summary>{inside}</details>")
     return "".join(parts)
 
 
-def _block_cells(table: Summary, rows: Sequence[Row], path: Sequence[str]) -> tuple[str, ...]:
-    from jaxnn.inspect.summary import in_bytes, scaled
-
-    of_parameters, of_work = table.shares(*rows)
+def _block_cells(table: Any, rows: Sequence[Any], path: Sequence[str]) -> tuple[str, ...]:
+    of_parameters, of_flops = table.shares(*rows)
     forward, backward, kept = (sum(getattr(row, what) for row in rows) for what in ("forward", "backward", "kept"))
     parameters = f"{sum(row.parameters for row in rows):,}"
-    work = (scaled(forward), scaled(backward), of_work, in_bytes(kept) if kept else "")
-    return (path[-1], table.blocks["/".join(path)], "", parameters, of_parameters, *work)
+    numbers = (scaled(forward), scaled(backward), of_flops, in_bytes(kept) if kept else "")
+    return (path[-1], table.blocks["/".join(path)], "", parameters, of_parameters, *numbers)
 
 
 def _line(cells: Sequence[str], kind: str = "", depth: int = 0) -> str:
-    """One line of the grid; behind a share stands a bar of its length."""
+    """One line of the grid, with a bar behind each share."""
     name, *others = map(escape, cells)
     spans = [f'<span class="name" style="padding-left:{1.2 * depth:g}em" title="{name}">{name}</span>']
     for cell in others:

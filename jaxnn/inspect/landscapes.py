@@ -1,32 +1,27 @@
-"""The loss over a plane through the parameters: pure functions that compute it, and its picture."""
+"""The loss on a plane through the parameters, as pure functions; `plots/landscapes.py` draws it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.plots.axes import ORANGE, axes, titled
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 @dataclass(frozen=True)
 class Landscape:
-    """What `loss_landscape` returns.
+    """The result of `loss_landscape`.
 
     Attributes:
-        x: the coordinates along the first direction, (points,).
-        y: those along the second, (points,).
-        losses: the loss at each, (points along y, points along x).
-        center: the parameters at (0, 0).
-        directions: the two directions, each a tree like them.
+        x: The coordinates along the first direction, `(points,)`.
+        y: The coordinates along the second direction, `(points,)`.
+        losses: The loss at each point, `(points along y, points along x)`.
+        center: The parameters at (0, 0).
+        directions: The two directions, each a tree like the parameters.
 
     Example:
         >>> x, (u, v) = np.array([-1.0, 1.0]), (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
@@ -42,13 +37,13 @@ class Landscape:
     directions: tuple[Any, Any] = field(repr=False)
 
     def project(self, path: Sequence[Any]) -> np.ndarray:
-        """Where parameters lie in the plane, or the foot of the perpendicular from them.
+        """Project parameters onto the plane, at right angles.
 
         Args:
-            path: trees like the parameters.
+            path: Trees like the parameters.
 
         Returns:
-            Coordinates (len(path), 2).
+            Coordinates, `(len(path), 2)`.
         """
         return _projected(path, self.center, self.directions)
 
@@ -62,21 +57,21 @@ def loss_landscape(
     path: Sequence[Any] | None = None,
     points: int = 31,
 ) -> Landscape:
-    """The loss L(θ + a u + b v) over a grid of a and b, in one compiled program (Li et al. 2018).
+    """Compute the loss L(θ + a u + b v) on a grid of a and b, in one compiled program (Li et al. 2018).
 
     Args:
         loss: `loss(params) -> scalar`, such as `lambda p: nn.losses.mse(model(p, x), y)`.
-        params: θ, the middle.
-        directions: (u, v), trees like the parameters: `random_directions` or `path_directions` of a run.
-        extent: the ends (left, right) of a and (bottom, top) of b.
-        path: parameters along a run: the extent is then what holds them all, with a margin.
-        points: how many points a side.
+        params: The center θ.
+        directions: The pair (u, v) of trees like the parameters, from `random_directions` or `path_directions`.
+        extent: The ranges `(left, right)` of a and `(bottom, top)` of b, as four numbers.
+        path: Parameters along a run; if given, the extent holds all of them, with a margin.
+        points: The number of grid points along each side.
 
     Returns:
         A `Landscape`; `plot_landscape` draws it.
 
     Raises:
-        ValueError: if a direction is no tree like the parameters.
+        ValueError: If a direction is not a tree like the parameters.
 
     Example:
         >>> params = {"kernel": jnp.zeros(2)}
@@ -86,7 +81,7 @@ def loss_landscape(
     """
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, *directions)]
     if len(directions) != 2 or shapes[1] != shapes[0] or shapes[2] != shapes[0]:
-        raise ValueError(f"two directions like the parameters {shapes[0]} are needed, got {shapes[1:]}")
+        raise ValueError(f"loss_landscape needs two directions like the parameters, {shapes[0]}, got {shapes[1:]}")
     if path is not None:
         extent = around(_projected(path, params, directions))
     x, y = np.linspace(*extent[:2], points, dtype=np.float32), np.linspace(*extent[2:], points, dtype=np.float32)
@@ -102,14 +97,14 @@ def loss_landscape(
 
 
 def random_directions(key: jax.Array, params: Any) -> tuple[Any, Any]:
-    """Two random directions, filter by filter as long as the parameters (Li et al. 2018).
+    """Draw two random directions in which each filter has the norm of the parameters' filter (Li et al. 2018).
 
-    Without that, layers that scale each other would make a landscape look flat or sharp at will. Biases and scales, leaves
-    of at most one axis, stay as they are.
+    Without this, layers that rescale each other could make a landscape look flat or sharp at will. Leaves of at most one
+    axis, such as biases and scales, do not change along the directions.
 
     Args:
-        key: a `jax.random.key`.
-        params: the parameters.
+        key: A `jax.random.key`.
+        params: The parameters.
 
     Returns:
         Two trees like the parameters.
@@ -130,16 +125,16 @@ def random_directions(key: jax.Array, params: Any) -> tuple[Any, Any]:
 
 
 def path_directions(path: Sequence[Any]) -> tuple[Any, Any]:
-    """The two directions in which an optimizer's path spreads most: its principal components, seen from its end.
+    """The two directions along which an optimizer's path varies most: its principal components about its end.
 
     Args:
-        path: parameters along a run, the last at its end; at least three of them.
+        path: Parameters along a run, at least three, the last at its end.
 
     Returns:
-        Two trees like the parameters, of length 1 and at right angles.
+        Two trees like the parameters, orthonormal.
 
     Raises:
-        ValueError: if there are fewer than three.
+        ValueError: If there are fewer than three points.
 
     Example:
         >>> path = [{"kernel": jnp.array([4.0, 1.0, 0.0])}, {"kernel": jnp.array([2.0, -1.0, 0.0])}, {"kernel": jnp.zeros(3)}]
@@ -148,22 +143,22 @@ def path_directions(path: Sequence[Any]) -> tuple[Any, Any]:
         [0.99, 0.11, 0.0]
     """
     if len(path) < 3:
-        raise ValueError(f"the directions of a path take at least three points of it, got {len(path)}")
+        raise ValueError(f"path_directions needs at least three points, got {len(path)}")
     end, unravel = ravel_pytree(path[-1])
-    apart = np.stack([np.asarray(ravel_pytree(tree)[0] - end) for tree in path[:-1]])
-    _, _, directions = np.linalg.svd(apart, full_matrices=False)
+    offsets = np.stack([np.asarray(ravel_pytree(tree)[0] - end) for tree in path[:-1]])
+    _, _, directions = np.linalg.svd(offsets, full_matrices=False)
     return unravel(jnp.asarray(directions[0], end.dtype)), unravel(jnp.asarray(directions[1], end.dtype))
 
 
 def around(points: np.ndarray, margin: float = 0.3) -> tuple[float, float, float, float]:
-    """The extent of a landscape that holds points (n, 2) and the origin, with a margin around.
+    """The extent of a landscape that holds the given points and the origin, with a margin.
 
     Args:
-        points: coordinates, (n, 2).
-        margin: the room on each side, in shares of the points' own extent.
+        points: Coordinates, `(n, 2)`.
+        margin: The margin on each side, as a share of the extent of the points.
 
     Returns:
-        (left, right, bottom, top), as `loss_landscape` takes it.
+        The extent `(left, right, bottom, top)`, as `loss_landscape` accepts it.
 
     Example:
         >>> around(np.array([[0.0, 0.0], [10.0, 2.0]]), 0.5)
@@ -176,71 +171,19 @@ def around(points: np.ndarray, margin: float = 0.3) -> tuple[float, float, float
     return float(left), float(right), float(bottom), float(top)
 
 
-def plot_landscape(landscape: Landscape, path: Sequence[Any] | None = None, *, ax: Axes | None = None) -> Axes:
-    """Contours of a landscape, and an optimizer's path in it.
-
-    Args:
-        landscape: what `loss_landscape` computed.
-        path: parameters along a run; they are projected onto the plane.
-        ax: where; new axes by default.
-
-    Returns:
-        The axes; contours lie apart by equal factors if the losses are positive and span more than a decade.
-
-    Raises:
-        ValueError: if no loss is finite.
-
-    Example:
-        >>> params, directions = jnp.zeros(2), (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
-        >>> landscape = loss_landscape(lambda p: (p**2).sum(), params, directions, points=5)
-        >>> plot_landscape(landscape, [jnp.ones(2), jnp.array([0.5, 0.25]), params]).lines[1].get_xdata().round(2).tolist()
-        [1.0, 0.5, 0.0]
-    """
-    ax = axes(ax, 5.4, 4.4)
-    draw_contours(ax, landscape)
-    if path is not None:
-        points = landscape.project(path)
-        ax.plot(points[:, 0], points[:, 1], color="white", linewidth=3)
-        ax.plot(points[:, 0], points[:, 1], color=ORANGE, linewidth=1.6, marker="o", markersize=3)
-        ax.plot(*points[-1], color=ORANGE, marker="*", markersize=13, markeredgecolor="white", label="end of the run")
-        ax.legend(frameon=True, fontsize=8)
-    return ax
-
-
-def draw_contours(ax: Axes, landscape: Landscape) -> None:
-    """Filled contours with a bar of their colours."""
-    from matplotlib.colors import LogNorm
-    from matplotlib.ticker import FuncFormatter
-
-    losses = landscape.losses
-    finite = losses[np.isfinite(losses)]
-    if not finite.size:
-        raise ValueError("no loss of the landscape is finite; take a smaller extent")
-    low, high = finite.min(), finite.max()
-    decades = low > 0 and high > 10 * low
-    levels = np.geomspace(low, high, 24) if decades else np.linspace(low, high or 1.0, 24)
-    levels = np.unique(levels) if high > low else np.array([low - 0.5, low + 0.5])
-    norm, shown = LogNorm(low, high) if decades else None, np.where(np.isfinite(losses), losses, high)
-    drawn = ax.contourf(landscape.x, landscape.y, shown, levels, cmap="viridis", norm=norm)
-    ax.contour(landscape.x, landscape.y, losses, levels[::2], colors="white", linewidths=0.4, alpha=0.5)
-    bar = ax.figure.colorbar(drawn, ax=ax, label="loss", ticks=levels[:: max(len(levels) // 6, 1)])
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    ax.locator_params(nbins=6)  # numbers such as −0.75 are wide
-    titled(ax, "loss landscape", "along the first direction", "along the second")
-
-
 def _projected(path: Sequence[Any], center: Any, directions: tuple[Any, Any]) -> np.ndarray:
-    """Least squares: the coordinates (len(path), 2) of a path in the plane through the center."""
+    """The coordinates `(len(path), 2)` of a path in the plane through the center, by least squares."""
     middle = ravel_pytree(center)[0]
     basis = np.stack([np.asarray(ravel_pytree(d)[0], float) for d in directions], axis=1)
-    apart = np.stack([np.asarray(ravel_pytree(tree)[0] - middle, float) for tree in path])
-    return np.linalg.lstsq(basis, apart.T, rcond=None)[0].T
+    offsets = np.stack([np.asarray(ravel_pytree(tree)[0] - middle, float) for tree in path])
+    return np.linalg.lstsq(basis, offsets.T, rcond=None)[0].T
 
 
 def _normalized(key: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Random values of the leaf's shape, in which each filter has the norm of the leaf's filter."""
     if leaf.ndim < 2:
         return jnp.zeros_like(leaf)
     drawn = jax.random.normal(key, leaf.shape, leaf.dtype)
-    rest = tuple(range(leaf.ndim - 1))
-    sizes = [jnp.sqrt(jnp.sum(v**2, axis=rest, keepdims=True)) for v in (leaf, drawn)]
-    return drawn * (sizes[0] / sizes[1])
+    axes = tuple(range(leaf.ndim - 1))
+    norms = [jnp.sqrt(jnp.sum(v**2, axis=axes, keepdims=True)) for v in (leaf, drawn)]
+    return drawn * (norms[0] / norms[1])

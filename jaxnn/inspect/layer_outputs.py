@@ -1,19 +1,19 @@
-"""The output of every layer of a model, as a pure function."""
+"""The output of every layer of a model, and statistics of these outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
-from jax.extend.core import Literal
+import numpy as np
 
-from jaxnn.core.layer import Layer, Spec, as_layer
+from jaxnn.core.layer import Layer, as_layer
 from jaxnn.core.naming import abstract
-from jaxnn.inspect.summary import layer_path
-from jaxnn.programs.costs import Scope, names_of
-from jaxnn.programs.evaluation import CALLS, bodies, bound
+from jaxnn.programs.taps import layer_outputs, layer_paths
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def activations(
@@ -21,23 +21,24 @@ def activations(
 ) -> dict[str, jax.Array]:
     """The output of every layer, by path.
 
-    The program that the model traces to is run again, and what leaves a layer is written down.
+    The program that the model traces to is evaluated again, and the values that leave a layer are recorded.
 
     Args:
-        model: the model.
-        params: its parameters.
-        state: its state.
-        x: a batch.
-        key: as for `model.apply`.
-        training: as for `model.apply`.
+        model: The model.
+        params: Its parameters.
+        state: Its state.
+        x: A batch.
+        key: As for `model.apply`.
+        training: As for `model.apply`.
 
     Returns:
-        A dict from paths such as `"encoder/dense"` to arrays, in the order in which layers end. Inside a `repeat` they are
-        stacked along a leading axis, one entry a copy. A block stands there if it computes something itself after its
-        layers, as `residual` does. A layer that does nothing, such as dropout outside of training, is left out.
+        A dict from paths such as `"encoder/dense"` to arrays, in the order in which the layers end. The outputs of a layer
+        inside a `repeat` are stacked along a leading axis, one entry per copy. A block is in the dict if it computes
+        something itself after its layers, as `residual` does. A layer that does nothing, such as dropout in inference, is
+        left out.
 
     Raises:
-        ValueError: if the model does not take the input.
+        ValueError: If the model does not accept the input.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -51,91 +52,58 @@ def activations(
 
     @jax.jit
     def run(params, state, x, key):
-        def apply(params, state, x):
-            return model.apply(params, state, x, key=key, training=training)[0]
+        return layer_outputs(model, params, state, x, key=key, training=training)
 
-        program = jax.make_jaxpr(apply)(params, state, x)
-        given: list = [(jnp.asarray(v), None) for v in jax.tree.leaves((params, state))]
-        given += [(jnp.asarray(v), _INPUT) for v in jax.tree.leaves(x)]
-        tap = _Tap(spec)
-        outputs = tap.run(program.jaxpr, program.consts, given, ())
-        for value in outputs:
-            tap.leaves(value, None)
-        return tap.seen
-
-    seen = run(params, state, x, key)
-    return {name: seen[path] for path, name in _ends(spec, ()) if path in seen}
+    outputs = run(params, state, x, key)
+    return {"/".join(path) or spec.kind: outputs[path] for path in layer_paths(spec) if path in outputs}
 
 
-_INPUT = ("·input",)  # no layer's path
+def activation_statistics(activations: Mapping[str, Any]) -> dict[str, list]:
+    """Statistics of the output of every layer, as a dict of columns: they show whether layers still learn.
 
+    Args:
+        activations: Arrays by layer, `(batch, ..., features)`, as `nn.inspect.activations` returns them.
 
-class _Tap:
-    """Evaluates programs; a value carries the layer that made it, and is written down where something else reads it.
+    Returns:
+        `layer`; `mean` and `std`; `zero`, the share of values that are 0; `dead`, the share of features that are 0 for the
+        whole batch, such as those of dead ReLUs.
 
-    What does not depend on the input, such as parameters in another dtype, carries None.
+    Example:
+        >>> table = activation_statistics({"relu": np.array([[0.0, 2.0], [0.0, 0.0]])})
+        >>> table["mean"], table["zero"], table["dead"]
+        ([0.5], [0.75], [0.5])
     """
-
-    def __init__(self, spec: Spec):
-        self._spec = spec
-        self.seen: dict[Scope, jax.Array] = {}
-
-    def leaves(self, value: tuple[Any, Scope | None], reader: Scope | None) -> None:
-        array, maker = value
-        if maker not in (None, _INPUT, reader):
-            self.seen[maker] = array
-
-    def run(self, jaxpr: Any, consts: Any, values: list, scope: Scope) -> list:
-        env = dict(zip((*jaxpr.constvars, *jaxpr.invars), [*((c, None) for c in consts), *values], strict=True))
-
-        def read(v: Any) -> tuple[Any, Scope | None]:
-            return (v.val, None) if isinstance(v, Literal) else env[v]
-
-        for eqn in jaxpr.eqns:
-            inside, inputs, programs = scope + names_of(eqn), [read(v) for v in eqn.invars], bodies(eqn)
-            path = layer_path(inside, self._spec)
-            for value in inputs:
-                self.leaves(value, path)
-            has_layers = bool(self._at(path).children) and len(programs) == 1
-            if has_layers and eqn.primitive.name in CALLS:
-                outputs = self.run(*programs[0], inputs, inside)
-            elif has_layers and eqn.primitive.name == "scan":
-                outputs = [(v, path) for v in self._scan(eqn, *programs[0], inputs, inside)]
-            else:
-                maker: Scope | None = path if any(of is not None for _, of in inputs) else None
-                if eqn.primitive.name == "convert_element_type" and self._at(path).children:
-                    maker = inputs[0][1]  # a policy's cast is no output of its own
-                outputs = [(v, maker) for v in bound(eqn, [v for v, _ in inputs])]
-            env |= zip(eqn.outvars, outputs, strict=True)
-        return [read(v) for v in jaxpr.outvars]
-
-    def _scan(self, eqn: Any, body: Any, consts: Any, values: list, scope: Scope) -> list:
-        fixed, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
-        makers = [None if maker is None and not fixed <= i < fixed + n_carry else _INPUT for i, (_, maker) in enumerate(values)]
-        arrays = [v for v, _ in values]
-
-        def step(carry, now):
-            tap = _Tap(self._spec)
-            inside = zip((*arrays[:fixed], *carry, *now), makers, strict=True)
-            outputs = tap.run(body, consts, list(inside), scope)
-            for value in outputs:
-                tap.leaves(value, None)
-            return [v for v, _ in outputs[:n_carry]], ([v for v, _ in outputs[n_carry:]], tap.seen)
-
-        carry, stacks = arrays[fixed:][:n_carry], arrays[fixed + n_carry :]
-        carry, (rows, seen) = jax.lax.scan(step, carry, stacks, eqn.params["length"], eqn.params["reverse"])
-        self.seen |= seen
-        return [*carry, *rows]
-
-    def _at(self, path: Scope) -> Spec:
-        spec = self._spec
-        for name in path:
-            spec = spec.children[name]
-        return spec
+    table: dict[str, list] = {name: [] for name in ("layer", "mean", "std", "zero", "dead")}
+    for name, values in activations.items():
+        values = np.asarray(values, float)
+        zero = values == 0
+        dead = zero.reshape(-1, values.shape[-1] if values.ndim else 1).all(0)
+        numbers = (name, values.mean(), values.std(), zero.mean(), dead.mean())
+        for column, number in zip(table.values(), numbers, strict=True):
+            column.append(number if isinstance(number, str) else float(number))
+    return table
 
 
-def _ends(spec: Spec, path: Scope) -> Iterator[tuple[Scope, str]]:
-    """All paths and their names, what is inside before what is around it."""
-    for name, child in spec.children.items():
-        yield from _ends(child, (*path, name))
-    yield path, "/".join(path) or spec.kind
+def plot_activations(activations: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
+    """Plot the distribution of every layer's output: a bar for mean ± one standard deviation, a line for the middle 98%.
+
+    Args:
+        activations: Arrays by layer, as `nn.inspect.activations` returns them.
+        ax: The axes to draw on; new ones by default.
+
+    Returns:
+        The axes. A layer with features that are 0 for the whole batch is labeled with their share.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> ax = plot_activations({"dense": np.array([[-1.0, 1.0]]), "relu": np.array([[0.0, 1.0]])})
+        >>> [text.get_text() for text in ax.texts]
+        ['50% dead']
+    """
+    from jaxnn.plots.networks import plot_ranges
+
+    table = activation_statistics(activations)
+    quantiles = [np.quantile(np.asarray(values, float), (0.01, 0.99)) for values in activations.values()]
+    return plot_ranges(table["layer"], table["mean"], table["std"], quantiles, table["dead"], ax=ax)

@@ -1,4 +1,4 @@
-"""The table of a model: shapes, parameters, operations and memory by layer; from abstract evaluation only."""
+"""The table of a model: shapes, parameters, operations and memory by layer, without computing anything."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ import numpy as np
 from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer
 from jaxnn.core.naming import abstract
-from jaxnn.kernels.forms import definitions
-from jaxnn.programs.costs import Scope, forms, kept, operations
+from jaxnn.core.primitives import definitions
+from jaxnn.inspect.formatting import in_bytes, percentage, scaled, shape_text
+from jaxnn.inspect.html import summary_html
+from jaxnn.programs.costs import forms, kept, operations
+from jaxnn.programs.equations import Scope, layer_path
 
 COLUMNS = ("layer", "output", "dtype", "parameters", "share", "forward", "backward", "share", "kept")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a `Summary`: a layer without layers inside, or what a block holds or computes itself.
+    """A row of a `Summary`: a layer without layers inside, or the own parameters and operations of a block.
 
     Attributes:
-        path: where it stands, such as `"encoder/dense"`; `"(itself)"` for the whole model.
-        kind: what it is, such as `"dense"`.
-        output: the output's shape, the batch as `B`.
-        formula: how its parameters are counted, such as `"64·32 + 32"`; empty without parameters.
-        parameters: how many there are.
-        dtype: that of the parameters, then, if it is another, that of the computation: `"float32 → bfloat16"`.
-        forward: floating-point operations of inference, for the whole batch.
-        backward: those that a training step adds for the gradient of the parameters.
-        kept: bytes that the forward pass keeps for the backward pass, without input and parameters.
-        forms: those that `nn.kernels` chose, if they were asked for: `"conv taps | conv columns"`, the gradients' after
-            the bar.
+        path: The layer's path, such as `"encoder/dense"`; `"(itself)"` for the whole model.
+        kind: The layer's kind, such as `"dense"`.
+        output: The shape of the output, with the batch size as `B`.
+        formula: The number of parameters as a sum of sizes, such as `"64·32 + 32"`; empty without parameters.
+        parameters: The number of parameters.
+        dtype: The dtype of the parameters and, if it differs, of the computation: `"float32 → bfloat16"`.
+        forward: The floating-point operations of inference, for the whole batch.
+        backward: The operations that a training step adds for the gradient with respect to the parameters.
+        kept: The bytes that the forward pass keeps for the backward pass, without input and parameters.
+        forms: The forms that `nn.kernels` chose, if requested: `"conv taps | conv columns"`, with those of the gradients
+            after the bar.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -59,18 +62,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `summary` returns; its text is the table, and a notebook shows it with blocks that fold.
+    """The result of `summary`; its text is the table, and a notebook shows it with foldable blocks.
 
     Attributes:
-        rows: one a layer, in the order in which they run.
-        parameters: the total number.
-        size: the parameters' size in bytes.
-        batch: how many samples the operations and the memory are for.
-        forward: floating-point operations of inference on the batch.
-        backward: those that a training step adds; also gradients added up between the layers, which stand in no row.
-        kept: bytes of activations kept for the backward pass.
-        blocks: the output's shape of each layer with layers inside, by path.
-        kernels: whether the forms that `nn.kernels` chose are shown.
+        rows: The rows, one per layer, in the order in which the layers run.
+        parameters: The number of parameters.
+        size: The size of the parameters in bytes.
+        batch: The number of samples that the operations and the memory are for.
+        forward: The floating-point operations of inference on the batch.
+        backward: The operations that a training step adds; this includes sums of gradients between layers, which are in no
+            row.
+        kept: The bytes of activations kept for the backward pass.
+        blocks: The shape of the output of each layer with layers inside, by path.
+        kernels: Whether the forms that `nn.kernels` chose are shown.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -100,12 +104,10 @@ class Summary:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        from jaxnn.inspect.html import summary_html
-
         return summary_html(self)
 
     def columns(self) -> tuple[str, ...]:
-        """The heads of the table's columns.
+        """The titles of the columns.
 
         Returns:
             Their texts, from the left.
@@ -116,7 +118,7 @@ class Summary:
         """The lines below the table.
 
         Returns:
-            The lines as texts.
+            Their texts.
         """
         forward, backward = scaled(self.forward, "FLOP"), scaled(self.backward, "FLOP")
         return [
@@ -125,56 +127,56 @@ class Summary:
         ]
 
     def shares(self, *rows: Row) -> tuple[str, str]:
-        """The rows' part of all parameters, and of all operations.
+        """The rows' share of all parameters and of all operations.
 
         Args:
-            *rows: some of the table's.
+            *rows: Rows of the table.
 
         Returns:
-            The two as percentages, such as `"12.5%"`.
+            The two shares as percentages, such as `"12.5%"`.
         """
-        parameters, work = sum(row.parameters for row in rows), sum(row.forward + row.backward for row in rows)
-        return _share(parameters, self.parameters), _share(work, self.forward + self.backward)
+        parameters, flops = sum(row.parameters for row in rows), sum(row.forward + row.backward for row in rows)
+        return percentage(parameters, self.parameters), percentage(flops, self.forward + self.backward)
 
     def cells(self, row: Row, width: int = 0) -> tuple[str, ...]:
-        """The row as text, with counts of parameters at least `width` wide.
+        """The texts of a row.
 
         Args:
-            row: one of the table's.
-            width: of the counts of parameters, in characters.
+            row: A row of the table.
+            width: The least width of the number of parameters, in characters.
 
         Returns:
-            A text for each column.
+            One text per column.
         """
         count = f"{row.formula} = {row.parameters:>{width},}" if row.formula else f"{row.parameters:,}"
-        of_parameters, of_work = self.shares(row)
-        numbers = (scaled(row.forward), scaled(row.backward), of_work, in_bytes(row.kept) if row.kept else "")
+        of_parameters, of_flops = self.shares(row)
+        numbers = (scaled(row.forward), scaled(row.backward), of_flops, in_bytes(row.kept) if row.kept else "")
         forms = (row.forms,) if self.kernels else ()
         return (row.path, row.output, row.dtype, count, of_parameters, *numbers, *forms)
 
 
 def summary(model: Layer, x: Any, *, kernels: bool = False) -> Summary:
-    """The layers of a model with shapes, parameters, operations and memory, found without computing anything.
+    """The layers of a model with shapes, parameters, operations and memory, without computing anything.
 
-    A dense layer's parameters are n_in · n_out + n_out; other layers' formulas are the sizes of their leaves likewise.
-    Operations are those of the definitions, whatever form `nn.kernels` chooses for speed: two for each multiplication and
-    addition of a product or convolution, one for each element of other arithmetic. XLA's own count of the same program
-    (`jax.jit(f).lower(...).cost_analysis()`, its flops and transcendentals) agrees, but counts a loop's body once.
+    A dense layer has n_in · n_out + n_out parameters; the formulas of other layers are the sizes of their leaves in the same
+    way. Operations are those of the definitions, whatever form `nn.kernels` chooses for speed: two per multiplication and
+    addition of a product or convolution, one per element of other arithmetic. XLA's own count of the same program
+    (`jax.jit(f).lower(...).cost_analysis()`, its flops and transcendentals) agrees, but counts the body of a loop once.
 
     Args:
-        model: the model.
-        x: a batch, or its `jax.ShapeDtypeStruct`; the batch's size is shown as `B`.
-        kernels: whether to show the forms that `nn.kernels` chooses here, for the platform that a program traced now runs
-            on: those of inference and, after a bar, those of the gradients. "xla" is XLA's own form.
+        model: The model.
+        x: A batch, or its `jax.ShapeDtypeStruct`; the size of the batch is shown as `B`.
+        kernels: Whether to show the forms that `nn.kernels` chooses on the platform for which a program is traced now:
+            those of inference and, after a bar, those of the gradients. "xla" is XLA's own form.
 
     Returns:
-        A `Summary`, whose text is the table: the layers' output shapes; the dtype; the parameters and their share of all;
-        the operations of inference, those that a training step adds to them, and their share; the memory that activations
-        take from the forward to the backward pass. Operations and memory are for the batch. What a block computes between
-        its layers stands in a row of its own.
+        A `Summary`, whose text is the table: the shapes of the layers' outputs; the dtype; the parameters and their share;
+        the operations of inference, those that a training step adds to them, and their share; the memory of activations
+        that are kept from the forward to the backward pass. Operations and memory are for the batch. What a block computes
+        between its layers is a row of its own.
 
     Raises:
-        ValueError: if the model does not take the input.
+        ValueError: If the model does not accept the input.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -189,7 +191,7 @@ def summary(model: Layer, x: Any, *, kernels: bool = False) -> Summary:
         a batch of B = 1: 4.81 kFLOP forward, 5.41 kFLOP backward, 160 bytes kept in between
     """
     model, x = as_layer(model), abstract(x)
-    with definitions():  # they are traced sooner than the forms for speed
+    with definitions():  # they are traced faster than the fast forms
         spec = model.setup(x)
     leaves = jax.tree.leaves(spec.params, is_leaf=is_undrawn)
     costs = _costs(model, spec, x)
@@ -199,21 +201,13 @@ def summary(model: Layer, x: Any, *, kernels: bool = False) -> Summary:
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     rows, count = tuple(_rows(spec, spec.params, (), costs)), sum(leaf.size for leaf in leaves)
     forward, training = costs.forward.total(), costs.training.total()
-    work = forward, max(training - forward, 0), costs.kept.total()
-    return Summary(rows, count, size, batch, *work, dict(_blocks(spec, ())), kernels)
-
-
-def scaled(n: int, unit: str = "") -> str:
-    """`"1.23 MFLOP"` for 1234567 and the unit FLOP."""
-    power = min((len(str(n)) - 1) // 3, 5)
-    number = n / 1000**power
-    digits = 0 if power == 0 else max(3 - len(str(int(number))), 0)
-    return f"{number:.{digits}f} {' kMGTP'[power].strip()}{unit}".rstrip()
+    totals = forward, max(training - forward, 0), costs.kept.total()
+    return Summary(rows, count, size, batch, *totals, dict(_blocks(spec, ())), kernels)
 
 
 @dataclass
 class _Costs:
-    """What the layers of a model cost, by path."""
+    """The costs of the layers of a model, by path."""
 
     forward: Counter
     training: Counter
@@ -223,30 +217,31 @@ class _Costs:
 
 
 def _programs(model: Layer, spec: Spec, x: Any) -> tuple[Any, Any, Any, Any]:
-    """Inference, the forward and the backward pass of a training step; and the output's type."""
+    """The programs of inference, and of the forward and the backward pass of training; and the type of the output."""
     params, state = abstract((spec.params, spec.state))
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    def pulled(training: bool) -> Any:
+    def trace_vjp(training: bool) -> Any:
         def forward(params, state, x, key):
             return jax.vjp(lambda p: model.apply(p, state, x, key=key, training=training)[0], params)
 
         return jax.make_jaxpr(forward, return_shape=True)(params, state, x, key)
 
-    forward = jax.make_jaxpr(lambda p, s, x: model.apply(p, s, x))(params, state, x)
+    inference = jax.make_jaxpr(lambda p, s, x: model.apply(p, s, x))(params, state, x)
     try:
-        there, (y, pull) = pulled(training=True)
-    except ValueError:  # statistics of a batch of one: what a layer refuses in training
-        there, (y, pull) = pulled(training=False)
-    slopes = jax.tree.map(_cotangent, y)
-    return forward, there, jax.make_jaxpr(lambda pull, slopes: pull(slopes))(pull, slopes), y
+        forward, (y, pullback) = trace_vjp(training=True)
+    except ValueError:  # a layer refuses to train on this batch, as batch_norm does on a single sample
+        forward, (y, pullback) = trace_vjp(training=False)
+    cotangents = jax.tree.map(_cotangent, y)
+    backward = jax.make_jaxpr(lambda pullback, cotangents: pullback(cotangents))(pullback, cotangents)
+    return inference, forward, backward, y
 
 
 def _forms(model: Layer, spec: Spec, x: Any) -> dict[Scope, str]:
-    """The forms chosen in each layer, each named once: of inference, then of the gradients if those are others."""
-    inference, _, back, _ = _programs(model, spec, x)
+    """The forms chosen in each layer, each named once: those of inference, then those of the gradients if they differ."""
+    inference, _, backward, _ = _programs(model, spec, x)
     found: dict[Scope, tuple[dict[str, None], dict[str, None]]] = {}
-    for i, program in enumerate((inference, back)):
+    for i, program in enumerate((inference, backward)):
         for scope, form in forms(program.jaxpr):
             found.setdefault(layer_path(scope, spec), ({}, {}))[i][form] = None
     return {path: " | ".join(", ".join(names) for names in dict.fromkeys(map(tuple, both)) if names)
@@ -256,46 +251,38 @@ def _forms(model: Layer, spec: Spec, x: Any) -> dict[Scope, str]:
 def _costs(model: Layer, spec: Spec, x: Any) -> _Costs:
     costs = _Costs(Counter(), Counter(), Counter(), {}, {})
     with definitions():
-        forward, there, back, y = _programs(model, spec, x)
-    for operation in operations(forward.jaxpr):
+        inference, forward, backward, y = _programs(model, spec, x)
+    for operation in operations(inference.jaxpr):
         path = layer_path(operation.scope, spec)
         costs.forward[path] += operation.flops
         if jnp.issubdtype(operation.dtype, jnp.inexact):
             costs.dtypes.setdefault(path, Counter())[operation.dtype] += operation.flops
-    for program in (there, back):
+    for program in (forward, backward):
         for operation in operations(program.jaxpr):
             costs.training[layer_path(operation.scope, spec)] += operation.flops
-    for scope, size in kept(there.jaxpr, len(jax.tree.leaves(y))):
+    for scope, size in kept(forward.jaxpr, len(jax.tree.leaves(y))):
         costs.kept[layer_path(scope, spec)] += size
     return costs
 
 
 def _cotangent(y: Any) -> Any:
-    floating = jnp.issubdtype(y.dtype, jnp.inexact)
-    return jax.ShapeDtypeStruct(y.shape, y.dtype if floating else jax.dtypes.float0)
-
-
-def layer_path(scope: Scope, spec: Spec) -> Scope:
-    """The layer in which a scope lies; names that are no layers' are passed over."""
-    path: Scope = ()
-    for name in scope:
-        if name in spec.children:
-            spec, path = spec.children[name], (*path, name)
-    return path
+    is_floating = jnp.issubdtype(y.dtype, jnp.inexact)
+    return jax.ShapeDtypeStruct(y.shape, y.dtype if is_floating else jax.dtypes.float0)
 
 
 def _rows(spec: Spec, params: dict, path: Scope, costs: _Costs) -> Iterator[Row]:
-    # The root's parameters are looked up by path, not taken from each spec: a `repeat` above stacks them.
+    # Parameters come from the root's tree and not from each spec, since a `repeat` above a layer stacks them.
     own = {k: v for k, v in params.items() if k not in spec.children} if spec.children else params
-    work = costs.forward[path], max(costs.training[path] - costs.forward[path], 0), costs.kept[path]
-    if own or work[0] or work[2] or not spec.children:
+    forward, kept = costs.forward[path], costs.kept[path]
+    if own or forward or kept or not spec.children:
         leaves = sorted(jax.tree.leaves(own, is_leaf=is_undrawn), key=lambda leaf: -len(leaf.shape))
         formula = " + ".join("·".join(map(str, leaf.shape)) or "1" for leaf in leaves)
         total = sum(math.prod(leaf.shape) for leaf in leaves)
-        # a child may be called like the model's own kind
+        # The kind of the model itself could also be the name of a child.
         name = "/".join(path) or ("(itself)" if spec.children else spec.kind)
         dtype = _dtypes([leaf.dtype for leaf in leaves], costs.dtypes.get(path))
-        yield Row(name, spec.kind, shape_text(spec.output), formula, total, dtype, *work, costs.forms.get(path, ""))
+        flops = forward, max(costs.training[path] - forward, 0)
+        yield Row(name, spec.kind, shape_text(spec.output), formula, total, dtype, *flops, kept, costs.forms.get(path, ""))
     for name, child in spec.children.items():
         yield from _rows(child, params.get(name, {}), (*path, name), costs)
 
@@ -311,22 +298,6 @@ def _dtypes(stored: list, computed: Counter | None) -> str:
     names = [str(np.dtype(stored[0]))] if stored else []
     names += [str(computed.most_common(1)[0][0])] if computed else []
     return " → ".join(dict.fromkeys(names))
-
-
-def shape_text(output: Any) -> str:
-    """`"(B, 10)"`; of several outputs one after the other."""
-    if hasattr(output, "shape"):
-        return f"(B{''.join(f', {n}' for n in output.shape[1:])})"
-    return ", ".join(shape_text(leaf) for leaf in jax.tree.leaves(output))
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f}%" if part else ""
-
-
-def in_bytes(n: int) -> str:
-    """`"1.2 MB"` for 1234567."""
-    return f"{n} bytes" if n < 1000 else scaled(n, "B")
 
 
 def _justified(column: tuple[str, ...], right: bool) -> list[str]:

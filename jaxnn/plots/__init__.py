@@ -1,1 +1,1 @@
-"""Pictures, drawn with matplotlib from plain arrays."""
+"""Plots, drawn with matplotlib from plain arrays."""

@@ -1,4 +1,4 @@
-"""Moving pictures, as GIF (by Pillow) or as a page that plays them: no encoder of the system is needed."""
+"""Animations, as GIF (written by Pillow) or as an HTML page with a player; no system encoder is needed."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.functional import activations, losses
-from jaxnn.inspect.landscapes import Landscape, draw_contours
-from jaxnn.plots.axes import BLUE, COLORS, GREY, ORANGE, grid, titled
-from jaxnn.plots.classifiers import boundary_image, check_plane, plane
+from jaxnn.plots.axes import BLUE, COLORS, GRAY, ORANGE, grid, titled
 from jaxnn.plots.figures import new_figure
+from jaxnn.plots.landscapes import draw_contours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BUTTONS = {  # in letters that every font has
+_BUTTONS = {  # text instead of icons, in characters that every font has
     "minus": "−",
     "plus": "+",
     "fast-backward": "◀◀",
@@ -36,13 +32,13 @@ _BUTTONS = {  # in letters that every font has
 
 @dataclass(frozen=True)
 class Movie:
-    """What the `animate_` functions return; a notebook plays it.
+    """The result of the `animate_` functions; a notebook plays it.
 
     Attributes:
-        figure: the matplotlib figure.
-        draw: `draw(i)` changes it to frame i.
-        frames: how many frames there are.
-        fps: how many a second.
+        figure: The matplotlib figure.
+        draw: A function; `draw(i)` changes the figure to frame i.
+        frames: The number of frames.
+        fps: The number of frames per second.
 
     Example:
         >>> figure = new_figure(3, 2)
@@ -56,13 +52,13 @@ class Movie:
     fps: int
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file.
+        """Write the animation to a file.
 
         Args:
-            path: a name ending in `.gif`, or in `.html` for a page with buttons.
+            path: A name ending in `.gif`, or in `.html` for a page with buttons.
 
         Raises:
-            ValueError: if it ends in anything else.
+            ValueError: If it ends in anything else.
         """
         path = Path(path)
         if path.suffix == ".gif":
@@ -72,11 +68,11 @@ class Movie:
         elif path.suffix == ".html":
             path.write_text(f"<!doctype html><meta charset='utf-8'><body>{self._repr_html_()}", encoding="utf-8")
         else:
-            raise ValueError(f"an animation is written as .gif or .html, got {str(path)!r}")
+            raise ValueError(f"an animation is saved as .gif or .html, got {str(path)!r}")
 
     def _repr_html_(self) -> str:
         page = self._animation().to_jshtml(fps=self.fps)
-        page = re.sub(r'<link rel="stylesheet"[^>]*>', "", page)  # a font of icons, from the network
+        page = re.sub(r'<link rel="stylesheet"[^>]*>', "", page)  # an icon font that the page would download
         return re.sub(r'<i class="fa fa-([a-z -]+)"></i>', lambda icon: _BUTTONS.get(icon[1], icon[1]), page)
 
     def _animation(self) -> Any:
@@ -89,207 +85,143 @@ class Movie:
         return FuncAnimation(self.figure, draw, frames=self.frames, interval=1000 / self.fps)
 
 
-def animate_activations(*, frames: int = 40) -> Movie:
-    """The activations of the teaching notes with their derivatives, a point running along each.
+class Curve(NamedTuple):
+    """A function of one number on a grid and at the points of the frames.
+
+    Attributes:
+        values: Its values on the grid.
+        slopes: Its derivatives on the grid.
+        frame_values: Its values at the points of the frames.
+        frame_slopes: Its derivatives there.
+    """
+
+    values: np.ndarray
+    slopes: np.ndarray
+    frame_values: np.ndarray
+    frame_slopes: np.ndarray
+
+
+def animate_curves(curves: Mapping[str, Curve], grid_points: np.ndarray, frame_points: np.ndarray, *, xlabel: str) -> Movie:
+    """Animate a point that moves along each curve, with the tangent at the point; the derivative is drawn behind it.
 
     Args:
-        frames: how many pictures.
+        curves: The curves by name, one panel each.
+        grid_points: The grid, ascending.
+        frame_points: The position of the point in each frame.
+        xlabel: The label of the x axis.
 
     Returns:
         A `Movie`.
 
     Example:
-        >>> movie = animate_activations(frames=3)
-        >>> [axes.get_title(loc="left") for axes in movie.figure.axes]
-        ['linear', 'sigmoid', 'ReLU', 'leaky ReLU', 'ELU', 'tanh']
+        >>> x, frames = np.linspace(0, 1, 11), np.linspace(0, 1, 3)
+        >>> animate_curves({"square": Curve(x**2, 2 * x, frames**2, 2 * frames)}, x, frames, xlabel="x")
+        Movie(frames=3, fps=15)
     """
-    functions = {
-        "linear": activations.identity,
-        "sigmoid": activations.sigmoid,
-        "ReLU": activations.relu,
-        "leaky ReLU": activations.leaky_relu,
-        "ELU": activations.elu,
-        "tanh": activations.tanh,
-    }
-    return animate_functions(functions, xlabel="x", frames=frames)
-
-
-def animate_losses(*, frames: int = 40) -> Movie:
-    """The losses of the teaching notes with their derivatives with respect to the prediction, a point running along each.
-
-    The target is 0 for MSE, MAE and Huber, and 1 for hinge and cross-entropy, whose prediction is a score and a logit.
-
-    Args:
-        frames: how many pictures.
-
-    Returns:
-        A `Movie`.
-
-    Example:
-        >>> len(animate_losses(frames=3).figure.axes)
-        5
-    """
-
-    def of(loss: Callable, target: float) -> Callable:
-        return lambda prediction: loss(prediction[None], jnp.full((1,), target, prediction.dtype))
-
-    functions = {
-        "MSE": of(losses.mse, 0.0),
-        "MAE": of(losses.mae, 0.0),
-        "Huber, δ = 1": of(losses.huber, 0.0),
-        "hinge": of(losses.hinge, 1.0),
-        "cross-entropy": of(losses.binary_cross_entropy, 1.0),
-    }
-    return animate_functions(functions, xlabel="prediction", low=-3.0, high=3.0, frames=frames)
-
-
-def animate_functions(
-    functions: Mapping[str, Callable[[jax.Array], jax.Array]],
-    *,
-    xlabel: str = "x",
-    low: float = -4.0,
-    high: float = 4.0,
-    frames: int = 40,
-) -> Movie:
-    """Functions of one number with their derivatives by `jax.grad`: a point runs along each, with the tangent there.
-
-    Args:
-        functions: from a scalar to a scalar, by name.
-        xlabel: what the number is.
-        low: where the point starts.
-        high: where it ends.
-        frames: how many pictures.
-
-    Returns:
-        A `Movie`.
-
-    Raises:
-        ValueError: if there are fewer than 2 frames.
-
-    Example:
-        >>> movie = animate_functions({"square": lambda x: x**2}, frames=3)
-        >>> movie.draw(2)
-        >>> [float(line.get_xdata()[-1]) for line in movie.figure.axes[0].lines]
-        [4.0, 4.0, 5.0, 4.0]
-    """
-    if frames < 2:
-        raise ValueError(f"an animation has at least 2 frames, got {frames}")
-    at = np.linspace(low, high, frames, dtype=np.float32)
-    fine = np.linspace(low, high, 401, dtype=np.float32)
-    columns = min(len(functions), 3)
-    rows = -(-len(functions) // columns)
+    columns = min(len(curves), 3)
+    rows = -(-len(curves) // columns)
     figure = new_figure(3.4 * columns, 2.8 * rows)
-    reach = (high - low) / 8
-    moving = []
-    for number, (name, function) in enumerate(functions.items(), 1):
-        value, slope = jax.jit(jax.vmap(function)), jax.jit(jax.vmap(jax.grad(lambda x, f=function: f(x).sum())))
+    low, high = frame_points[0], frame_points[-1]
+    half_tangent = np.array([-1.0, 1.0]) * (high - low) / 8
+    panels = []
+    for number, (name, curve) in enumerate(curves.items(), 1):
         ax = figure.add_subplot(rows, columns, number)
-        ys, fine_slopes = np.asarray(value(fine)), np.asarray(slope(fine))
-        ax.plot(fine, ys, color=BLUE, label="f")
+        ax.plot(grid_points, curve.values, color=BLUE, label="f")
         (derivative,) = ax.plot([], [], color=ORANGE, linestyle="--", label="f′")
-        (tangent,) = ax.plot([], [], color=GREY, linewidth=1)
+        (tangent,) = ax.plot([], [], color=GRAY, linewidth=1)
         (point,) = ax.plot([], [], color=BLUE, marker="o")
-        bottom, top = min(ys.min(), fine_slopes.min()), max(ys.max(), fine_slopes.max())
-        room = 0.08 * (top - bottom)
-        ax.set(xlim=(low, high), ylim=(bottom - room, top + room))
+        bottom = min(curve.values.min(), curve.slopes.min())
+        top = max(curve.values.max(), curve.slopes.max())
+        margin = 0.08 * (top - bottom)
+        ax.set(xlim=(low, high), ylim=(bottom - margin, top + margin))
         grid(ax)
         titled(ax, name, xlabel)
         if number == 1:
             ax.legend(frameon=False, loc="upper left")
-        moving.append((derivative, tangent, point, np.asarray(value(at)), np.asarray(slope(at)), fine_slopes))
+        panels.append((curve, derivative, tangent, point))
 
     def draw(i: int) -> None:
-        passed = fine <= at[i]
-        for derivative, tangent, point, ys, slopes, fine_slopes in moving:
-            derivative.set_data(fine[passed], fine_slopes[passed])
-            ends = np.array([-reach, reach])
-            tangent.set_data(at[i] + ends, ys[i] + slopes[i] * ends)
-            point.set_data(at[i : i + 1], ys[i : i + 1])
+        passed = grid_points <= frame_points[i]
+        for curve, derivative, tangent, point in panels:
+            derivative.set_data(grid_points[passed], curve.slopes[passed])
+            tangent.set_data(frame_points[i] + half_tangent, curve.frame_values[i] + curve.frame_slopes[i] * half_tangent)
+            point.set_data(frame_points[i : i + 1], curve.frame_values[i : i + 1])
 
-    return _movie(figure, draw, frames, 15)
+    return _movie(figure, draw, len(frame_points), 15)
 
 
-def animate_boundary(
-    predict: Callable[[Any, Any], Any],
-    path: Sequence[Any],
-    x: Any,
-    labels: Any,
+def animate_class_regions(
+    images: Sequence[np.ndarray],
+    extent: tuple[float, float, float, float],
+    x: np.ndarray,
+    labels: np.ndarray,
     *,
     steps: Sequence[Any] | None = None,
-    points: int = 100,
 ) -> Movie:
-    """A decision boundary being learned.
+    """Animate the colors of the predicted classes over the plane.
 
     Args:
-        predict: `predict(params, x) -> logits`, such as the model itself, for x (n, 2).
-        path: parameters along a run, one a frame.
-        x: the data, (N, 2).
-        labels: their classes, integers (N,).
-        steps: what each of the path is called; by default its number.
-        points: how many points a side the plane is looked at.
+        images: The colors, `(points, points, 4)`, one array per frame.
+        extent: The rectangle of the grid, `(left, right, bottom, top)`.
+        x: The samples, `(N, 2)`.
+        labels: Their classes, integers `(N,)` from 0.
+        steps: The step of each frame, for the title; by default its index.
 
     Returns:
         A `Movie`.
 
-    Raises:
-        ValueError: if the inputs do not have two features.
-
     Example:
-        >>> x, labels = [[0.0, 0.0], [1.0, 1.0]], [0, 1]
-        >>> animate_boundary(lambda p, x: x[:, 0] - p, [0.25, 0.5, 0.75], x, labels, points=5)
+        >>> x, labels = np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([0, 1])
+        >>> animate_class_regions([np.zeros((2, 2, 4))] * 3, (0, 1, 0, 1), x, labels)
         Movie(frames=3, fps=8)
     """
-    x, labels = check_plane(x, labels)
-    extent = plane(x)
-    compiled = jax.jit(predict)
-    images = [boundary_image(lambda at, p=params: compiled(p, at), extent, points) for params in path]
     figure = new_figure(4.8, 4.4)
     ax = figure.subplots()
-    picture = ax.imshow(images[0], extent=extent, origin="lower", aspect="auto", interpolation="bilinear")
+    image = ax.imshow(images[0], extent=extent, origin="lower", aspect="auto", interpolation="bilinear")
     for label in np.unique(labels):
-        mine = x[labels == label]
-        ax.scatter(mine[:, 0], mine[:, 1], s=16, color=COLORS[int(label) % len(COLORS)], edgecolors="white", linewidths=0.5)
+        chosen, color = x[labels == label], COLORS[int(label) % len(COLORS)]
+        ax.scatter(chosen[:, 0], chosen[:, 1], s=16, color=color, edgecolors="white", linewidths=0.5)
     ax.set(xlim=extent[:2], ylim=extent[2:])
 
     def draw(i: int) -> None:
-        picture.set_data(images[i])
+        image.set_data(images[i])
         titled(ax, f"step {i if steps is None else steps[i]}", "x₀", "x₁")
 
     return _movie(figure, draw, len(images), 8)
 
 
-def animate_landscape(landscape: Landscape, path: Sequence[Any], *, losses: Sequence[float] | None = None) -> Movie:
-    """An optimizer's path in the loss landscape, step by step.
+def animate_landscape(landscape: Any, path: Sequence[Any], *, losses: Sequence[float] | None = None) -> Movie:
+    """Animate an optimizer's path through the loss landscape, step by step.
 
     Args:
-        landscape: what `loss_landscape` computed.
-        path: parameters along the run, one a frame; they are projected onto the plane.
-        losses: the loss at each, for the title.
+        landscape: The result of `loss_landscape`.
+        path: Parameters along the run, one per frame; they are projected onto the plane.
+        losses: The loss of each frame, for the title.
 
     Returns:
         A `Movie`.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: If matplotlib is not installed.
 
     Example:
-        >>> from jaxnn.inspect import loss_landscape
+        >>> import jax.numpy as jnp, jaxnn as nn
         >>> params, directions = jnp.zeros(2), (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
-        >>> landscape = loss_landscape(lambda p: (p**2).sum(), params, directions, points=5)
+        >>> landscape = nn.inspect.loss_landscape(lambda p: (p**2).sum(), params, directions, points=5)
         >>> animate_landscape(landscape, [jnp.ones(2), jnp.array([0.5, 0.25]), params])
         Movie(frames=3, fps=8)
     """
     points = landscape.project(path)
     figure = new_figure(5.4, 4.4)
     ax = figure.subplots()
-    draw_contours(ax, landscape)
+    draw_contours(ax, landscape.x, landscape.y, landscape.losses)
     ax.set(xlim=(landscape.x[0], landscape.x[-1]), ylim=(landscape.y[0], landscape.y[-1]))
-    (behind,) = ax.plot([], [], color="white", linewidth=3)
+    (outline,) = ax.plot([], [], color="white", linewidth=3)
     (line,) = ax.plot([], [], color=ORANGE, linewidth=1.6)
     (head,) = ax.plot([], [], color=ORANGE, marker="o", markersize=8, markeredgecolor="white")
 
     def draw(i: int) -> None:
-        for part in (behind, line):
+        for part in (outline, line):
             part.set_data(points[: i + 1, 0], points[: i + 1, 1])
         head.set_data(points[i : i + 1, 0], points[i : i + 1, 1])
         ax.set_title(f"step {i}" + ("" if losses is None else f", loss {losses[i]:.3g}"), loc="left", fontsize=11)
@@ -298,7 +230,7 @@ def animate_landscape(landscape: Landscape, path: Sequence[Any], *, losses: Sequ
 
 
 def _movie(figure: Figure, draw: Callable[[int], Any], frames: int, fps: int) -> Movie:
-    """The figure at its first frame, laid out once for all frames and small enough for a file of a few hundred kB."""
+    """A movie whose layout is that of its first frame, small enough for a file of a few hundred kB."""
     figure.set_dpi(80)
     draw(0)
     figure.draw_without_rendering()

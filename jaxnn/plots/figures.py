@@ -1,4 +1,4 @@
-"""Pictures of a training run. Matplotlib's object interface only: no global state, no window."""
+"""Figures of a training run, made with matplotlib's object interface only: no global state, no window."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnn.plots.axes import BLUE, GREY, ORANGE, RED, extra, grid
+from jaxnn.plots.axes import BLUE, GRAY, ORANGE, RED, grid, matplotlib_required
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-_TRAINING, _VALIDATION, _WRONG, _QUIET = BLUE, ORANGE, RED, GREY
-_COLUMNS, _ROWS = 10, 3
+_TRAINING, _VALIDATION, _WRONG, _RIGHT = BLUE, ORANGE, RED, GRAY
+_COLUMNS, _ROWS = 10, 3  # of images
 
 History = Mapping[str, Sequence[float]]
 
@@ -23,13 +23,13 @@ def new_figure(width: float = 10.0, height: float = 8.0) -> Figure:
     """An empty figure of `width` × `height` inches; `figure.savefig(path)` writes it.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: If matplotlib is not installed.
 
     Example:
         >>> new_figure(4, 3).get_size_inches().tolist()
         [4.0, 3.0]
     """
-    with extra():
+    with matplotlib_required():
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     return Figure(figsize=(width, height), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
@@ -44,15 +44,15 @@ def classification_figure(
     *,
     title: str,
 ) -> Figure:
-    """Loss and accuracy curves, and below them sample predictions for images or the confusion matrix for other inputs.
+    """Loss and accuracy curves, and below them predictions for images or the confusion matrix for other inputs.
 
     Args:
-        history: Lists of one value an epoch: `loss` and `accuracy`, `val_loss` and `val_accuracy` if there are any.
-        x: Inputs of the test part as they are to be shown: grey or RGB images (N, H, W, 1 or 3), or anything else.
-        labels: True labels (N,).
-        predicted: Predicted labels (N,).
-        classes: The classes' names.
-        title: A line for the top.
+        history: Lists with one value per epoch: `loss` and `accuracy`, and optionally `val_loss` and `val_accuracy`.
+        x: The inputs of the test set: gray or RGB images `(N, height, width, 1 or 3)`, or anything else.
+        labels: The true labels, `(N,)`.
+        predicted: The predicted labels, `(N,)`.
+        classes: The names of the classes.
+        title: The title of the figure.
 
     Returns:
         The figure.
@@ -77,13 +77,13 @@ def classification_figure(
 
 
 def regression_figure(history: History, targets: np.ndarray, predicted: np.ndarray, *, title: str) -> Figure:
-    """The loss curve, and beside it the test part's predictions against the truth.
+    """The loss curve, and next to it the predictions for the test set over the targets.
 
     Args:
-        history: Lists of one value an epoch: `loss`, and `val_loss` if there is one.
-        targets: True values (N,) or (N, 1).
-        predicted: Predicted values, of the same shape.
-        title: A line for the top.
+        history: Lists with one value per epoch: `loss`, and optionally `val_loss`.
+        targets: The targets, `(N,)` or `(N, 1)`.
+        predicted: The predictions, of the same shape.
+        title: The title of the figure.
 
     Returns:
         The figure.
@@ -102,11 +102,11 @@ def regression_figure(history: History, targets: np.ndarray, predicted: np.ndarr
 
 
 def history_figure(history: History, names: Sequence[str]) -> Figure:
-    """One picture a name, the curves of `plot_curves`, side by side.
+    """One panel per name with the curves of `plot_curves`.
 
     Args:
-        history: Lists of one value an epoch.
-        names: What to draw, without `val_`.
+        history: Lists with one value per epoch.
+        names: The columns to draw, without the prefix `val_`.
 
     Returns:
         The figure.
@@ -119,16 +119,15 @@ def history_figure(history: History, names: Sequence[str]) -> Figure:
     columns = min(len(names), 3 if len(names) != 4 else 2)
     rows = -(-len(names) // columns)
     figure = new_figure(0.6 + 4.4 * columns, 3.4 * rows)
-    for place, name in enumerate(names, 1):
-        plot_curves(figure.add_subplot(rows, columns, place), history, name, log=name in ("loss", "learning_rate"))
+    for number, name in enumerate(names, 1):
+        plot_curves(figure.add_subplot(rows, columns, number), history, name, log=name in ("loss", "learning_rate"))
     return figure
 
 
 def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -> None:
     """Draw `history[name]` and `history["val_" + name]`, one of which may be missing, over the epochs.
 
-    Values that are missing or not finite are passed over. With `log` the axis is logarithmic if the values span more than
-    two decades.
+    Missing and non-finite values are skipped. With `log`, the scale is logarithmic if the values span more than two decades.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -158,21 +157,25 @@ def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -
 def plot_predictions(
     figure: Figure | SubFigure, images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """Draw up to 30 images with what they were read as: the wrong ones first, framed, at most two thirds of them."""
+    """Draw up to 30 images with their classes; wrong predictions come first, framed, and take at most two thirds.
+
+    They take more if there are not enough right predictions to fill the rest.
+    """
     wrong, right = np.flatnonzero(labels != predicted), np.flatnonzero(labels == predicted)
     room = _ROWS * _COLUMNS
     shown = [*wrong[: max(2 * room // 3, room - len(right))], *right][:room]
-    figure.suptitle(f"{len(wrong)} of {len(labels)} test images read wrong; those shown are framed", fontsize=11)
+    figure.suptitle(f"{len(wrong)} of {len(labels)} test images predicted wrong; those shown are framed", fontsize=11)
     low, high = float(images.min()), float(images.max())
     panels: Any = figure.subplots(_ROWS, _COLUMNS)
     for axes, index in zip(panels.flat, shown, strict=False):
         image = (images[index] - low) / max(high - low, 1e-12)
         axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray_r", vmin=0, vmax=1)
-        true, read = classes[int(labels[index])], classes[int(predicted[index])]
-        mistaken = labels[index] != predicted[index]
-        axes.set_title(f"{true}\nread as {read}" if mistaken else true, fontsize=7, pad=3, color=_WRONG if mistaken else _QUIET)
+        true, prediction = classes[int(labels[index])], classes[int(predicted[index])]
+        is_wrong = labels[index] != predicted[index]
+        title = f"{true}\npredicted {prediction}" if is_wrong else true
+        axes.set_title(title, fontsize=7, pad=3, color=_WRONG if is_wrong else _RIGHT)
         for spine in axes.spines.values():
-            spine.set(color=_WRONG if mistaken else "#dddddd", linewidth=2 if mistaken else 0.8)
+            spine.set(color=_WRONG if is_wrong else "#dddddd", linewidth=2 if is_wrong else 0.8)
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
     for axes in panels.flat[len(shown) :]:
@@ -180,17 +183,17 @@ def plot_predictions(
 
 
 def plot_confusion(axes: Axes, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> None:
-    """Draw how many of each true class (rows) were read as each class (columns), shaded by the share of the row."""
+    """Draw the number of samples of each true class (rows) predicted as each class (columns), shaded by share of the row."""
     counts = confusion(labels, predicted, len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_title("confusion of the test part", loc="left", fontsize=11)
+    axes.set_title("confusion matrix of the test set", loc="left", fontsize=11)
     axes.set(xlabel="predicted", ylabel="true")
     if len(classes) <= 20:
         longest = max(map(len, classes))
-        slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        turned = longest > 12 or (longest > 2 and len(classes) > 8)
-        axes.set_xticks(range(len(classes)), classes, fontsize=8, **(slanted if turned else {}))
+        rotated: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        is_rotated = longest > 12 or (longest > 2 and len(classes) > 8)
+        axes.set_xticks(range(len(classes)), classes, fontsize=8, **(rotated if is_rotated else {}))
         axes.set_yticks(range(len(classes)), classes, fontsize=8)
         for row, column in np.ndindex(counts.shape):
             color = "white" if shares[row, column] > 0.5 else "black"
@@ -198,19 +201,19 @@ def plot_confusion(axes: Axes, labels: np.ndarray, predicted: np.ndarray, classe
 
 
 def plot_truth(axes: Axes, targets: np.ndarray, predicted: np.ndarray) -> None:
-    """Draw predicted over true values, with the line on which both are equal."""
+    """Draw predictions over targets, with the line on which both are equal."""
     targets, predicted = np.ravel(targets), np.ravel(predicted)
     ends = [min(targets.min(), predicted.min()), max(targets.max(), predicted.max())]
-    axes.plot(ends, ends, color=_QUIET, linewidth=1, linestyle="--", label="exact")
+    axes.plot(ends, ends, color=_RIGHT, linewidth=1, linestyle="--", label="exact")
     axes.scatter(targets, predicted, s=18, alpha=0.6, color=_TRAINING, edgecolors="none")
-    axes.set_title("test part", loc="left", fontsize=11)
+    axes.set_title("test set", loc="left", fontsize=11)
     axes.set(xlabel="true", ylabel="predicted", aspect="equal")
     grid(axes)
     axes.legend(frameon=False)
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Count samples of each true class (rows) read as each class (columns).
+    """Count the samples of each true class (rows) that are predicted as each class (columns).
 
     Example:
         >>> confusion([0, 0, 1], [0, 1, 1], 2).tolist()

@@ -1,1 +1,1 @@
-"""Reading programs (jaxprs): equations, taps, wiring, costs."""
+"""Reading programs (jaxprs): equations, taps, wiring, costs, and the origin of non-finite values."""

@@ -123,7 +123,7 @@ class Run:
 
     def error(self, result: FitResult) -> NonFiniteError:
         """The error that says where a loss stopped being finite: the bad step is traced again, operation by operation."""
-        from jaxnn.inspect.nonfinite import locate
+        from jaxnn.programs.nonfinite import locate_nonfinite as locate
 
         train_state = self._executor.at(self.bad)
         batch, samples = self._executor.batch(train_state)

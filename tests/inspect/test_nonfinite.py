@@ -1,4 +1,4 @@
-"""The first value that is not finite: found where it was put, and harmless ones left alone."""
+"""The first non-finite value is found where it was put, and harmless ones are not reported."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.inspect.nonfinite import NonFinite, find_nonfinite, first_nonfinite_path, locate
-from jaxnn.programs import evaluation as _evaluation
+from jaxnn.inspect.nonfinite import NonFinite, find_nonfinite, first_nonfinite_path
+from jaxnn.programs import nonfinite_trace
+from jaxnn.programs.nonfinite import locate_nonfinite
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).uniform(1, 2, (6, 3)).astype(np.float32)
@@ -19,7 +20,7 @@ def mean(predictions, y):
 
 
 def weight():
-    """x · w, w = 1: what there is to differentiate."""
+    """x · w with w = 1: a layer with a parameter to differentiate with respect to."""
 
     def init(key, x):
         return {"w": nn.param(nn.initializers.ones, (1,))}
@@ -55,10 +56,10 @@ def test_a_forward_value_names_layer_operation_samples_and_the_users_own_line():
     text = str(found)
     assert text.startswith("layer 'block/logarithm' (forward): log gives inf in 3 of 18 values, float32[6, 3], in sample 2 of")
     assert "as log(0) = -inf; the line is" in text
-    assert "keep its argument away from 0" in text
+    assert "keep it away from 0" in text
 
 
-def test_the_line_is_that_of_a_jitted_function_or_of_its_caller():
+def test_the_source_line_is_in_the_jitted_function_or_its_caller():
     @jax.jit
     def users_own(x):
         return 1 / x
@@ -67,7 +68,7 @@ def test_the_line_is_that_of_a_jitted_function_or_of_its_caller():
     found = find(after_weight(inverse=lambda x: users_own(x)), ZERO_IN_TWO)
     assert (found.path, found.example) == ("inverse", "div(1, 0) = inf")
     assert found.source.endswith("return 1 / x")
-    jnp.reciprocal(X)  # jitted, traced before, and not the user's
+    jnp.reciprocal(X)  # jitted, traced before, and not the user's own code
 
     def other(x):
         return jnp.reciprocal(x)
@@ -75,7 +76,7 @@ def test_the_line_is_that_of_a_jitted_function_or_of_its_caller():
     assert find(after_weight(other), ZERO_IN_TWO).source.endswith("return jnp.reciprocal(x)")
 
 
-def test_what_is_there_from_the_start():
+def test_nonfinite_inputs_of_the_training_step():
     model = after_weight(nn.batch_norm())
     x = X.copy()
     x[4, 1] = np.nan
@@ -93,10 +94,10 @@ def test_what_is_there_from_the_start():
     options = {"loss": mean, "key": KEY}
     found = find_nonfinite(model, params, state, (X, None), training=False, **options)
     assert (found.phase, found.path) == ("state", "batch_norm/var")
-    assert find_nonfinite(model, params, state, (X, None), training=True, **options) is None  # it is not used there
+    assert find_nonfinite(model, params, state, (X, None), training=True, **options) is None  # training does not read it
 
 
-def test_the_loss_alone():
+def test_a_loss_of_finite_predictions():
     def log_loss(predictions, y):
         return -jnp.mean(jnp.log(predictions))
 
@@ -106,10 +107,10 @@ def test_the_loss_alone():
     labels = np.array([0, 1, 2, 3, 1, -1])
     found = find(weight(), X, labels, loss=nn.losses.cross_entropy)
     assert (found.phase, found.kind, found.samples, found.source) == ("loss", "nan", (3, 5), "")
-    assert "no class" in found.hint
+    assert "not a class" in found.hint
 
 
-def test_a_gradient_though_the_loss_is_finite():
+def test_a_gradient_of_a_finite_loss():
     def norm(x):
         return jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True))
 
@@ -118,11 +119,11 @@ def test_a_gradient_though_the_loss_is_finite():
     assert found.source.endswith("return jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True))")
 
     def root(x):
-        return jnp.where(x > 1.5, jnp.sqrt(x - 1.5), 0)  # NaN in the branch left out
+        return jnp.where(x > 1.5, jnp.sqrt(x - 1.5), 0)  # NaN in the branch that is not selected
 
     found = find(after_weight(nn.serial(trap=root)))
     assert (found.phase, found.path, found.operation, found.kind) == ("backward", "serial/trap", "sqrt", "nan")
-    assert "where leaves out" in found.hint
+    assert "does not select" in found.hint
     assert find(after_weight(lambda x: jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)), ZERO_IN_TWO) is None
 
 
@@ -138,7 +139,7 @@ def test_harmless_values_are_not_reported():
     assert find(after_weight(lambda x: masked(x, jnp.arange(3)[None] < 2), lambda x: jax.lax.stop_gradient(sigmoid(x)))) is None
     unused = nn.block(lambda run, x: run("w", x) + 0 * jnp.argmax(run("log", x)).astype(x.dtype), w=weight(), log=jnp.log)
     assert find(unused, ZERO_IN_TWO) is None
-    # beside a harmless one, and before it, the one that matters
+    # a harmless value next to it does not hide the one that matters
     found = find(
         nn.block(
             lambda run, x: jax.lax.stop_gradient(run("harmless", x)) + run("log", run("w", x)),
@@ -149,18 +150,18 @@ def test_harmless_values_are_not_reported():
     assert (found.path, found.example) == ("log", "log(0) = -inf")
 
 
-def test_a_row_masked_as_a_whole():
+def test_a_row_that_is_masked_completely():
     found = find(after_weight(attend=lambda x: masked(x, jnp.arange(len(x))[:, None] != 3)))
     assert (found.path, found.operation, found.kind, found.samples) == ("attend", "sub", "nan", (3,))
     assert found.example == "sub(-inf, -inf) = nan"
-    assert "masked as a whole" in found.hint
+    assert "masked completely" in found.hint
     found = find(after_weight(hide=lambda x: jnp.where(x > 1.9, jnp.nan, x)))
     assert (found.path, found.operation) == ("hide", "select_n")
-    assert "by intention" in found.hint
+    assert "constant nan" in found.hint
 
 
 @pytest.mark.parametrize("wrap", [lambda layer: layer, nn.remat], ids=["plain", "remat"])
-def test_copies_of_repeat_are_told_apart(wrap):
+def test_copies_of_repeat_are_distinguished(wrap):
     layer = wrap(nn.residual(nn.dense(3), then=lambda x: jnp.sqrt(x)))
     model = nn.serial(body=nn.repeat(layer, 4), out=weight())
 
@@ -172,7 +173,7 @@ def test_copies_of_repeat_are_told_apart(wrap):
     biases[2] = -1
     found = find(model, params=params(kernels, biases))
     assert (found.path, found.phase, found.operation, found.step) == ("body/2/then", "forward", "sqrt", None)
-    biases[2] = 0  # whose root is finite, and its derivative is not
+    biases[2] = 0  # the root is finite, and its derivative is not
     found = find(model, params=params(kernels, biases))
     assert (found.path, found.phase) == ("body/2/then", "backward")
     biases[2] = 1
@@ -262,7 +263,7 @@ def test_other_objectives_and_random_layers():
     weights = np.ones(6, np.float32)
     weights[[1, 3]] = -1
     spec = model.setup(jax.ShapeDtypeStruct(X.shape, jnp.float32))
-    found = locate(objective, model, params, state, {"x": X, "weights": weights}, KEY, spec)
+    found = locate_nonfinite(objective, model, params, state, {"x": X, "weights": weights}, KEY, spec)
     assert (found.phase, found.operation, found.samples) == ("loss", "log", (1, 3))
     assert found.example == "log(-1) = nan"
 
@@ -274,15 +275,15 @@ def test_first_nonfinite_path():
     assert first_nonfinite_path(np.float32("inf")) == ""
 
 
-def test_the_text_is_short_about_many_samples():
-    found = NonFinite("x", "input", None, "nan", 9, 9, "float32[9]", tuple(range(9)), hint="Mend it.")
+def test_the_text_lists_few_of_many_samples():
+    found = NonFinite("x", "input", None, "nan", 9, 9, "float32[9]", tuple(range(9)), hint="Fix it.")
     assert (
         str(found)
-        == "input 'x' has nan in 9 of 9 values, float32[9], in samples 0, 1, 2, 3, 4 and 4 others of the batch. Mend it."
+        == "input 'x' has nan in 9 of 9 values, float32[9], in samples 0, 1, 2, 3, 4 and 4 others of the batch. Fix it."
     )
 
 
-def test_an_overflow_in_the_backward_pass_and_names_that_are_no_layers():
+def test_an_overflow_in_the_backward_pass_and_scopes_that_are_not_layers():
     def steep(x):
         with jax.named_scope("dense"):
             return 1e20 * (1e20 * (x - jax.lax.stop_gradient(x)))
@@ -292,9 +293,9 @@ def test_an_overflow_in_the_backward_pass_and_names_that_are_no_layers():
     assert "3.4e+38" in found.hint
 
 
-@pytest.mark.parametrize("pieces", [(8, 3), (7, 3), (5, 2), (1, 1)])
-def test_pieces_of_a_program_are_the_program(pieces, monkeypatch):
-    monkeypatch.setattr(_evaluation, "PIECES", pieces)
+@pytest.mark.parametrize("sizes", [(8, 3), (7, 3), (5, 2), (1, 1)])
+def test_the_result_does_not_depend_on_the_sizes_of_chunks(sizes, monkeypatch):
+    monkeypatch.setattr(nonfinite_trace, "CHUNK_SIZES", sizes)
     model = after_weight(hidden=lambda x: jnp.where(x > 0, jnp.log(x), 0), more=nn.tanh, root=jnp.sqrt, last=nn.dense(1))
     for x, expected in ((X, None), (ZERO_IN_TWO, ("hidden", "backward", (2,))), (-X, None), (0.5 * X, ("root", "forward"))):
         found = find(model, x)

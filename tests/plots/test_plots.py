@@ -9,7 +9,7 @@ from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 
 import jaxnn as nn
-from jaxnn.plots.axes import COLORS, mosaic, ramp
+from jaxnn.plots.axes import COLORS, line_colormap, mosaic
 from jaxnn.plots.networks import principal_components
 
 RUNS = {
@@ -66,7 +66,7 @@ def test_a_sweep_is_its_table():
 
 
 def test_colours_of_lines_can_be_read_on_white_and_on_black():
-    colors = np.concatenate([[to_rgb(color) for color in COLORS], ramp()(np.linspace(0, 1, 50))[:, :3]])
+    colors = np.concatenate([[to_rgb(color) for color in COLORS], line_colormap()(np.linspace(0, 1, 50))[:, :3]])
     linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]  # of the contrast ratio (WCAG 2.1), which is 21 for black on white
     assert (1.05 / (luminance + 0.05)).min() > 2.4

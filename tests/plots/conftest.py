@@ -1,4 +1,4 @@
-"""Pictures are drawn without a window, and none stays open."""
+"""Plots are drawn without a window, and no figure stays open after a test."""
 
 import matplotlib
 import pytest

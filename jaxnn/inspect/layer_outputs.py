@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxnn.core.layer import Layer, Spec, as_layer
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.inspect.summary import layer_path
 from jaxnn.programs.costs import Scope, names_of
 from jaxnn.programs.evaluation import CALLS, bodies, bound

@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import jaxlib
 
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
-from jaxnn.core.naming import abstract
-from jaxnn.core.trees import paths
+from jaxnn.core.trees import abstract, paths
 from jaxnn.programs.evaluation import Evaluation, Origin, Place, bodies, finite, first
 
 _MODEL, _LOSS = "the model/", "the loss/"  # scopes: no layer's name has a slash

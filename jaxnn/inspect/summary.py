@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.kernels.forms import definitions
 from jaxnn.programs.costs import Scope, forms, kept, operations
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
+from jaxnn.core.checks import require_key
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.dtypes import promote
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.core.naming import require_key
 from jaxnn.functional.activations import leaky_relu
 from jaxnn.functional.initializers import constant
 

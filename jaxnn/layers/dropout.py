@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
-from jaxnn.core.checks import fraction
+from jaxnn.core.checks import fraction, require_key
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.layer import Layer
-from jaxnn.core.naming import require_key
 
 SELU_FLOOR = -1.7580993408473766  # −λα, where selu goes for x → −∞
 

@@ -14,7 +14,7 @@ from jaxnn.core.combinators import split_mask
 from jaxnn.core.dtypes import promote
 from jaxnn.core.initialize import draw, param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.functional.initializers import zeros
 
 
@@ -95,7 +95,7 @@ def carried(layer: Any) -> Layer:
     def apply(params, state, x, *, key, training):
         carry, x = both(x)
         if carry is None:
-            carry = draw(jax.random.key(0), ({}, layer.setup(abstract(x)).state))[1]
+            carry = draw(jax.random.key(0), {}, layer.setup(abstract(x)).state)[1]
         y, carry = layer.apply(params, carry, x, key=key, training=training)
         return (carry, y), state
 

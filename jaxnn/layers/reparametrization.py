@@ -145,7 +145,7 @@ def _reparametrized(name: str, layer: Layer, added: tuple[str, ...], start: Call
     def init(key, x):
         spec = layer.setup(x)
         _check_kernels(name, spec.params, added)
-        drawn, _ = draw(key, (spec.params, {}))
+        drawn, _ = draw(key, spec.params, {})
 
         def grow(owner, state, path):
             own_key = key

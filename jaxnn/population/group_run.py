@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.population.groups import Group, check_traceable, shapes
 from jaxnn.population.programs import Block, Program
 from jaxnn.problem.batches import leading_size

@@ -11,7 +11,7 @@ import jax
 from jax.extend.core import Literal
 
 from jaxnn.core.layer import Layer, Spec
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.inspect.summary import layer_path
 from jaxnn.kernels.forms import definitions
 from jaxnn.programs.costs import MOVES, Scope, flops_of, names_of

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import kernels
-from jaxnn.core.naming import abstract, child_key
+from jaxnn.core.naming import child_key
+from jaxnn.core.trees import abstract
 from jaxnn.problem.batches import leading_size
 from jaxnn.problem.hyperparameters import by_kind, loss_of, model_of, split
 from jaxnn.train.epoch import array_program, inputs_of, pieces

@@ -11,9 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import check_key, whole
 from jaxnn.core.layer import Layer
-from jaxnn.core.naming import check_key
 from jaxnn.problem.batches import leading_size
 from jaxnn.problem.checks import as_host_array, checked_data, checked_inputs, checked_labels
 from jaxnn.problem.hyperparameters import LENGTHS, check_used, loss_of, model_of, optimizer_of, split

@@ -119,11 +119,11 @@ def test_a_mismatched_residual_names_both_shapes():
     [
         (lambda: nn.serial(nn.dense(3), dense=nn.dense(4)), "two layers are called 'dense'"),
         (lambda: nn.residual(nn.as_layer(nn.relu), shortcut=nn.dense(4), relu=nn.dense(4)), "two layers are called 'relu'"),
-        (lambda: nn.serial(**{"a/b": nn.dense(3)}), "without any of"),
-        (lambda: nn.serial(), "no layer here"),
+        (lambda: nn.serial(**{"a/b": nn.dense(3)}), "'a/b': '/' separates the names"),
+        (lambda: nn.serial(), "at least one layer"),
         (lambda: nn.repeat(nn.dense(4), 0), "at least 1, got 0"),
         (lambda: nn.repeat(nn.dense(4), 2.0), "whole number"),
-        (lambda: nn.repeat(nn.dense(3), 2).init(KEY, X), "output is like its input"),
+        (lambda: nn.repeat(nn.dense(3), 2).init(KEY, X), "output has the shape and dtype of its input"),
         (lambda: nn.parallel(nn.dense(3), nn.dense(3)).init(KEY, X), "tuple of as many inputs"),
         (lambda: nn.parallel(nn.dense(3)).init(KEY, (X, X)), "1 layers .* got 2"),
         (lambda: nn.block(lambda run, x: run("b", x), a=nn.dense(3)).init(KEY, X), "no such child; the children are"),
@@ -137,10 +137,34 @@ def test_wrong_compositions_are_explained(make, words):
         make()
 
 
+@pytest.mark.parametrize("name", ["", " ", "a/b", "max_pool[taps]", "*", "a?", "·input", "(itself)", 3])
+def test_names_that_paths_patterns_and_reports_use_are_refused(name):
+    with pytest.raises(ValueError, match="a layer's name must be|a layer cannot be called"):
+        nn.serial(nn.Layer(lambda key, x: ({}, {}), lambda params, state, x, **_: (x, state), name))
+    if isinstance(name, str):
+        with pytest.raises(ValueError, match="a layer's name must be|a layer cannot be called"):
+            nn.block(lambda run, x: run(name, x), **{name: nn.dense(3)})
+
+
+def test_a_shortcut_is_the_other_branch_of_a_residual():
+    def shortcut(x):
+        return x
+
+    for layer in (nn.residual(nn.dense(4), shortcut=nn.dense(4)), nn.serial(shortcut)):
+        layer.init(KEY, X)
+    with pytest.raises(ValueError, match="another name"):
+        nn.residual(shortcut)
+
+
+def test_a_child_of_a_block_may_be_called_forward():
+    model = nn.block(lambda run, x: run("forward", x), forward=nn.dense(3))
+    assert list(model.init(KEY, X)[0]) == ["forward"]
+
+
 def test_parameters_of_another_model_are_refused():
     model, other = nn.serial(nn.dense(4)), nn.serial(head=nn.dense(4))
     params, _ = other.init(KEY, X)
-    with pytest.raises(ValueError, match=r"has the children \['dense'\], the parameters are for \['head'\]"):
+    with pytest.raises(ValueError, match=r"has the children \['dense'\], and got parameters for \['head'\]"):
         model(params, X)
     stacked, _ = nn.repeat(nn.dense(4), 3).init(KEY, X)
     with pytest.raises(ValueError, match="2 copies"):

@@ -102,13 +102,13 @@ def test_functions_are_layers(function, name):
 
 @pytest.mark.parametrize("value", [3, "dense", None, jnp.ones(3)], ids=repr)
 def test_what_is_no_layer_is_refused(value):
-    with pytest.raises(TypeError, match="a layer is a jaxnn Layer or a function of x"):
+    with pytest.raises(TypeError, match="a layer must be a jaxnn Layer or a function of x"):
         nn.serial(nn.dense(3), value)
 
 
 @pytest.mark.parametrize("factory", [nn.flatten, nn.dense, nn.serial, lambda x: nn.dense(3)], ids=range(4))
 def test_a_factory_that_was_not_called_is_named(factory):
-    with pytest.raises(TypeError, match=r"makes a layer and is not one: call it, \w+\(\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"makes a layer and is not a layer itself: call it, \w+\(\.\.\.\)"):
         nn.serial(factory).init(KEY, X)
 
 
@@ -131,10 +131,10 @@ def test_a_layer_of_ones_own_earns_everything():
 
 
 def test_a_layer_that_breaks_the_contract_is_told_so():
-    with pytest.raises(TypeError, match=r"init returns \(params, state\)"):
+    with pytest.raises(TypeError, match=r"init must return \(params, state\)"):
         nn.Layer(lambda key, x: {}, lambda params, state, x, **_: (x, state), "wrong").init(KEY, X)
     forgetful = nn.Layer(lambda key, x: ({}, {"n": jnp.zeros(())}), lambda params, state, x, **_: (x, {}), "forgetful")
-    with pytest.raises(ValueError, match="the state with the entries init gave it"):
+    with pytest.raises(ValueError, match="the same entries as that of init"):
         forgetful.init(KEY, X)
 
 
@@ -154,7 +154,7 @@ def test_a_mask_travels_with_its_sequence():
     assert y.shape == (2, 3)
     short = model(params, (tokens[1:, :1], mask[1:, :1]))
     np.testing.assert_allclose(y[1:], short, rtol=1e-5)
-    with pytest.raises(ValueError, match="one boolean a position"):
+    with pytest.raises(ValueError, match="one boolean per position"):
         model(params, (tokens, mask[:, :2]))
 
 

@@ -33,7 +33,7 @@ def test_masks_by_pattern(params):
     chosen = [path for path, on in nn.trees.paths(nn.trees.mask(params, "encoder/*", "dense/bias")).items() if on]
     assert chosen == ["dense/bias", *(path for path in nn.trees.paths(params) if path.startswith("encoder/"))]
     assert nn.trees.mask({"kernel": 1}, "*/kernel") == {"kernel": True}
-    with pytest.raises(ValueError, match=r"'\*/weight' matches no path; there are dense/bias"):
+    with pytest.raises(ValueError, match=r"'\*/weight' matches no path; the paths are dense/bias"):
         nn.trees.mask(params, "*/weight")
 
 

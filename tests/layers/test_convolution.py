@@ -175,5 +175,5 @@ def test_mistakes_are_named(layer, shape, match):
 def test_spectral_norm_without_its_state():
     layer, x = nn.spectral_norm(nn.dense(2)), jnp.ones((1, 2))
     params, _ = layer.init(jax.random.key(0), x)
-    with pytest.raises(ValueError, match="carries state"):
+    with pytest.raises(ValueError, match="has state"):
         layer(params, x)

@@ -21,13 +21,13 @@ def prelu(*, negative_slope_init=constant(0.25)) -> Layer:
     PyTorch's `PReLU` has one slope for all features by default. As a plain function of x and β it is `leaky_relu`.
 
     Args:
-        negative_slope_init: initializer of β, `negative_slope` (features,); ¼ by default, as in the paper.
+        negative_slope_init: Initializer of β, `negative_slope` (features,); ¼ by default, as in the paper.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input's last axis is not the one the slopes were made for.
+        ValueError: If the input's last axis is not the one the slopes were made for.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -55,14 +55,14 @@ def rrelu(*, low: float = 1 / 8, high: float = 1 / 3) -> Layer:
     At inference β is the mean, (low + high)/2. Xu et al. (2015); PyTorch's `RReLU`, with its bounds.
 
     Args:
-        low: the least slope.
-        high: the greatest slope, at least `low`.
+        low: The least slope.
+        high: The greatest slope, at least `low`.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the bounds are not in order, or in training without a key.
+        ValueError: If the bounds are not in order, or in training without a key.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

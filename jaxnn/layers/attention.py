@@ -54,34 +54,34 @@ def attention(
     A mask of `x` is kept in the output, so that layers stack. A query without anything to attend to gets the output's bias.
 
     Args:
-        features: of the output.
-        heads: how many.
+        features: Of the output.
+        heads: How many.
         head_features: d; by default features / heads.
-        key_heads: how many heads keys and values have, each serving heads / key_heads of the queries' (grouped-query
+        key_heads: How many heads keys and values have, each serving heads / key_heads of the queries' (grouped-query
             attention, Ainslie et al. 2023); by default `heads`.
-        is_causal: whether position i sees only the positions up to i.
-        window: position i sees only positions j with |i − j| < window (Beltagy et al. 2020); (before, after) for
+        is_causal: Whether position i sees only the positions up to i.
+        window: Position i sees only positions j with |i − j| < window (Beltagy et al. 2020); (before, after) for
             i − before ≤ j ≤ i + after.
         scale: s in softmax(s q kᵀ); 1 / √d by default, 1 / d in μP (Yang et al. 2021).
-        softcap: scores are kept within ±softcap, by tanh.
-        qk_norm: whether queries and keys are divided by their root mean square, and scaled, before the product (a form of
+        softcap: Scores are kept within ±softcap, by tanh.
+        qk_norm: Whether queries and keys are divided by their root mean square, and scaled, before the product (a form of
             Henry et al. 2020).
-        rotary_base: turn queries and keys by `nn.rotary` with this base, usually 10000; None does not.
+        rotary_base: Turn queries and keys by `nn.rotary` with this base, usually 10000; None does not.
         bias: (heads, query positions, key positions) ↦ what is added to the scores, (heads, queries, keys), as `nn.alibi`.
-        cache: for decoding: how many positions the state has room for. Then, except in training, the input is what follows
+        cache: For decoding: how many positions the state has room for. Then, except in training, the input is what follows
             on what came before, of any length, and the output is as if all had come at once. Causal attention only. What
             reaches beyond the cache is NaN.
-        use_bias: whether the four products have biases.
-        kernel_init: initializer of the four kernels, as matrices.
-        output_init: that of the output's, where it is another one, such as a smaller one for deep stacks.
-        bias_init: initializer of the biases.
+        use_bias: Whether the four products have biases.
+        kernel_init: Initializer of the four kernels, as matrices.
+        output_init: That of the output's, where it is another one, such as a smaller one for deep stacks.
+        bias_init: Initializer of the biases.
 
     Returns:
         A `Layer` to (batch, time, features), or to `(y, mask)`; with a cache its state is `cache`: `key` and `value`
         (batch, cache, key_heads, d) and the number of positions `seen`.
 
     Raises:
-        ValueError: if the options or the input's shapes do not fit each other.
+        ValueError: If the options or the input's shapes do not fit each other.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn

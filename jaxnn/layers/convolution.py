@@ -37,7 +37,7 @@ def conv(
     its `"same"` takes no strides.
 
     Args:
-        features: the number of output channels.
+        features: The number of output channels.
         kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
         strides: s, one number or one an axis.
         padding: `"SAME"` (output size ⌈size / strides⌉), `"VALID"` (none) or `((low, high), ...)`, one pair an axis, all
@@ -45,16 +45,16 @@ def conv(
             kernel's reach on each side, the larger half last); `"CAUSAL"`, in one dimension: all of the zeros come first,
             so that no output sees a later input.
         dilation: d, the distance between the kernel's taps.
-        groups: input and output channels in that many groups that do not mix.
-        use_bias: whether b is there.
-        kernel_init: initializer of the kernel; He's by default, fan-in kernel size × channels / groups.
-        bias_init: initializer of b.
+        groups: Input and output channels in that many groups that do not mix.
+        use_bias: Whether b is there.
+        kernel_init: Initializer of the kernel; He's by default, fan-in kernel size × channels / groups.
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', features).
 
     Raises:
-        ValueError: if the input's rank or channels do not fit.
+        ValueError: If the input's rank or channels do not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -87,22 +87,22 @@ def conv_transpose(
     features / groups, *kernel_size).
 
     Args:
-        features: the number of output channels.
+        features: The number of output channels.
         kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
         strides: s, the distance of neighbouring input points in the output, one number or one an axis.
         padding: `"SAME"` (output size size · strides), `"VALID"` (all of the output) or `((low, high), ...)`, what is cut
             off the output, one pair an axis; PyTorch's `padding=p, output_padding=q` is `(p, p - q)`.
         dilation: d, the distance between the kernel's taps.
-        groups: input and output channels in that many groups that do not mix.
-        use_bias: whether b is there.
-        kernel_init: initializer of the kernel; He's by default, fan-in kernel size × channels / groups.
-        bias_init: initializer of b.
+        groups: Input and output channels in that many groups that do not mix.
+        use_bias: Whether b is there.
+        kernel_init: Initializer of the kernel; He's by default, fan-in kernel size × channels / groups.
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', features).
 
     Raises:
-        ValueError: if the input's rank or channels do not fit.
+        ValueError: If the input's rank or channels do not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -146,17 +146,17 @@ def depthwise_conv(
         kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
         multiplier: m, the number of kernels a channel.
         strides: s, as for `conv`.
-        padding: as for `conv`.
+        padding: As for `conv`.
         dilation: d, the distance between the kernel's taps.
-        use_bias: whether b is there.
-        kernel_init: initializer of the kernel; He's by default, its fan-in the kernel's size.
-        bias_init: initializer of b.
+        use_bias: Whether b is there.
+        kernel_init: Initializer of the kernel; He's by default, its fan-in the kernel's size.
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', m · channels).
 
     Raises:
-        ValueError: if the input's rank or channels do not fit.
+        ValueError: If the input's rank or channels do not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -196,21 +196,21 @@ def separable_conv(
     `pointwise/bias` (features,). PyTorch has it as two layers, with other axes of the weights as for `conv`.
 
     Args:
-        features: the number of output channels.
-        kernel_size: that of the depthwise convolution.
+        features: The number of output channels.
+        kernel_size: That of the depthwise convolution.
         multiplier: m, the number of depthwise kernels a channel.
-        strides: of the depthwise convolution, as for `conv`.
-        padding: as for `conv`.
-        dilation: of the depthwise convolution.
-        use_bias: whether there is a bias at the end.
-        kernel_init: initializer of both kernels.
-        bias_init: initializer of the bias.
+        strides: Of the depthwise convolution, as for `conv`.
+        padding: As for `conv`.
+        dilation: Of the depthwise convolution.
+        use_bias: Whether there is a bias at the end.
+        kernel_init: Initializer of both kernels.
+        bias_init: Initializer of the bias.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', features).
 
     Raises:
-        ValueError: if the input's rank or channels do not fit.
+        ValueError: If the input's rank or channels do not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -285,7 +285,7 @@ def spatial(layer: str, option: str, value: Size, x) -> tuple[int, ...]:
     """An option as one number for each spatial axis of `x`.
 
     Raises:
-        ValueError: if `x` has no spatial axes, more than three, or not as many as `value` has numbers.
+        ValueError: If `x` has no spatial axes, more than three, or not as many as `value` has numbers.
     """
     axes = x.ndim - 2
     if not 1 <= axes <= 3:

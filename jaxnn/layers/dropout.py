@@ -23,15 +23,15 @@ def dropout(rate: float, *, broadcast_axes: tuple[int, ...] = ()) -> Layer:
     So the expected value is the same in both (Srivastava et al. 2014, 'inverted').
 
     Args:
-        rate: the share of units that is dropped, in [0, 1); the teaching notes name 0.2 and 0.5. It may be traced.
-        broadcast_axes: axes along which units are dropped or kept together: `(1,)` drops the same features at all times of
+        rate: The share of units that is dropped, in [0, 1); the teaching notes name 0.2 and 0.5. It may be traced.
+        broadcast_axes: Axes along which units are dropped or kept together: `(1,)` drops the same features at all times of
             (batch, time, features), as in recurrent networks (Gal & Ghahramani 2016).
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if `rate` lies outside, the input has no such axis, or in training without a key.
+        ValueError: If `rate` lies outside, the input has no such axis, or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -50,13 +50,13 @@ def spatial_dropout(rate: float) -> Layer:
     Neighbouring pixels, or times, tell each other's values, so that dropping single ones regularizes little.
 
     Args:
-        rate: the share of channels that is dropped in each sample, in [0, 1). It may be traced.
+        rate: The share of channels that is dropped in each sample, in [0, 1). It may be traced.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if `rate` lies outside, or in training without a key.
+        ValueError: If `rate` lies outside, or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -75,13 +75,13 @@ def drop_path(rate: float) -> Layer:
     It stands last in a residual branch, `nn.residual(..., nn.drop_path(0.1))`; the rate usually grows linearly with depth.
 
     Args:
-        rate: the share of samples that skips the branch, in [0, 1). It may be traced.
+        rate: The share of samples that skips the branch, in [0, 1). It may be traced.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if `rate` lies outside, or in training without a key.
+        ValueError: If `rate` lies outside, or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -102,13 +102,13 @@ def alpha_dropout(rate: float) -> Layer:
     a = (p · (1 + rate · α'²))^(−1/2) and b = −a · rate · α'.
 
     Args:
-        rate: the share of units that is dropped, in [0, 1). It may be traced.
+        rate: The share of units that is dropped, in [0, 1). It may be traced.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if `rate` lies outside, or in training without a key.
+        ValueError: If `rate` lies outside, or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -133,13 +133,13 @@ def gaussian_dropout(rate: float) -> Layer:
     """In training y = x · z with z drawn from N(1, rate / (1 − rate)), dropout's own mean and variance (Srivastava 2014).
 
     Args:
-        rate: as that of `dropout`, in [0, 1). It may be traced.
+        rate: As that of `dropout`, in [0, 1). It may be traced.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if `rate` lies outside, or in training without a key.
+        ValueError: If `rate` lies outside, or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -169,7 +169,7 @@ def gaussian_noise(stddev: float) -> Layer:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if σ is negative, or in training without a key.
+        ValueError: If σ is negative, or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn

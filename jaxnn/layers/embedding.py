@@ -19,18 +19,18 @@ def embedding(vocabulary: int, features: int, *, padding_index: int | None = Non
     """A learned vector for each of a finite number of tokens: y = E[x], PyTorch's `Embedding`.
 
     Args:
-        vocabulary: how many tokens there are; they are numbered from 0.
-        features: the length of each vector.
+        vocabulary: How many tokens there are; they are numbered from 0.
+        features: The length of each vector.
         padding_index: a token whose vector is 0 and is not learned; PyTorch's is 0 only as long as no one writes to it.
-        embedding_init: initializer of E, (vocabulary, features); N(0, 1) by default, as in PyTorch.
+        embedding_init: Initializer of E, (vocabulary, features); N(0, 1) by default, as in PyTorch.
 
     Returns:
         A `Layer` from integers (...) to (..., features); a padded sequence `(x, mask)` keeps its mask. A token outside
         the vocabulary gives NaN, which no later layer can hide.
 
     Raises:
-        TypeError: if the input is not of integers.
-        ValueError: if the padding index is no token.
+        TypeError: If the input is not of integers.
+        ValueError: If the padding index is no token.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -61,14 +61,14 @@ def attend(params: dict, x: jax.Array) -> jax.Array:
     """The output tied to an embedding: y = x Eᵀ, a logit for each token (Press & Wolf 2017).
 
     Args:
-        params: the embedding's, in a `block` `run.params("name")`.
+        params: The embedding's, in a `block` `run.params("name")`.
         x: (..., features).
 
     Returns:
         (..., vocabulary).
 
     Raises:
-        ValueError: if `x` has other features than the embedding.
+        ValueError: If `x` has other features than the embedding.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -92,17 +92,17 @@ def learned_positions(length: int, *, stateful: bool = False, embedding_init=nor
     """A learned vector added to each position: yₜ = xₜ + Pₜ (Gehring et al. 2017).
 
     Args:
-        length: how many positions there are.
-        stateful: whether a sequence may come in pieces: then the state holds the number of positions `seen`, and the
+        length: How many positions there are.
+        stateful: Whether a sequence may come in pieces: then the state holds the number of positions `seen`, and the
             next piece goes on from there. Not in training.
-        embedding_init: initializer of P, `embedding` (length, features).
+        embedding_init: Initializer of P, `embedding` (length, features).
 
     Returns:
         A `Layer` that keeps the shape (batch, time, features); a padded sequence `(x, mask)` keeps its mask. A position
         beyond `length` gives NaN where a piece reaches it.
 
     Raises:
-        ValueError: if the input has not three axes, or is longer than `length`.
+        ValueError: If the input has not three axes, or is longer than `length`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -128,14 +128,14 @@ def sinusoidal_positions(*, base: float = 10000.0, stateful: bool = False) -> La
     """Waves added to each position: y[t, 2i] = x + sin(t / base^(2i/d)), y[t, 2i+1] = x + cos(the same) (Vaswani et al. 2017).
 
     Args:
-        base: the longest wave's length over 2π.
-        stateful: as for `learned_positions`.
+        base: The longest wave's length over 2π.
+        stateful: As for `learned_positions`.
 
     Returns:
         A `Layer` that keeps the shape (batch, time, d); a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input has not three axes.
+        ValueError: If the input has not three axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -168,15 +168,15 @@ def rotary(
     Args:
         x: (batch, time, heads, features).
         positions: (time,), or (batch, time) where every sample has its own, as in packed sequences; 0, 1, … by default.
-        base: the slowest turn's wave length over 2π.
+        base: The slowest turn's wave length over 2π.
         features: d, even, how many of the features are turned, the first ones; by default all.
-        interleaved: whether neighbours are paired, as in the paper.
+        interleaved: Whether neighbours are paired, as in the paper.
 
     Returns:
         An array of x's shape and dtype; the angles are at least float32.
 
     Raises:
-        ValueError: if `x` has not four axes, or d is odd or more than there are.
+        ValueError: If `x` has not four axes, or d is odd or more than there are.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -200,14 +200,14 @@ def apply_rotary(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: b
     Args:
         x: (batch, time, heads, features).
         cos: (time, n) or (batch, time, n): of the first 2n features, pair by pair; the others stay as they are.
-        sin: of the same shape.
-        interleaved: whether neighbours (2i, 2i + 1) are a pair, or (i, i + n).
+        sin: Of the same shape.
+        interleaved: Whether neighbours (2i, 2i + 1) are a pair, or (i, i + n).
 
     Returns:
         An array of x's shape and dtype.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: If the shapes do not fit.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -238,7 +238,7 @@ def alibi(heads: int, query_positions: jax.Array, key_positions: jax.Array) -> j
     next higher, as in the paper's code. Made for `attention(bias=nn.alibi)`.
 
     Args:
-        heads: how many there are.
+        heads: How many there are.
         query_positions: i, (queries,).
         key_positions: j, (keys,).
 

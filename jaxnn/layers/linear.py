@@ -34,16 +34,16 @@ def dense(
 
     Args:
         features: n_out, the number of neurons; a tuple makes as many axes of them, such as (heads, features).
-        axis: the axis, or axes, of the input that are summed over; they are replaced by the features, at the end.
-        use_bias: whether b is there.
-        kernel_init: initializer of W; He's by default, for ReLU. `fan_in_uniform()` suits sigmoid and tanh.
-        bias_init: initializer of b.
+        axis: The axis, or axes, of the input that are summed over; they are replaced by the features, at the end.
+        use_bias: Whether b is there.
+        kernel_init: Initializer of W; He's by default, for ReLU. `fan_in_uniform()` suits sigmoid and tanh.
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` from (..., n_in) to (..., features); a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input's axes are not those the kernel was made for.
+        ValueError: If the input's axes are not those the kernel was made for.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -96,16 +96,16 @@ def bilinear(features: int, *, use_bias: bool = True, kernel_init=lecun_normal()
     Parameters: `kernel` (n_u, n_v, features) and `bias` (features,). PyTorch's weight is (features, n_u, n_v).
 
     Args:
-        features: how many forms there are.
-        use_bias: whether b is there.
-        kernel_init: initializer of w, by default of variance 1/(n_u · n_v).
-        bias_init: initializer of b.
+        features: How many forms there are.
+        use_bias: Whether b is there.
+        kernel_init: Initializer of w, by default of variance 1/(n_u · n_v).
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` from a pair (u, v), of shapes (..., n_u) and (..., n_v), to (..., features).
 
     Raises:
-        ValueError: if the input is no pair, or the two differ in their leading axes.
+        ValueError: If the input is no pair, or the two differ in their leading axes.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -141,16 +141,16 @@ def einsum(equation: str, *, use_bias: bool = True, kernel_init=lecun_normal(), 
 
     Args:
         equation: `"input,kernel->output"`, in small letters; the input may begin with `...`, and then the output does.
-        use_bias: whether there is a bias.
-        kernel_init: initializer of the kernel, for the matrix from what is summed over to the features.
-        bias_init: initializer of the bias.
-        **sizes: the length of each axis that the input lacks.
+        use_bias: Whether there is a bias.
+        kernel_init: Initializer of the kernel, for the matrix from what is summed over to the features.
+        bias_init: Initializer of the bias.
+        **sizes: The length of each axis that the input lacks.
 
     Returns:
         A `Layer` with the parameters `kernel` and `bias`.
 
     Raises:
-        ValueError: if the equation is not of this form, the sizes are not those it needs, or the input does not fit.
+        ValueError: If the equation is not of this form, the sizes are not those it needs, or the input does not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn

@@ -30,7 +30,7 @@ def lora(layer: Any, rank: int, *, alpha: float | None = None) -> Layer:
         A `Layer`; `merge_lora` makes the parameters those of `layer` alone.
 
     Raises:
-        ValueError: if the layer has no kernel.
+        ValueError: If the layer has no kernel.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -69,8 +69,8 @@ def merge_lora(params: Any, *, alpha: float | None = None) -> Any:
     The network computes the same, at the cost it had before (Hu et al. 2021).
 
     Args:
-        params: of a model, or of a layer, made with `lora`.
-        alpha: as `lora` was given it.
+        params: Of a model, or of a layer, made with `lora`.
+        alpha: As `lora` was given it.
 
     Returns:
         A tree in which each `{"base": ..., "down": A, "up": B}` is its base with the kernel W + (α/r) A B.

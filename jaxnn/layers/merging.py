@@ -18,14 +18,14 @@ def concatenate(xs: Sequence[jax.Array], *, axis: int = -1) -> jax.Array:
     So a U-Net joins its skip connections (Ronneberger et al. 2015): `serial(branch(identity, inner), concatenate)`.
 
     Args:
-        xs: arrays that agree in all axes but `axis`.
-        axis: along which; another than the last by `functools.partial(nn.concatenate, axis=1)`.
+        xs: Arrays that agree in all axes but `axis`.
+        axis: Along which; another than the last by `functools.partial(nn.concatenate, axis=1)`.
 
     Returns:
         One array.
 
     Raises:
-        ValueError: if `xs` is no tuple, or the shapes do not fit.
+        ValueError: If `xs` is no tuple, or the shapes do not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -42,13 +42,13 @@ def add(xs: Sequence[jax.Array]) -> jax.Array:
     """The sum of arrays of one shape, element by element: y = x₁ + x₂ + …, as Keras's `Add`.
 
     Args:
-        xs: the arrays.
+        xs: The arrays.
 
     Returns:
         One array.
 
     Raises:
-        ValueError: if `xs` is no tuple, or the shapes differ; nothing is broadcast.
+        ValueError: If `xs` is no tuple, or the shapes differ; nothing is broadcast.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -62,13 +62,13 @@ def multiply(xs: Sequence[jax.Array]) -> jax.Array:
     """The product of arrays of one shape, element by element: y = x₁ · x₂ · …, as Keras's `Multiply`.
 
     Args:
-        xs: the arrays.
+        xs: The arrays.
 
     Returns:
         One array.
 
     Raises:
-        ValueError: if `xs` is no tuple, or the shapes differ; nothing is broadcast.
+        ValueError: If `xs` is no tuple, or the shapes differ; nothing is broadcast.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

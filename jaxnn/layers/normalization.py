@@ -38,16 +38,16 @@ def batch_norm(
     Args:
         momentum: m, the share of the running statistics that is kept.
         epsilon: ε.
-        use_scale: whether there is a learned scale, initially 1.
-        use_bias: whether there is a learned bias, initially 0.
-        axis_name: axes of `shard_map` or `vmap` over which the batch is spread, so that its statistics are taken over all
+        use_scale: Whether there is a learned scale, initially 1.
+        use_bias: Whether there is a learned bias, initially 0.
+        axis_name: Axes of `shard_map` or `vmap` over which the batch is spread, so that its statistics are taken over all
             of them. Under `jit` with sharded arrays they are so without it.
 
     Returns:
         A `Layer` with state `mean` and `var`, both (channels,).
 
     Raises:
-        ValueError: in training on a batch with one value a channel, which has no variance.
+        ValueError: In training on a batch with one value a channel, which has no variance.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -128,16 +128,16 @@ def layer_norm(
     Computed in at least float32.
 
     Args:
-        axis: the axis, or the axes, over which mean and variance are taken; scale and bias have their shape.
+        axis: The axis, or the axes, over which mean and variance are taken; scale and bias have their shape.
         epsilon: ε.
-        use_scale: whether there is a learned scale, initially 1.
-        use_bias: whether there is a learned bias, initially 0.
+        use_scale: Whether there is a learned scale, initially 1.
+        use_bias: Whether there is a learned bias, initially 0.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input has no such axis.
+        ValueError: If the input has no such axis.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -164,15 +164,15 @@ def rms_norm(*, axis: int | Sequence[int] = -1, epsilon: float = 1e-6, use_scale
     Computed in at least float32. PyTorch's ε is by default that of the dtype.
 
     Args:
-        axis: the axis, or the axes, over which the mean is taken; scale has their shape.
+        axis: The axis, or the axes, over which the mean is taken; scale has their shape.
         epsilon: ε.
-        use_scale: whether there is a learned scale, initially 1.
+        use_scale: Whether there is a learned scale, initially 1.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input has no such axis.
+        ValueError: If the input has no such axis.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -199,16 +199,16 @@ def group_norm(groups: int, *, epsilon: float = 1e-5, use_scale: bool = True, us
     Computed in at least float32.
 
     Args:
-        groups: how many groups of neighbouring channels there are; the paper's choice is 32.
+        groups: How many groups of neighbouring channels there are; the paper's choice is 32.
         epsilon: ε.
-        use_scale: whether there is a learned scale a channel, initially 1.
-        use_bias: whether there is a learned bias a channel, initially 0.
+        use_scale: Whether there is a learned scale a channel, initially 1.
+        use_bias: Whether there is a learned bias a channel, initially 0.
 
     Returns:
         A `Layer` that keeps the shape (batch, ..., channels).
 
     Raises:
-        ValueError: if `groups` does not divide the channels.
+        ValueError: If `groups` does not divide the channels.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -228,14 +228,14 @@ def instance_norm(*, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bo
 
     Args:
         epsilon: ε.
-        use_scale: whether there is a learned scale a channel, initially 1.
-        use_bias: whether there is a learned bias a channel, initially 0.
+        use_scale: Whether there is a learned scale a channel, initially 1.
+        use_bias: Whether there is a learned bias a channel, initially 0.
 
     Returns:
         A `Layer` that keeps the shape (batch, *space, channels).
 
     Raises:
-        ValueError: if a sample has one value a channel, which has no variance.
+        ValueError: If a sample has one value a channel, which has no variance.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -254,16 +254,16 @@ def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.7
     an even size the longer side is before the channel (PyTorch's choice; ONNX's is behind). In at least float32.
 
     Args:
-        size: the number of channels, the one itself in the middle.
+        size: The number of channels, the one itself in the middle.
         alpha: α.
         beta: β.
-        k: what is added, so that nothing is divided by zero.
+        k: What is added, so that nothing is divided by zero.
 
     Returns:
         A `Layer` that keeps the shape (batch, ..., channels).
 
     Raises:
-        ValueError: if `size` is no whole number from 1.
+        ValueError: If `size` is no whole number from 1.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -289,15 +289,15 @@ def unit_norm(*, axis: int | Sequence[int] = -1, p: float = 2.0, epsilon: float 
     Keras's `UnitNormalization`, PyTorch's `functional.normalize`. A vector of zeros stays one, and its gradient is finite.
 
     Args:
-        axis: the axis, or the axes, along which the vectors lie.
-        p: the norm's order, at least 1.
+        axis: The axis, or the axes, along which the vectors lie.
+        p: The norm's order, at least 1.
         epsilon: ε.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input has no such axis, or p < 1.
+        ValueError: If the input has no such axis, or p < 1.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

@@ -31,8 +31,8 @@ def bidirectional(layer: Any) -> Layer:
         both directions, and with `return_sequences=False` each direction gives its own last output.
 
     Raises:
-        TypeError: if `layer` is none.
-        ValueError: if the input is not what `layer` takes.
+        TypeError: If `layer` is none.
+        ValueError: If the input is not what `layer` takes.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -67,7 +67,7 @@ def carried(layer: Any) -> Layer:
         A `Layer` without state. A carry of `None` is the initial state.
 
     Raises:
-        ValueError: if the input is no pair.
+        ValueError: If the input is no pair.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -127,13 +127,13 @@ def recurrent(
     """The layer of a cell of `kernels.recurrence`.
 
     Args:
-        name: the layer's.
+        name: The layer's.
         parameters: n_in ↦ the parameters, of which one is `kernel` (n_in, ...).
         cell: (params, z, carry) ↦ carry, a tuple of which h is the first.
-        carry: names and widths, h first.
-        return_sequences: whether the output is every h or the last.
-        stateful: whether the carry is kept in the state.
-        weights: params ↦ W, U and b of the recurrence; by default `kernel`, `recurrent_kernel` and `bias`.
+        carry: Names and widths, h first.
+        return_sequences: Whether the output is every h or the last.
+        stateful: Whether the carry is kept in the state.
+        weights: Params ↦ W, U and b of the recurrence; by default `kernel`, `recurrent_kernel` and `bias`.
 
     Returns:
         The `Layer`.

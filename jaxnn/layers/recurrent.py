@@ -39,20 +39,20 @@ def rnn(
     biases are one here, their sum.
 
     Args:
-        features: the length of h.
+        features: The length of h.
         activation: φ.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
-        kernel_init: initializer of W.
-        recurrent_init: initializer of U.
-        bias_init: initializer of b.
+        return_sequences: Whether the output is every hₜ or the last alone.
+        stateful: Whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
+        kernel_init: Initializer of W.
+        recurrent_init: Initializer of U.
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` from (batch, time, n_in), or `(x, mask)`, to (batch, time, features), with the mask if there was one, or
         to (batch, features).
 
     Raises:
-        ValueError: if the input has not three axes, or other features than the kernel was made for.
+        ValueError: If the input has not three axes, or other features than the kernel was made for.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -98,24 +98,24 @@ def lstm(
     N a layer norm (Ba et al. 2016): `kernel_scale`, `recurrent_scale`, `cell_scale` and `cell_bias`.
 
     Args:
-        features: the length of h and of c.
-        activation: in place of tanh.
-        gate_activation: in place of σ.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
-        projection: the length of h, if it is not that of c.
-        peephole: whether the gates see c.
-        normalize: whether the sums and c are normalized.
-        kernel_init: initializer of W, and of P.
-        recurrent_init: initializer of U.
-        bias_init: initializer of b.
+        features: The length of h and of c.
+        activation: In place of tanh.
+        gate_activation: In place of σ.
+        return_sequences: Whether the output is every hₜ or the last alone.
+        stateful: Whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
+        projection: The length of h, if it is not that of c.
+        peephole: Whether the gates see c.
+        normalize: Whether the sums and c are normalized.
+        kernel_init: Initializer of W, and of P.
+        recurrent_init: Initializer of U.
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` from (batch, time, n_in), or `(x, mask)`, to (batch, time, features), with the mask if there was one, or
         to (batch, features).
 
     Raises:
-        ValueError: if the input has not three axes, or other features than the kernel was made for.
+        ValueError: If the input has not three axes, or other features than the kernel was made for.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -189,22 +189,22 @@ def gru(
     and z too, which is added to the first.
 
     Args:
-        features: the length of h.
-        activation: in place of tanh.
-        gate_activation: in place of σ.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
-        reset_after: whether r acts on the product with Uₙ or on h.
-        kernel_init: initializer of W.
-        recurrent_init: initializer of U.
-        bias_init: initializer of b and of aₙ.
+        features: The length of h.
+        activation: In place of tanh.
+        gate_activation: In place of σ.
+        return_sequences: Whether the output is every hₜ or the last alone.
+        stateful: Whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
+        reset_after: Whether r acts on the product with Uₙ or on h.
+        kernel_init: Initializer of W.
+        recurrent_init: Initializer of U.
+        bias_init: Initializer of b and of aₙ.
 
     Returns:
         A `Layer` from (batch, time, n_in), or `(x, mask)`, to (batch, time, features), with the mask if there was one, or
         to (batch, features).
 
     Raises:
-        ValueError: if the input has not three axes, or other features than the kernel was made for.
+        ValueError: If the input has not three axes, or other features than the kernel was made for.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn

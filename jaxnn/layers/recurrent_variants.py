@@ -34,18 +34,18 @@ def minimal_gru(
     Parameters, in the order f, n along the last axis: `kernel`, `recurrent_kernel` and `bias`.
 
     Args:
-        features: the length of h.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state.
-        kernel_init: initializer of W.
-        recurrent_init: initializer of U.
-        bias_init: initializer of b.
+        features: The length of h.
+        return_sequences: Whether the output is every hₜ or the last alone.
+        stateful: Whether the carry is kept in the state.
+        kernel_init: Initializer of W.
+        recurrent_init: Initializer of U.
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` as `gru` is.
 
     Raises:
-        ValueError: if the input has not three axes, or other features than the kernel was made for.
+        ValueError: If the input has not three axes, or other features than the kernel was made for.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -84,19 +84,19 @@ def ind_rnn(
     Parameters: `kernel` W (n_in, features), `recurrent_kernel` u (features,), `bias` b (features,).
 
     Args:
-        features: the length of h.
+        features: The length of h.
         activation: φ.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state.
-        kernel_init: initializer of W.
-        recurrent_init: initializer of u.
-        bias_init: initializer of b.
+        return_sequences: Whether the output is every hₜ or the last alone.
+        stateful: Whether the carry is kept in the state.
+        kernel_init: Initializer of W.
+        recurrent_init: Initializer of u.
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` as `rnn` is.
 
     Raises:
-        ValueError: if the input has not three axes, or other features than the kernel was made for.
+        ValueError: If the input has not three axes, or other features than the kernel was made for.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -138,20 +138,20 @@ def conv_lstm(
     `recurrent_kernel` U (*kernel_size, features, 4 · features), `bias` b (4 · features,).
 
     Args:
-        features: the channels of h and of c.
-        kernel_size: of both convolutions, one number or one an axis.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state.
-        kernel_init: initializer of `kernel`.
-        recurrent_init: initializer of `recurrent_kernel`.
-        bias_init: initializer of `bias`.
+        features: The channels of h and of c.
+        kernel_size: Of both convolutions, one number or one an axis.
+        return_sequences: Whether the output is every hₜ or the last alone.
+        stateful: Whether the carry is kept in the state.
+        kernel_init: Initializer of `kernel`.
+        recurrent_init: Initializer of `recurrent_kernel`.
+        bias_init: Initializer of `bias`.
 
     Returns:
         A `Layer` from (batch, time, *space, channels), or `(x, mask)`, to (batch, time, *space, features), with the mask
         if there was one, or to (batch, *space, features).
 
     Raises:
-        ValueError: if the input is not (batch, time, *space, channels), or has other channels than the kernel was made for.
+        ValueError: If the input is not (batch, time, *space, channels), or has other channels than the kernel was made for.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn

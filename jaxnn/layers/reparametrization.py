@@ -31,13 +31,13 @@ def weight_norm(layer: Any) -> Layer:
     input's channels: there it is `dim=1`.
 
     Args:
-        layer: any layer that has a parameter `kernel` in it.
+        layer: Any layer that has a parameter `kernel` in it.
 
     Returns:
         A `Layer` of the same name with a `scale` more for each kernel.
 
     Raises:
-        ValueError: if there is no kernel, one has a `scale` already, or one is stacked by `repeat`.
+        ValueError: If there is no kernel, one has a `scale` already, or one is stacked by `repeat`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -66,13 +66,13 @@ def spectral_norm(layer: Any) -> Layer:
     flows. They begin after fifteen steps, as in PyTorch.
 
     Args:
-        layer: any layer that has a parameter `kernel` in it.
+        layer: Any layer that has a parameter `kernel` in it.
 
     Returns:
         A `Layer` of the same name with state `left` and `right` for each kernel.
 
     Raises:
-        ValueError: if there is no kernel, or one is stacked by `repeat`.
+        ValueError: If there is no kernel, or one is stacked by `repeat`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -111,14 +111,14 @@ def weight_standardization(layer: Any, *, epsilon: float = 1e-5) -> Layer:
     For convolutions in front of `group_norm`, which together train as well as batch norm on small batches.
 
     Args:
-        layer: any layer that has a parameter `kernel` in it.
+        layer: Any layer that has a parameter `kernel` in it.
         epsilon: ε.
 
     Returns:
         A `Layer` with the same name and parameters.
 
     Raises:
-        ValueError: if there is no kernel, or one is stacked by `repeat`.
+        ValueError: If there is no kernel, or one is stacked by `repeat`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn

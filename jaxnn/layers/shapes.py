@@ -25,7 +25,7 @@ def flatten() -> Layer:
         The `Layer`.
 
     Raises:
-        ValueError: if the input has no axis.
+        ValueError: If the input has no axis.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -45,13 +45,13 @@ def reshape(*shape: int) -> Layer:
     """Every sample in another shape: (batch, ...) → (batch, *shape), in row-major order, as Keras's `Reshape`.
 
     Args:
-        *shape: the sample's new shape, without the batch axis; one of the numbers may be −1, for what is left.
+        *shape: The sample's new shape, without the batch axis; one of the numbers may be −1, for what is left.
 
     Returns:
         The `Layer`.
 
     Raises:
-        ValueError: if a sample has another number of values.
+        ValueError: If a sample has another number of values.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -78,13 +78,13 @@ def permute(*axes: int) -> Layer:
     Axis `axes[i]` becomes axis i + 1; the batch axis, 0, stays first.
 
     Args:
-        *axes: the numbers 1, 2, … in their new order, as in Keras.
+        *axes: The numbers 1, 2, … in their new order, as in Keras.
 
     Returns:
         The `Layer`.
 
     Raises:
-        ValueError: if they are not these numbers, or not as many as the input has axes besides the first.
+        ValueError: If they are not these numbers, or not as many as the input has axes besides the first.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -106,16 +106,16 @@ def pad(padding: Margins, *, mode: str = "constant", value: float = 0.0) -> Laye
     """More values around the spatial axes, each n → low + n + high, by `jax.numpy.pad`.
 
     Args:
-        padding: how many on every side, or `((low, high), ...)`, one pair a spatial axis.
-        mode: what they are, as `jnp.pad` calls it: `"constant"`, `"reflect"`, `"symmetric"`, `"edge"` (PyTorch's
+        padding: How many on every side, or `((low, high), ...)`, one pair a spatial axis.
+        mode: What they are, as `jnp.pad` calls it: `"constant"`, `"reflect"`, `"symmetric"`, `"edge"` (PyTorch's
             'replicate') or `"wrap"` (PyTorch's 'circular').
-        value: the constant.
+        value: The constant.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: if `mode` is another, or the pairs are not one a spatial axis.
+        ValueError: If `mode` is another, or the pairs are not one a spatial axis.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -137,13 +137,13 @@ def crop(cropping: Margins) -> Layer:
     """Fewer values around the spatial axes: y = x[low : n − high] along each, the inverse of `pad`; Keras's `Cropping2D`.
 
     Args:
-        cropping: how many on every side, or `((low, high), ...)`, one pair a spatial axis.
+        cropping: How many on every side, or `((low, high), ...)`, one pair a spatial axis.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: if nothing would be left, or the pairs are not one a spatial axis.
+        ValueError: If nothing would be left, or the pairs are not one a spatial axis.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -165,14 +165,14 @@ def upsample(scale: Size, *, method: str = "nearest", align_corners: bool = Fals
 
     Args:
         scale: a whole number, or one a spatial axis.
-        method: as for `resize`; PyTorch's bicubic has another a, and repeats the border unless `antialias=True`.
-        align_corners: as for `resize`.
+        method: As for `resize`; PyTorch's bicubic has another a, and repeats the border unless `antialias=True`.
+        align_corners: As for `resize`.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: if `method` is another, or "nearest" with `align_corners`.
+        ValueError: If `method` is another, or "nearest" with `align_corners`.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -194,18 +194,18 @@ def resize(size: Size, *, method: str = "linear", align_corners: bool = False, a
     last ones lie on each other (`align_corners=True`).
 
     Args:
-        size: the new one, one number or one a spatial axis.
+        size: The new one, one number or one a spatial axis.
         method: `"nearest"`, `"linear"` (also `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, a = −1/2, where PyTorch has
             −3/4), `"lanczos3"` or `"lanczos5"`.
-        align_corners: whether the corners, or the areas, are the same.
-        antialias: whether an axis that becomes shorter is smoothed, so that no pixel is left out; PyTorch does not by
+        align_corners: Whether the corners, or the areas, are the same.
+        antialias: Whether an axis that becomes shorter is smoothed, so that no pixel is left out; PyTorch does not by
             default. Not for "nearest".
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *size, channels).
 
     Raises:
-        ValueError: if `method` is another, or "nearest" with `align_corners`.
+        ValueError: If `method` is another, or "nearest" with `align_corners`.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -249,7 +249,7 @@ def pixel_shuffle(scale: int) -> Layer:
         A `Layer` from (batch, *space, rⁿ · channels) to (batch, *(r · space), channels), n the number of spatial axes.
 
     Raises:
-        ValueError: if the channels cannot be divided so.
+        ValueError: If the channels cannot be divided so.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -282,7 +282,7 @@ def pixel_unshuffle(scale: int) -> Layer:
         A `Layer` from (batch, *(r · space), channels) to (batch, *space, rⁿ · channels), n the number of spatial axes.
 
     Raises:
-        ValueError: if a spatial size is no multiple of r.
+        ValueError: If a spatial size is no multiple of r.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

@@ -20,10 +20,10 @@ def autoencoder(
     `nn.losses.mse`. By default the paper's for MNIST, 784-1000-500-250-30 and back: 2,837,314 parameters.
 
     Args:
-        features: of a sample, and of the output.
-        hidden: the neurons of each layer of the encoder; the decoder's are the same, in the other order.
-        code: the length of the code.
-        activation: after each hidden layer.
+        features: Of a sample, and of the output.
+        hidden: The neurons of each layer of the encoder; the decoder's are the same, in the other order.
+        code: The length of the code.
+        activation: After each hidden layer.
 
     Returns:
         A `Layer` from (batch, ...) to (batch, features), with the children `encoder` and `decoder`.
@@ -53,16 +53,16 @@ def vae(features: int, *, hidden: int = 500, code: int = 20, activation: Any = n
     the child `decoder`: `model.children["decoder"](params["decoder"], z)`.
 
     Args:
-        features: of a sample, and of the logits.
-        hidden: the neurons of the hidden layers.
-        code: the length of z.
-        activation: after the hidden layers.
+        features: Of a sample, and of the logits.
+        hidden: The neurons of the hidden layers.
+        code: The length of z.
+        activation: After the hidden layers.
 
     Returns:
         A `Layer` from (batch, ...) to three arrays: logits (batch, features), and μ and log σ² (batch, code).
 
     Raises:
-        ValueError: in training without a key.
+        ValueError: In training without a key.
 
     Example:
         Its loss is the negative evidence lower bound: what the logits cost, and the divergence of z from N(0, 1).
@@ -104,17 +104,17 @@ def unet(outputs: int, *, features: int = 64, depth: int = 4, padding: str = "SA
     parameters for one channel and two classes; its dropout is left out.
 
     Args:
-        outputs: of each pixel.
-        features: of the highest level.
-        depth: how many times the image is halved.
-        padding: of the 3×3 convolutions: `"SAME"` keeps the image's size; `"VALID"` is the paper's, which makes 388×388 of
+        outputs: Of each pixel.
+        features: Of the highest level.
+        depth: How many times the image is halved.
+        padding: Of the 3×3 convolutions: `"SAME"` keeps the image's size; `"VALID"` is the paper's, which makes 388×388 of
             572×572, and crops the skips.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, height', width', outputs).
 
     Raises:
-        ValueError: if the image cannot be halved that often.
+        ValueError: If the image cannot be halved that often.
 
     Example:
         >>> import jax, jaxnn as nn

@@ -21,11 +21,11 @@ def mobilenet_v2(
     torchvision's number (the paper's 3.4 million).
 
     Args:
-        outputs: the neurons of the output layer.
+        outputs: The neurons of the output layer.
         stages: (t, c, n, s) each, as in the paper's table 2, the default: n blocks that widen t times, to c features, the
             first one with stride s. For small images other strides are usual.
-        width: by which the features are multiplied, then rounded to multiples of 8; the last 1280 do not become fewer.
-        dropout: the rate before the output layer.
+        width: By which the features are multiplied, then rounded to multiples of 8; the last 1280 do not become fewer.
+        dropout: The rate before the output layer.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
@@ -64,17 +64,17 @@ def convnext(
     parameters, torchvision's number. ConvNeXt-S has (3, 3, 27, 3) blocks: 50,223,688.
 
     Args:
-        outputs: the neurons of the output layer.
-        blocks: how many there are in each stage, one `nn.repeat`.
-        features: of each stage.
-        drop_path: the share of samples that skips a block of the last stage; it grows from 0 in the first, stage by stage
+        outputs: The neurons of the output layer.
+        blocks: How many there are in each stage, one `nn.repeat`.
+        features: Of each stage.
+        drop_path: The share of samples that skips a block of the last stage; it grows from 0 in the first, stage by stage
             (the paper's grows block by block, to 0.1 for ConvNeXt-T).
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
 
     Raises:
-        ValueError: if `blocks` and `features` are not equally many.
+        ValueError: If `blocks` and `features` are not equally many.
 
     Example:
         >>> import jax, jaxnn as nn

@@ -17,7 +17,7 @@ def lenet5(outputs: int) -> nn.Layer:
     has 60,000). Images of 28×28 get a margin first: `nn.serial(nn.pad(2), nn.models.lenet5(10))`.
 
     Args:
-        outputs: the neurons of the output layer.
+        outputs: The neurons of the output layer.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
@@ -46,9 +46,9 @@ def alexnet_small(outputs: int, *, features: int = 64, hidden: tuple[int, ...] =
     normalization, two dense hidden layers. For CIFAR-10 cropped to 28×28 it has the paper's 1,387,786 parameters.
 
     Args:
-        outputs: the neurons of the output layer.
-        features: of each convolution.
-        hidden: the neurons of the dense hidden layers.
+        outputs: The neurons of the output layer.
+        features: Of each convolution.
+        hidden: The neurons of the dense hidden layers.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
@@ -76,17 +76,17 @@ def vgg(depth: int, outputs: int, *, features: int = 64, hidden: int = 4096, dro
     VGG-19 143,667,240, torchvision's numbers and the paper's table 2.
 
     Args:
-        depth: the number of layers with weights, 11, 13, 16 or 19.
-        outputs: the neurons of the output layer.
-        features: those of the first stage; they double from stage to stage, up to eight times that.
-        hidden: the neurons of each dense hidden layer.
-        dropout: the rate after each of these.
+        depth: The number of layers with weights, 11, 13, 16 or 19.
+        outputs: The neurons of the output layer.
+        features: Those of the first stage; they double from stage to stage, up to eight times that.
+        hidden: The neurons of each dense hidden layer.
+        dropout: The rate after each of these.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
 
     Raises:
-        ValueError: if `depth` is another.
+        ValueError: If `depth` is another.
 
     Example:
         >>> import jax, jaxnn as nn

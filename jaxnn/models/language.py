@@ -25,13 +25,13 @@ def gpt2(
     117 million); the others have (layers, features, heads) = (24, 1024, 16), (36, 1280, 20) and (48, 1600, 25).
 
     Args:
-        vocabulary: the number of tokens.
-        features: of the stream.
-        layers: the number of blocks, which are one `nn.repeat`.
-        heads: of each attention.
-        context: how many positions there are.
-        dropout: the rate on the embeddings and on what the blocks add; the attention's own weights are not dropped.
-        cache: for decoding: the state keeps keys and values, and the input is what follows on what came before.
+        vocabulary: The number of tokens.
+        features: Of the stream.
+        layers: The number of blocks, which are one `nn.repeat`.
+        heads: Of each attention.
+        context: How many positions there are.
+        dropout: The rate on the embeddings and on what the blocks add; the attention's own weights are not dropped.
+        cache: For decoding: the state keeps keys and values, and the input is what follows on what came before.
 
     Returns:
         A `Layer` from integer tokens (batch, time) to logits (batch, time, vocabulary).
@@ -58,7 +58,7 @@ def gpt2(
             features, heads, is_causal=True, cache=context if cache else None, kernel_init=init, output_init=output_init
         ),
         nn.feed_forward(features, 4 * features, kernel_init=init, output_init=output_init),
-        rate=dropout,
+        dropout=dropout,
     )
 
     def gpt2(run, tokens):
@@ -84,11 +84,11 @@ def lstm_language_model(
     one has 1500 features and dropout 0.65; the small one 200 features and none.
 
     Args:
-        vocabulary: the number of tokens.
-        features: of the embedding and of each LSTM.
-        layers: the number of LSTMs.
-        dropout: the rate before, between and after them.
-        stateful: whether the carry is kept in the state, so that a text may come in pieces, as in the paper.
+        vocabulary: The number of tokens.
+        features: Of the embedding and of each LSTM.
+        layers: The number of LSTMs.
+        dropout: The rate before, between and after them.
+        stateful: Whether the carry is kept in the state, so that a text may come in pieces, as in the paper.
 
     Returns:
         A `Layer` from integer tokens (batch, time) to logits (batch, time, vocabulary).

@@ -31,18 +31,18 @@ def vit(
     86,567,656.
 
     Args:
-        outputs: the neurons of the output layer.
-        patch_size: the side of a patch in pixels.
-        features: of the stream.
-        layers: the number of blocks, which are one `nn.repeat`.
-        heads: of each attention.
-        dropout: the rate on the embeddings and on what the blocks add.
+        outputs: The neurons of the output layer.
+        patch_size: The side of a patch in pixels.
+        features: Of the stream.
+        layers: The number of blocks, which are one `nn.repeat`.
+        heads: Of each attention.
+        dropout: The rate on the embeddings and on what the blocks add.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs), for the size of images it is initialized with.
 
     Raises:
-        ValueError: if the patches do not fill the image, or the image has another size than that at `init`.
+        ValueError: If the patches do not fill the image, or the image has another size than that at `init`.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -57,7 +57,7 @@ def vit(
         nn.attention(features, heads, kernel_init=init),
         nn.feed_forward(features, 4 * features, activation=_exact_gelu, kernel_init=init),
         norm=norm,
-        rate=dropout,
+        dropout=dropout,
     )
     return nn.serial(
         patches=_patches(patch_size, features),
@@ -87,18 +87,18 @@ def mlp_mixer(
     the paper's 18 million. Mixer-B/16 has 768 features, 12 layers and hidden layers of 384 and 3072: 59,880,472.
 
     Args:
-        outputs: the neurons of the output layer.
-        patch_size: the side of a patch in pixels.
-        features: of each patch.
-        layers: the number of blocks, which are one `nn.repeat`.
-        token_hidden: the hidden neurons along the patches.
-        channel_hidden: those along the features.
+        outputs: The neurons of the output layer.
+        patch_size: The side of a patch in pixels.
+        features: Of each patch.
+        layers: The number of blocks, which are one `nn.repeat`.
+        token_hidden: The hidden neurons along the patches.
+        channel_hidden: Those along the features.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs), for the size of images it is initialized with.
 
     Raises:
-        ValueError: if the patches do not fill the image, or the image has another size than that at `init`.
+        ValueError: If the patches do not fill the image, or the image has another size than that at `init`.
 
     Example:
         >>> import jax, jaxnn as nn

@@ -28,18 +28,18 @@ def resnet(
     parameters and ResNet-50 25,557,032, torchvision's numbers.
 
     Args:
-        depth: the number of layers with weights, 18, 34, 50, 101 or 152.
-        outputs: the neurons of the output layer.
-        features: those of the first stage.
-        pre_activation: whether normalization and activation come before the convolutions, and the sums stay as they are.
-        small_images: for images of some 32×32 pixels, as CIFAR's: begin with a 3×3 convolution at full resolution instead
+        depth: The number of layers with weights, 18, 34, 50, 101 or 152.
+        outputs: The neurons of the output layer.
+        features: Those of the first stage.
+        pre_activation: Whether normalization and activation come before the convolutions, and the sums stay as they are.
+        small_images: For images of some 32×32 pixels, as CIFAR's: begin with a 3×3 convolution at full resolution instead
             of a 7×7 one with stride 2 and pooling.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
 
     Raises:
-        ValueError: if `depth` is another.
+        ValueError: If `depth` is another.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -70,16 +70,16 @@ def wide_resnet(depth: int, width: int, outputs: int, *, dropout: float = 0.0) -
     For 10 classes WRN-28-10 has 36,479,194 parameters, the paper's 36.5 million, and WRN-40-4 8,949,210, its 8.9 million.
 
     Args:
-        depth: the number of layers, 6 n + 4; the paper's best is 28.
-        width: the paper's k; its best is 10.
-        outputs: the neurons of the output layer.
-        dropout: the rate between the two convolutions of a block; the paper's is 0.3 where it has any.
+        depth: The number of layers, 6 n + 4; the paper's best is 28.
+        width: The paper's k; its best is 10.
+        outputs: The neurons of the output layer.
+        dropout: The rate between the two convolutions of a block; the paper's is 0.3 where it has any.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
 
     Raises:
-        ValueError: if `depth` is not 6 n + 4.
+        ValueError: If `depth` is not 6 n + 4.
 
     Example:
         >>> import jax, jaxnn as nn

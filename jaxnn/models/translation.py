@@ -21,11 +21,11 @@ def seq2seq(
     vocabularies of 50,000 217,032,000 parameters.
 
     Args:
-        source_vocabulary: the number of tokens read.
-        target_vocabulary: the number of tokens written.
-        features: of the embeddings and of every LSTM.
-        layers: the number of LSTMs in each of the two.
-        dropout: the rate before each of them.
+        source_vocabulary: The number of tokens read.
+        target_vocabulary: The number of tokens written.
+        features: Of the embeddings and of every LSTM.
+        layers: The number of LSTMs in each of the two.
+        dropout: The rate before each of them.
 
     Returns:
         A `Layer` from (source, target) to logits (batch, target time, target_vocabulary). Both are integer tokens (batch,
@@ -33,7 +33,7 @@ def seq2seq(
         start token and all but the last; its padding, at the end, changes nothing before it.
 
     Raises:
-        ValueError: if the input is neither (source, target) nor ((source, mask), target), or a size is no whole number from 1.
+        ValueError: If the input is neither (source, target) nor ((source, mask), target), or a size is no whole number from 1.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -88,12 +88,12 @@ def transformer(
     features, 16 heads and 4096 hidden neurons.
 
     Args:
-        vocabulary: the number of tokens, source and target together.
-        features: of the stream.
-        layers: the blocks of the encoder, and of the decoder, one `nn.repeat` each.
-        heads: of each attention.
-        hidden: the neurons of each feed-forward layer.
-        dropout: the rate on the embeddings and on what the blocks add.
+        vocabulary: The number of tokens, source and target together.
+        features: Of the stream.
+        layers: The blocks of the encoder, and of the decoder, one `nn.repeat` each.
+        heads: Of each attention.
+        hidden: The neurons of each feed-forward layer.
+        dropout: The rate on the embeddings and on what the blocks add.
 
     Returns:
         A `Layer` from (source, target) to logits (batch, target time, vocabulary). Both are integer tokens (batch, time),
@@ -101,7 +101,7 @@ def transformer(
         token and all but the last; its padding, at the end, changes nothing before it.
 
     Raises:
-        ValueError: if the input is neither (source, target) nor ((source, mask), target), or a size is no whole number from 1.
+        ValueError: If the input is neither (source, target) nor ((source, mask), target), or a size is no whole number from 1.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -113,7 +113,7 @@ def transformer(
 
     def block(**options):
         mlp = nn.feed_forward(features, hidden, activation=nn.relu)
-        return nn.transformer_block(mlp=mlp, pre_norm=False, rate=dropout, **options)
+        return nn.transformer_block(mlp=mlp, pre_norm=False, dropout=dropout, **options)
 
     def transformer(run, pair):
         source, target = (run("input", run("embedding", tokens)) for tokens in _pair("transformer", pair))

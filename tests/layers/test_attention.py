@@ -157,7 +157,7 @@ def test_attention_is_its_formula(options, mask_shape):
 def language_model(cache=None):
     stateful = cache is not None
     attention = nn.attention(8, 2, key_heads=1, is_causal=True, rotary_base=100.0, window=4, softcap=5.0, cache=cache)
-    block = nn.transformer_block(attention, nn.feed_forward(8, 16), rate=0.1)
+    block = nn.transformer_block(attention, nn.feed_forward(8, 16), dropout=0.1)
     return nn.serial(nn.embedding(11, 8), nn.learned_positions(12, stateful=stateful), nn.repeat(block, 2), nn.dense(11))
 
 

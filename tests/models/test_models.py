@@ -101,7 +101,7 @@ def test_the_transformers_blocks_are_pytorchs():
 TINY = {
     "alexnet_small": (lambda: M.alexnet_small(3, features=4, hidden=(6, 5)), floats(3, 8, 8, 3)),
     "autoencoder": (lambda: M.autoencoder(12, hidden=(8, 6), code=3), floats(3, 12)),
-    "cnn": (lambda: M.cnn(3, channels=(2,), hidden=4), floats(3, 4, 4, 1)),
+    "cnn": (lambda: M.cnn(3, features=(2,), hidden=4), floats(3, 4, 4, 1)),
     "convnext": (lambda: M.convnext(3, blocks=(1, 2), features=(4, 8), drop_path=0.1), floats(3, 16, 16, 3)),
     "gpt2": (lambda: M.gpt2(11, features=8, layers=2, heads=2, context=6), integers(2, 6)),
     "lenet5": (lambda: M.lenet5(3), floats(2, 16, 16, 1)),

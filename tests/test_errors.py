@@ -127,7 +127,7 @@ CASES = {
     "a batch of one in batch_norm": (
         lambda: fit(X[:1], Y[:1], nn.serial(norm=nn.batch_norm(), head=nn.dense(3))),
         ValueError,
-        ["one value a channel", "larger batches", "'norm'"],
+        ["one value per channel", "larger batches", "'norm'"],
     ),
     "no state for batch_norm": (
         lambda: nn.predict(nn.batch_norm(), (nn.batch_norm().init(KEY, X)[0], {}), X),

@@ -12,17 +12,17 @@ import numpy as np
 from jaxnn import kernels
 from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.layers.convolution import Size, spatial
+from jaxnn.layers.convolution import PerAxis, spatial
 
 Padding = str | Sequence[tuple[int, int]]
 
 
 def max_pool(
-    kernel_size: Size,
+    kernel_size: PerAxis,
     *,
-    strides: Size | None = None,
+    strides: PerAxis | None = None,
     padding: Padding = "VALID",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> Layer:
     """Max pooling, the largest value in each window: y[p, c] = maxₖ x[s·p + d·k − pad, c], as in PyTorch and Keras.
@@ -53,11 +53,11 @@ def max_pool(
 
 
 def min_pool(
-    kernel_size: Size,
+    kernel_size: PerAxis,
     *,
-    strides: Size | None = None,
+    strides: PerAxis | None = None,
     padding: Padding = "VALID",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> Layer:
     """Min pooling, the smallest value in each window: y[p, c] = minₖ x[s·p + d·k − pad, c], with the windows of PyTorch.
@@ -93,11 +93,11 @@ def min_pool(
 
 
 def avg_pool(
-    kernel_size: Size,
+    kernel_size: PerAxis,
     *,
-    strides: Size | None = None,
+    strides: PerAxis | None = None,
     padding: Padding = "VALID",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> Layer:
@@ -131,12 +131,12 @@ def avg_pool(
 
 
 def lp_pool(
-    kernel_size: Size,
+    kernel_size: PerAxis,
     *,
     p: float = 2.0,
-    strides: Size | None = None,
+    strides: PerAxis | None = None,
     padding: Padding = "VALID",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> Layer:
     """Power pooling, the p-norm of each window: y = (Σ |x|ᵖ)^(1/p). Computed in at least float32; the gradient at 0 is 0.
@@ -224,7 +224,7 @@ def global_max_pool() -> Layer:
     return stateless(_no_params, apply)
 
 
-def adaptive_avg_pool(size: Size) -> Layer:
+def adaptive_avg_pool(size: PerAxis) -> Layer:
     """Average pooling to a given output size: y[i] = mean of x[⌊i·n/m⌋ : ⌈(i+1)·n/m⌉] along an axis of n values.
 
     The m windows are PyTorch's: they cover the input and may overlap by one; if m divides n they are those of
@@ -256,7 +256,7 @@ def adaptive_avg_pool(size: Size) -> Layer:
     return _adaptive("adaptive_avg_pool", along, size)
 
 
-def adaptive_max_pool(size: Size) -> Layer:
+def adaptive_max_pool(size: PerAxis) -> Layer:
     """Max pooling to a given output size, over the windows of `adaptive_avg_pool`.
 
     y[i] = max x[⌊i·n/m⌋ : ⌈(i+1)·n/m⌉] along each axis, as in PyTorch. The gradient goes to the first of equal values, in
@@ -288,7 +288,7 @@ def adaptive_max_pool(size: Size) -> Layer:
 
 
 def _pool(
-    name: str, pool: Callable, kernel_size: Size, strides: Size | None, padding: Padding, dilation: Size, **options
+    name: str, pool: Callable, kernel_size: PerAxis, strides: PerAxis | None, padding: Padding, dilation: PerAxis, **options
 ) -> Layer:
     def apply(params, x):
         window = spatial(name, "kernel_size", kernel_size, x)
@@ -298,7 +298,7 @@ def _pool(
     return stateless(_no_params, apply, name)
 
 
-def _adaptive(name: str, along: Callable, size: Size) -> Layer:
+def _adaptive(name: str, along: Callable, size: PerAxis) -> Layer:
     """Apply `along(x, axis, m)` to each spatial axis, the last one first, so that ties are resolved in row-major order."""
 
     def apply(params, x):

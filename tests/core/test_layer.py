@@ -39,7 +39,7 @@ def deep():
 )
 def test_errors_carry_the_path_and_the_shapes_under_any_transform(transform):
     model, params, _ = deep()
-    with pytest.raises(ValueError, match=r"made for 4 input features, got an input of shape \[2, 9\]") as raised:
+    with pytest.raises(ValueError, match=r"initialized for 4 input features, got an input of shape \[2, 9\]") as raised:
         transform(lambda p: model(p, jnp.ones((2, 9))).sum())(params)
     assert "in layer 'encoder/block/mlp/dense': input float32[2, 9], bias float32[4], kernel float32[4, 4]" in notes(raised)
     assert notes(raised).count("in layer") == 1

@@ -28,7 +28,7 @@ def test_prelu_is_torchs():
 def test_prelu_starts_at_a_quarter_and_names_another_width():
     params, _ = nn.prelu().init(jax.random.key(0), X)
     np.testing.assert_array_equal(params["negative_slope"], np.full(5, 0.25))
-    with pytest.raises(ValueError, match=r"prelu was made for 5 features, got an input of shape \[4, 3\]"):
+    with pytest.raises(ValueError, match=r"prelu was initialized for 5 features, got an input of shape \[4, 3\]"):
         nn.prelu()(params, X[..., 0])
 
 

@@ -87,7 +87,7 @@ def test_some_features_of_packed_sequences_turn_in_neighbouring_pairs():
     expected = np.concatenate([np.stack([z.real, z.imag], -1).reshape(2, 5, 3, 6), x[..., 6:]], -1)
     y = nn.rotary(jnp.asarray(x), jnp.asarray(at), base=100.0, features=6, interleaved=True)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="turns an even number, got .* and 5"):
+    with pytest.raises(ValueError, match="an even number of which it rotates, got .* and 5"):
         nn.rotary(jnp.asarray(x), features=5)
     with pytest.raises(ValueError, match=r"2n features, got \[2, 5, 3, 8\], cos \[4, 3\]"):
         nn.apply_rotary(jnp.asarray(x), jnp.ones((4, 3)), jnp.ones((4, 3)))

@@ -104,8 +104,8 @@ def test_what_cannot_be_is_an_error():
     for make, text in [
         (lambda: nn.dense(5, axis=0).init(KEY, x), "not the batch"),
         (lambda: nn.bilinear(3).init(KEY, x), "pair"),
-        (lambda: nn.einsum("bti,io->bto"), "needs the sizes"),
-        (lambda: nn.einsum("bi,io->bo", o=3).init(KEY, x), "got an input"),
+        (lambda: nn.einsum("bti,io->bto"), "takes the sizes"),
+        (lambda: nn.einsum("bi,io->bo", o=3).init(KEY, x), "2 axes, got one"),
         (lambda: nn.lora(nn.relu, 2).init(KEY, x), "kernel"),
         (lambda: nn.add((x, x[:1])), "one shape"),
         (lambda: nn.multiply(x), "tuple"),

@@ -152,8 +152,8 @@ def test_half_precision_is_summed_in_float32():
     [
         (nn.group_norm(3), (2, 4, 4), "dividing"),
         (nn.instance_norm(), (2, 1, 4), "no variance"),
-        (nn.layer_norm(axis=3), (2, 4), "takes the axes"),
-        (nn.rms_norm(axis=()), (2, 4), "takes the axes"),
+        (nn.layer_norm(axis=3), (2, 4), "normalizes over the axes"),
+        (nn.rms_norm(axis=()), (2, 4), "normalizes over the axes"),
     ],
 )
 def test_mistakes_are_named(layer, shape, match):

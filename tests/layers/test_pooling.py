@@ -189,7 +189,7 @@ def test_shuffling_crop_and_permutation_have_inverses():
     [
         (lambda: nn.max_pool(2, dilation=3, padding=((2, 1),)), (1, 1, 1), "sees nothing"),
         (lambda: nn.lp_pool(2, p=0.5), (1, 4, 1), "at least 1"),
-        (lambda: nn.reshape(5, -1), (2, 4, 3), "does not fill"),
+        (lambda: nn.reshape(5, -1), (2, 4, 3), "does not fit"),
         (lambda: nn.reshape(-1, -1), (2, 4), "one size"),
         (lambda: nn.permute(0, 1), (2, 4), "batch axis"),
         (lambda: nn.permute(2, 1), (2, 4), "3 axes"),
@@ -198,7 +198,7 @@ def test_shuffling_crop_and_permutation_have_inverses():
         (lambda: nn.crop(2), (2, 4, 1), "leaves nothing"),
         (lambda: nn.upsample(2, method="fast"), (2, 4, 1), "method"),
         (lambda: nn.pixel_shuffle(2), (2, 4, 4, 6), "multiple of 4"),
-        (lambda: nn.pixel_unshuffle(2), (2, 3, 4, 6), "divides"),
+        (lambda: nn.pixel_unshuffle(2), (2, 3, 4, 6), "divisible"),
     ],
 )
 def test_mistakes_are_named(call, shape, match):

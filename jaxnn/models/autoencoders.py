@@ -141,9 +141,7 @@ def unet(outputs: int, *, features: int = 64, depth: int = 4, padding: str = "SA
 
 def _halved(x: jax.Array) -> jax.Array:
     if x.shape[1] % 2 or x.shape[2] % 2:
-        raise ValueError(
-            f"unet takes images whose sides can be halved at each level, got {list(x.shape)} at one: pad or crop the input"
-        )
+        raise ValueError(f"unet halves images at each level, which is not possible for {list(x.shape)}: pad or crop the input")
     return nn.kernels.max_pool(x, 2)
 
 

@@ -84,9 +84,7 @@ def convnext(
         28589128
     """
     if len(blocks) != len(features):
-        raise ValueError(
-            f"convnext takes blocks and features of the same length, one entry per stage, got {blocks} and {features}"
-        )
+        raise ValueError(f"convnext takes as many blocks as features, one entry per stage, got {blocks} and {features}")
     norm, init = partial(nn.layer_norm, epsilon=1e-6), nn.initializers.truncated_normal(0.02)
     layers: dict[str, Any] = {}
     for i, (n, c) in enumerate(zip(blocks, features, strict=True)):

@@ -1,4 +1,4 @@
-"""Composition: its laws, its names, its errors."""
+"""Combinators: laws, names and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def test_repeat_equals_the_unrolled_stack(n, training):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_remat_changes_nothing_but_memory():
+def test_remat_keeps_values_and_gradients():
     plain, lean = nn.serial(block(), nn.dense(2)), nn.remat(nn.serial(block(), nn.dense(2)))
     params, state = plain.init(KEY, X)
 
@@ -71,7 +71,7 @@ def test_tied_output_through_run_params():
     assert model(params, tokens).shape == (1, 3, 11)
     assert nn.trees.count(params) == 44 + 20
     gradient = jax.grad(lambda p: model(p, tokens).sum())(params)["embed"]["embedding"]
-    assert bool((gradient[0] != 0).all())  # a token that never came in still goes out
+    assert bool((gradient[0] != 0).all())  # the output uses the rows of all tokens, also of those that are not in the input
 
 
 def test_two_dropouts_and_one_run_twice_draw_different_masks():
@@ -102,7 +102,7 @@ def test_state_passes_from_one_run_of_a_shared_layer_to_the_next():
     np.testing.assert_allclose(after["norm"]["mean"], expected["mean"], rtol=1e-5, atol=1e-6)
 
 
-def test_names_count_by_kind():
+def test_layers_of_one_kind_are_numbered():
     model = nn.serial(nn.dense(4), nn.relu, nn.dense(4), nn.dropout(0.1), nn.dense(4), nn.serial(nn.dense(4)))
     assert list(model.init(KEY, X)[0]) == ["dense", "dense_2", "dense_3", "serial"]
 
@@ -171,7 +171,7 @@ def test_parameters_of_another_model_are_refused():
         nn.repeat(nn.dense(4), 2)(stacked, X)
 
 
-def test_policy_stores_and_computes_in_what_it_says():
+def test_dtype_policy_sets_the_dtypes_of_storage_and_computation():
     model = nn.dtype_policy(
         nn.serial(nn.dense(4), nn.repeat(nn.dense(4), 2), nn.batch_norm()), dtype=jnp.float16, param_dtype=jnp.bfloat16
     )

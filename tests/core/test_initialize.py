@@ -1,4 +1,4 @@
-"""Initialization: exact distributions, numbers that depend on key and path alone, one program for every model."""
+"""Initialization: exact distributions, values that depend only on key and path, one program for all models."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 def leaf(initializer, shape, key=KEY):
-    """One leaf drawn as a model's leaf is."""
+    """One leaf, drawn like the leaves of a model."""
 
     def init(key, x):
         return {"kernel": nn.param(initializer, shape)}
@@ -40,13 +40,13 @@ def test_distributions_are_exact(initializer, law):
     drawn = np.asarray(leaf(initializer, (300, 200))).ravel()
     assert stats.kstest(drawn, law.cdf).pvalue > 1e-3
     blocks = drawn[: drawn.size // initialize.BLOCK * initialize.BLOCK].reshape(-1, initialize.BLOCK)
-    assert len(np.unique(blocks)) > 0.99 * blocks.size  # no block drawn twice
+    assert len(np.unique(blocks)) > 0.99 * blocks.size  # no block is drawn twice
     assert abs(np.corrcoef(blocks[0], blocks[1])[0, 1]) < 0.06
 
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=4), st.integers(0, 2**31))
-def test_a_leaf_drawn_alone_is_the_leaf_drawn_with_others(shape, seed):
+def test_a_leaf_does_not_depend_on_the_leaves_drawn_with_it(shape, seed):
     shape, key = tuple(shape), jax.random.key(seed)
 
     def init(key, x):
@@ -120,8 +120,8 @@ def test_an_initializer_of_the_wrong_shape_is_named():
         nn.dense(3, kernel_init=lambda key, shape, dtype: jnp.zeros(3, dtype)).init(KEY, jnp.ones((1, 2)))
 
 
-def test_a_layer_that_draws_for_itself_gets_its_own_key():
-    def own():
+def test_a_layer_that_draws_its_own_arrays_gets_its_own_key():
+    def custom():
         def init(key, x):
             return {
                 "kernel": jax.random.normal(key, (x.shape[-1], 3)),
@@ -130,7 +130,7 @@ def test_a_layer_that_draws_for_itself_gets_its_own_key():
 
         return nn.stateless(init, lambda params, x: x @ params["kernel"])
 
-    params, _ = nn.serial(first=own(), copies=nn.repeat(own(), 2)).init(KEY, jnp.ones((1, 3)))
+    params, _ = nn.serial(first=custom(), copies=nn.repeat(custom(), 2)).init(KEY, jnp.ones((1, 3)))
     np.testing.assert_array_equal(params["first"]["kernel"], jax.random.normal(child_key(KEY, "first"), (3, 3)))
     second = child_key(child_key(KEY, "copies"), "1")
     np.testing.assert_array_equal(params["copies"]["kernel"][1], jax.random.normal(second, (3, 3)))
@@ -167,6 +167,6 @@ def test_other_dtypes(x64):
     ],
     ids=["int", "None", "floats", "several keys"],
 )
-def test_what_is_no_key_is_refused(key, error, words):
+def test_values_that_are_not_keys_are_refused(key, error, words):
     with pytest.raises(error, match=words):
         nn.dense(3).init(key, jnp.ones((1, 2)))

@@ -223,8 +223,8 @@ def test_an_lstm_language_model_in_pieces_equals_one_pass():
         (lambda: M.resnet(20, 10), SMALL, r"depths \[18, 34, 50, 101, 152\], got 20"),
         (lambda: M.wide_resnet(27, 10, 10), SMALL, "depth 6 n"),
         (lambda: M.vgg(12, 10), SMALL, r"depths \[11, 13, 16, 19\], got 12"),
-        (lambda: M.convnext(10, blocks=(3, 3)), SMALL, "as many stages"),
-        (lambda: M.vit(10), floats(1, 30, 32, 3), "16×16 pixels"),
+        (lambda: M.convnext(10, blocks=(3, 3)), SMALL, "as many blocks as features"),
+        (lambda: M.vit(10), floats(1, 30, 32, 3), "divisible by 16"),
         (lambda: M.unet(2), floats(1, 30, 32, 3), "pad or crop"),
         (lambda: M.transformer(9), integers(1, 3), "takes .source, target."),
         (lambda: M.seq2seq(9, 9), (integers(1, 3), (integers(1, 3), integers(1, 3))), "takes .source, target."),
@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_said(make, x, says):
 def test_a_vision_transformer_is_for_one_size_of_images():
     model = M.vit(3, patch_size=4, features=8, layers=1, heads=2)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), floats(1, 8, 8, 3))
-    with pytest.raises(ValueError, match="made for 5 positions"):
+    with pytest.raises(ValueError, match="initialized for 5 positions"):
         jax.eval_shape(model, params, floats(1, 8, 12, 3))
 
 

@@ -1,4 +1,4 @@
-"""Activations that are layers, against PyTorch."""
+"""Activations with learned or random slopes, against PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def test_prelu_is_torchs():
     torch = pytest.importorskip("torch")
     x = torch.tensor(X, requires_grad=True)
     slopes = torch.tensor(SLOPES, requires_grad=True)
-    theirs = torch.nn.functional.prelu(x.movedim(-1, 1), slopes).movedim(1, -1)  # channels second there
+    theirs = torch.nn.functional.prelu(x.movedim(-1, 1), slopes).movedim(1, -1)  # PyTorch has channels second
     (theirs**2).sum().backward()
     layer = nn.prelu()
     loss = lambda p, x: jnp.sum(layer(p, x) ** 2)  # noqa: E731

@@ -1,4 +1,4 @@
-"""Pooling and the layers that only move values, against PyTorch; and what they refuse."""
+"""Pooling and layers that rearrange values, against PyTorch; errors."""
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ CASES = {
     ),
     "corners aligned": (
         nn.upsample(3, method="linear", align_corners=True),
-        (2, 3, 1, 2),  # and an axis of one pixel
+        (2, 3, 1, 2),  # one axis has a single pixel
         functional("interpolate", scale_factor=3, mode="bilinear", align_corners=True),
     ),
     "resize, corners aligned": (
@@ -168,7 +168,7 @@ def test_a_p_norm_of_zeros_has_no_gradient_and_no_nan():
 
 
 @pytest.mark.parametrize("layer", [nn.global_max_pool(), nn.adaptive_max_pool(1), nn.max_pool(2)])
-def test_the_first_of_equal_values_takes_the_gradient(layer):
+def test_the_gradient_goes_to_the_first_of_equal_values(layer):
     gradient = jax.grad(lambda x: layer({}, x).sum())(jnp.array([[0.0, 2.0], [2.0, 2.0]]).reshape(1, 2, 2, 1))
     assert gradient.ravel().tolist() == [0, 1, 0, 0]
 

@@ -45,7 +45,7 @@ def by_hand(*peers: str) -> dict[str, str]:
 
 ROWS: dict[str, tuple[Row, ...]] = {
     "linear": (
-        Row("dense", "dense", "layers/test_layers.py::test_dense_is_the_neuron_of_the_notes", "nnx.Linear", "nn.Linear",
+        Row("dense", "dense", "layers/test_layers.py::test_dense_is_the_formula_of_the_notes", "nnx.Linear", "nn.Linear",
             "Linear", "Dense", "layers.Dense", "nn.Linear"),
         Row("over several or named axes", "einsum", "layers/test_linear.py::test_einsum_is_numpys", "nnx.Einsum",
             keras="layers.EinsumDense"),
@@ -56,7 +56,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             "layers/test_embedding.py::test_a_tied_output_is_the_product_with_the_table",
             "nnx.Embed.attend", "nn.Shared", keras="layers.ReversibleEmbedding", **by_hand("haiku", "torch")),
         Row("rotary positions", "rotary",
-            "layers/test_embedding.py::test_products_of_rotated_vectors_depend_on_distances_alone",
+            "layers/test_embedding.py::test_products_of_rotated_vectors_depend_only_on_distances",
             equinox="nn.RotaryPositionalEmbedding"),
     ),
     "convolution": (
@@ -86,7 +86,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             "nnx.BatchNorm:axis_name", "nn.BatchNorm:axis_name", "BatchNorm:cross_replica_axis",
             keras="layers.BatchNormalization:synchronized", torch="nn.SyncBatchNorm"),
         Row("batch, of padded sequences", "batch_norm",
-            "layers/test_normalization.py::test_batch_norm_of_a_padded_batch_is_that_of_what_is_there",
+            "layers/test_normalization.py::test_batch_norm_ignores_padding",
             "nnx.BatchNorm.__call__:mask", keras="layers.BatchNormalization.call:mask"),
         Row("layer, group, instance", "group_norm", "layers/test_normalization.py::test_against_pytorch", "nnx.GroupNorm",
             "nn.GroupNorm", "GroupNorm", keras="layers.GroupNormalization", torch="nn.GroupNorm"),
@@ -95,23 +95,23 @@ ROWS: dict[str, tuple[Row, ...]] = {
             torch="nn.utils.parametrizations.spectral_norm"),
     ),
     "noise": (
-        Row("dropout along axes", "dropout", "layers/test_dropout.py::test_what_is_dropped_together",
+        Row("dropout along axes", "dropout", "layers/test_dropout.py::test_units_that_are_dropped_together",
             "nnx.Dropout:broadcast_dims", haiku="dropout:broadcast_dims", keras="layers.Dropout:noise_shape",
             torch="nn.Dropout2d"),
         Row("alpha, Gaussian", "alpha_dropout", "layers/test_dropout.py::test_moments_of_standard_normal_inputs",
             keras="layers.AlphaDropout", torch="nn.AlphaDropout"),
-        Row("stochastic depth", "drop_path", "layers/test_dropout.py::test_a_path_is_dropped_whole_and_scaled"),
+        Row("stochastic depth", "drop_path", "layers/test_dropout.py::test_drop_path_drops_or_scales_whole_samples"),
     ),
     "recurrence": (
         Row("LSTM, GRU", "lstm", "layers/test_recurrent.py::test_every_gradient_against_pytorch", "nnx.LSTMCell",
             "nn.LSTMCell", "LSTM", keras="layers.LSTM", torch="nn.LSTM"),
-        Row("of padded sequences", "lstm", "layers/test_layers.py::test_what_is_padded_reaches_neither_value_nor_gradient",
+        Row("of padded sequences", "lstm", "layers/test_layers.py::test_padding_changes_neither_values_nor_gradients",
             "nnx.RNN.__call__:seq_lengths", keras="layers.LSTM.call:mask", torch="nn.utils.rnn.pack_padded_sequence",
             **by_hand("equinox", "haiku")),
         Row("bidirectional", "bidirectional", "layers/test_recurrent.py::test_both_directions_of_a_padded_sequence",
             "nnx.Bidirectional", keras="layers.Bidirectional", torch="nn.RNNBase:bidirectional", **by_hand("equinox", "haiku")),
         Row("peepholes, normalized gates", "lstm:peephole",
-            "layers/test_recurrent.py::test_recurrences_are_their_formulas_and_pieces_make_the_whole"),
+            "layers/test_recurrent.py::test_recurrences_are_their_formulas_also_for_sequences_in_parts"),
     ),
     "attention": (
         Row("multi-head, cross", "attention", "layers/test_attention.py::test_attention_against_pytorch",
@@ -133,7 +133,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "whole models": (
         Row("layers repeated by one scan", "repeat", "core/test_combinators.py::test_repeat_equals_the_unrolled_stack",
             "nnx.scan", haiku="layer_stack", **by_hand("equinox", "stax")),
-        Row("of the literature, sizes exact", "models", "models/test_models.py::test_parameters_and_the_outputs_shape",
+        Row("of the literature, sizes exact", "models", "models/test_models.py::test_parameter_counts_and_output_shapes",
             haiku="nets.ResNet50", keras="applications.ResNet50"),
         Row("with pretrained weights", keras="applications.ResNet50:weights"),
         Row("a table of shapes, FLOPs and memory", "summary",

@@ -306,7 +306,7 @@ LAYERS = {
             nn.attention(4, 2, use_bias=False, is_causal=True),
             nn.feed_forward(4, 6, use_bias=False),
             cross=nn.attention(4, 2, use_bias=False),
-            rate=0.5,
+            dropout=0.5,
         ),
         ((floats(3, 5, 4), MASK), floats(3, 2, 4)),
         {
@@ -331,7 +331,7 @@ LAYERS = {
         random=True,
     ),
     "models.cnn": Entry(
-        lambda: nn.models.cnn(3, channels=(2,), hidden=4),
+        lambda: nn.models.cnn(3, features=(2,), hidden=4),
         floats(2, 4, 4, 1),
         {
             "conv/bias": (2,),

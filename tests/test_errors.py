@@ -1,4 +1,4 @@
-"""Bad input, in one table: each message says what came, what was expected, where, and how to mend it."""
+"""Error messages for wrong input, in one table: what was expected, what came, in which layer, and how to mend it."""
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ CASES = {
     "one axis": (lambda: fit(X[:, 0]), ValueError, ["[20]", "x[:, None]", "'hidden'"]),
     "metrics without names": (lambda: fit(metrics=[nn.metrics.accuracy]), TypeError, ["by name", "accuracy"]),
     "a metric called loss": (lambda: fit(metrics={"loss": nn.metrics.accuracy}), ValueError, ["another name"]),
-    "a metric that is none": (lambda: fit(metrics={"a": "accuracy"}), TypeError, ["Metric", "'accuracy'"]),
+    "a metric that is not a function": (lambda: fit(metrics={"a": "accuracy"}), TypeError, ["Metric", "'accuracy'"]),
     "parameters of another model": (
         lambda: fit(initial=nn.dense(3).init(KEY, X)),
         ValueError,
@@ -76,7 +76,7 @@ CASES = {
         ["validation", "[20, 4]", "[3]"],
     ),
     "no data": (lambda: fit(X[:0], Y[:0]), ValueError, ["no samples", "[0, 4]"]),
-    "no pair": (
+    "not a pair": (
         lambda: nn.fit(nn.dense(3), X, loss=nn.losses.mse, optimizer=optax.sgd(0.1), epochs=1, key=KEY),
         TypeError,
         ["(x, y)"],
@@ -92,6 +92,8 @@ CASES = {
     "strings": (lambda: fit(X, np.array(["a"] * 20)), TypeError, ["numbers", "encode"]),
     "a layer that cannot be called": (lambda: nn.serial(nn.dense(3), "relu"), TypeError, ["'relu'", "function of x"]),
     "a layer not called": (lambda: nn.serial(nn.flatten), TypeError, ["call it", "flatten(...)"]),
+    "linear for dense": (lambda: nn.serial(nn.linear(10)), TypeError, ["the fully connected layer is `nn.dense(10)`"]),
+    "a reserved name": (lambda: nn.serial(**{"a/b": nn.dense(3)}), ValueError, ["'a/b'", "separates the names", "instead"]),
     "two layers of one name": (
         lambda: nn.serial(nn.dense(3), dense=nn.dense(4)),
         ValueError,
@@ -127,14 +129,14 @@ CASES = {
     "a batch of one in batch_norm": (
         lambda: fit(X[:1], Y[:1], nn.serial(norm=nn.batch_norm(), head=nn.dense(3))),
         ValueError,
-        ["one value a channel", "larger batches", "'norm'"],
+        ["one value per channel", "larger batches", "'norm'"],
     ),
     "no state for batch_norm": (
         lambda: nn.predict(nn.batch_norm(), (nn.batch_norm().init(KEY, X)[0], {}), X),
         ValueError,
         ["running statistics", "model.apply(params, state, x)"],
     ),
-    "what is no result": (lambda: nn.predict(nn.dense(3), {"kernel": 1}, X), TypeError, ["(params, state)", "fit"]),
+    "not a result": (lambda: nn.predict(nn.dense(3), {"kernel": 1}, X), TypeError, ["(params, state)", "fit"]),
     "nothing to evaluate": (
         lambda: nn.evaluate(nn.dense(3), nn.dense(3).init(KEY, X), (X, Y)),
         ValueError,

@@ -60,7 +60,7 @@ def mistake(capsys, *argv):
         ("--optimizer lbfgs --weight-decay 0.1", "lbfgs takes no weight decay"),
         (
             "--data iris --freeze body/*",
-            "--freeze body/.: the pattern 'body/.' matches no path; there are dense/bias, .*output",
+            "--freeze body/.: the pattern 'body/.' matches no path; the paths are dense/bias, .*output",
         ),
         ("--resume", "--resume needs to know where the run is: give --checkpoint DIR"),
         ("--csv .", "csv_log .*"),

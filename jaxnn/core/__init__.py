@@ -1,1 +1,1 @@
-"""The contract and what composes it; this room knows no other."""
+"""The contract of a layer and the combinators that compose layers; imports no other part of jaxnn."""

@@ -1,4 +1,4 @@
-"""`block`: layers wired in any way, and the machinery that every wiring by name stands on."""
+"""`block`, which wires layers by any function, and `compose`, on which all combinators with named children are built."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.core.layer import Layer, Params, Spec, State, as_layer, from_setup
-from jaxnn.core.naming import abstract, check_name, child_key, explained, inside
+from jaxnn.core.naming import check_name, child_key, explained, inside
+from jaxnn.core.trees import abstract
 
 
-def block(forward: Callable[..., Any], **children: Any) -> Layer:
-    """Any wiring: `forward(run, x)` calls `run("child", x)` for each child where it is needed.
+def block(forward: Callable[..., Any], /, **children: Any) -> Layer:
+    """Wire layers by a function: `forward(run, x)` calls `run("child", x)` where a child is needed.
 
-    The same name run twice shares its weights; each run draws its own random numbers, and the state passes from one run
-    to the next. `run.params("child")` gives a child's parameters, for weights used in another way (a tied output).
+    Running the same child twice shares its weights; each run draws its own random numbers, and the state passes from one
+    run to the next. `run.params("child")` returns a child's parameters, for other uses of its weights such as a tied output.
 
     Args:
-        forward: `forward(run, x) -> y`, traced like any JAX function; the block's default name is its name.
-        **children: the layers, or plain functions, by name.
+        forward: `forward(run, x) -> y`, traced like any JAX function; its name is the default name of the block.
+        **children: The layers, or plain functions, by name.
 
     Returns:
         A `Layer` whose parameters are a dict by child name.
 
     Raises:
-        ValueError: on `run` with a name that is no child, or a child that is never run (at `init`).
+        ValueError: If `run` is called with an unknown name, or a child is never run (both at `init`).
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -44,23 +45,23 @@ def block(forward: Callable[..., Any], **children: Any) -> Layer:
 def compose(name: str, children: dict[str, Layer], forward: Callable[..., Any], *, traced: bool) -> Layer:
     """The layer that runs `children` as `forward(run, x)` says.
 
-    `forward` must be `traced` to find shapes if it computes anything itself; one that only calls `run` is given the
-    shapes as they are.
+    `traced` must be true if `forward` computes anything itself: shapes are then inferred by tracing it. A function that only
+    calls `run` is called with shapes directly.
     """
 
     def setup(x):
-        run = _Describe(children, traced)
+        run = _SetUp(children, traced)
         with explained(name, {}, x):
             output = jax.eval_shape(lambda x: forward(run, x), x) if traced else forward(run, x)
             idle = [child for child in children if child not in run.specs]
             if idle:
-                raise ValueError(f"{name} never runs its children {idle}: call run({idle[0]!r}, x), or leave it out")
-        return Spec(name, output, run.params_of("params"), run.params_of("state"), run.specs)
+                raise ValueError(f"{name} never runs its children {idle}: call run({idle[0]!r}, x), or remove the child")
+        return Spec(name, output, run.trees("params"), run.trees("state"), run.specs)
 
     def apply(params, state, x, *, key, training):
         unknown = params.keys() - children.keys() if isinstance(params, dict) else {type(params).__name__}
         if unknown:
-            raise ValueError(f"{name} has the children {list(children)}, the parameters are for {sorted(unknown)}")
+            raise ValueError(f"{name} has the children {list(children)}, and got parameters for {sorted(unknown)}")
         run = _Run(children, params, state, key, training)
         return forward(run, x), {**state, **run.after}
 
@@ -68,7 +69,7 @@ def compose(name: str, children: dict[str, Layer], forward: Callable[..., Any], 
 
 
 class _Run:
-    """`run(name, x)` inside one call of a composition: each child gets its part of params, state and key."""
+    """`run(name, x)` in one call of a composed layer: each child gets its part of params, state and key."""
 
     def __init__(self, children: dict[str, Layer], params: Params, state: State, key: Any, training: bool):
         self._children, self._params, self._state, self._key, self._training = children, params, state, key, training
@@ -77,10 +78,11 @@ class _Run:
 
     def __call__(self, name: str, x: Any) -> Any:
         child = _child(self._children, name)
-        times = self._runs[name] = self._runs.get(name, -1) + 1
+        earlier = self._runs.get(name, 0)  # runs of this child
+        self._runs[name] = earlier + 1
         key = None if self._key is None else child_key(self._key, name)
-        if key is not None and times:  # the second run of a shared dropout draws another mask
-            key = jax.random.fold_in(key, times)
+        if key is not None and earlier:  # the second run of a shared dropout draws another mask
+            key = jax.random.fold_in(key, earlier)
         state = self.after.get(name, self._state.get(name, {}))
         with inside(name):
             y, state = child.apply(self.params(name), state, x, key=key, training=self._training)
@@ -94,7 +96,7 @@ class _Run:
         return self._params.get(name, {})
 
 
-class _Describe:
+class _SetUp:
     """`run(name, x)` while shapes are inferred: each child is set up where it is first run."""
 
     def __init__(self, children: dict[str, Layer], traced: bool):
@@ -113,13 +115,14 @@ class _Describe:
         return jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), output) if self._traced else output
 
     def params(self, name: str) -> Params:
-        """Stand-ins for the parameters of the child `name`, which must have run before."""
+        """Zeros in the shapes of the parameters of the child `name`, which must have run before."""
         _child(self._children, name)
         if name not in self.specs:
-            raise ValueError(f"run.params({name!r}) comes before run({name!r}, x): its shapes are not known yet")
+            raise ValueError(f"run.params({name!r}) comes before run({name!r}, x): call run first, so that shapes are known")
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract(self.specs[name].params))
 
-    def params_of(self, part: str) -> dict:
+    def trees(self, part: str) -> dict:
+        """The params or the state of the children that have any, by name."""
         return {name: tree for name, spec in self.specs.items() if (tree := getattr(spec, part))}
 
 

@@ -1,6 +1,6 @@
-"""Layers made of layers: the common wirings by name.
+"""Combinators: common ways to compose layers into a layer.
 
-Each is an ordinary `Layer`. A child's parameters stand under its name in the parent's; its key is folded from that name.
+The parameters of a composed layer are a dict by child name; a child's key is derived from its name.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from jaxnn.core.block import compose
 from jaxnn.core.dtypes import cast_floating, promote
 from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
-from jaxnn.core.naming import abstract, check_name, name_hash
+from jaxnn.core.naming import check_name, name_hash
+from jaxnn.core.text import array_text
+from jaxnn.core.trees import abstract
 
 
 def serial(*layers: Any, **named: Any) -> Layer:
-    """One layer after the other: y = fₙ(… f₂(f₁(x))).
+    """Apply layers one after another: y = fₙ(… f₂(f₁(x))).
 
     Args:
-        *layers: layers or plain functions of `x`, named after themselves and counted by kind: `dense`, `dense_2`, `relu`.
-        **named: more of them, under names of one's own.
+        *layers: Layers or plain functions of `x`. Each is named after its kind, and numbered: `dense`, `dense_2`, `relu`.
+        **named: Further layers, by name.
 
     Returns:
         A `Layer`; its parameters are a dict by layer name.
 
     Raises:
-        ValueError: if two layers come under one name.
+        ValueError: If two layers have the same name.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -45,18 +47,18 @@ def serial(*layers: Any, **named: Any) -> Layer:
 
 
 def residual(*layers: Any, shortcut: Any = None, **named: Any) -> Layer:
-    """y = shortcut(x) + serial(*layers)(x), the shortcut being the identity by default (He et al. 2016).
+    """Add a shortcut to a stack: y = shortcut(x) + serial(*layers)(x), with the identity by default (He et al. 2016).
 
     Args:
-        *layers: as for `serial`.
-        shortcut: a layer for the other branch, such as a 1×1 convolution where shapes change.
-        **named: as for `serial`.
+        *layers: As for `serial`.
+        shortcut: A layer for the other branch, such as a 1×1 convolution where shapes change.
+        **named: As for `serial`.
 
     Returns:
-        A `Layer`; the shortcut's parameters stand under `"shortcut"`.
+        A `Layer`; the name of the shortcut among its children is `"shortcut"`.
 
     Raises:
-        ValueError: if the two branches differ in shape; nothing is broadcast.
+        ValueError: If the two branches differ in shape, since nothing is broadcast, or another layer is called `shortcut`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -65,8 +67,12 @@ def residual(*layers: Any, shortcut: Any = None, **named: Any) -> Layer:
         >>> model(params, jnp.ones((2, 4))).shape
         (2, 4)
     """
-    chain = _chain(_named(layers, named))
-    children = _named(layers, named if shortcut is None else {**named, "shortcut": shortcut})
+    children = _named(layers, named)
+    if "shortcut" in children:
+        raise ValueError("residual calls its other branch 'shortcut': choose another name for this layer of the stack")
+    chain = _chain(children)
+    if shortcut is not None:
+        children = {**children, "shortcut": as_layer(shortcut)}
 
     def forward(run, x):
         y = chain(run, x)
@@ -77,17 +83,17 @@ def residual(*layers: Any, shortcut: Any = None, **named: Any) -> Layer:
 
 
 def branch(*layers: Any, **named: Any) -> Layer:
-    """One input to several layers: y = (f₁(x), f₂(x), …).
+    """Apply several layers to the same input: y = (f₁(x), f₂(x), …).
 
     Args:
-        *layers: as for `serial`.
-        **named: as for `serial`.
+        *layers: As for `serial`.
+        **named: As for `serial`.
 
     Returns:
-        A `Layer` whose output is the tuple of theirs.
+        A `Layer` whose output is the tuple of the layers' outputs.
 
     Raises:
-        ValueError: if there is no layer, or two come under one name.
+        ValueError: If there is no layer, or two have the same name.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -102,17 +108,17 @@ def branch(*layers: Any, **named: Any) -> Layer:
 
 
 def parallel(*layers: Any, **named: Any) -> Layer:
-    """Several inputs, each to a layer of its own: y = (f₁(x₁), f₂(x₂), …).
+    """Apply each of several layers to its own input: y = (f₁(x₁), f₂(x₂), …).
 
     Args:
-        *layers: as for `serial`.
-        **named: as for `serial`.
+        *layers: As for `serial`.
+        **named: As for `serial`.
 
     Returns:
-        A `Layer` from a tuple of inputs to the tuple of outputs.
+        A `Layer` from a tuple of inputs to a tuple of outputs.
 
     Raises:
-        ValueError: if there are not as many inputs as layers.
+        ValueError: If the number of inputs is not the number of layers.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -127,26 +133,26 @@ def parallel(*layers: Any, **named: Any) -> Layer:
     def forward(run, x):
         if not isinstance(x, (tuple, list)) or len(x) != len(children):
             got = len(x) if isinstance(x, (tuple, list)) else f"one {type(x).__name__}"
-            raise ValueError(f"parallel has {len(children)} layers and takes a tuple of as many inputs, got {got}")
+            raise ValueError(f"parallel with {len(children)} layers takes a tuple of as many inputs, got {got}")
         return tuple(run(name, part) for name, part in zip(children, x, strict=True))
 
     return compose("parallel", children, forward, traced=False)
 
 
 def repeat(layer: Any, n: int) -> Layer:
-    """`n` copies of a layer, one after the other, in one `scan`: compiling takes as long as for one copy.
+    """Apply `n` copies of a layer one after another in one `scan`, so that compile time does not grow with `n`.
 
-    Equal to `serial(**{"0": layer, "1": layer, …})` in its values, its initial weights included.
+    Its values and its initial weights equal those of `serial(**{"0": layer, "1": layer, …})`.
 
     Args:
-        layer: a layer whose output is like its input.
-        n: how many, at least 1.
+        layer: A layer whose output has the shape and dtype of its input.
+        n: The number of copies, at least 1.
 
     Returns:
         A `Layer`; its parameters are those of one copy, stacked along a leading axis of length `n`.
 
     Raises:
-        ValueError: if `n` < 1, or if the output's shape or dtype differs from the input's.
+        ValueError: If `n` < 1, or if the output's shape or dtype differs from the input's.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -157,13 +163,16 @@ def repeat(layer: Any, n: int) -> Layer:
     """
     layer = as_layer(layer)
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"repeat takes a whole number of copies, at least 1, got {n!r}")
+        raise ValueError(f"repeat takes n as a whole number, at least 1, got {n!r}")
     hashes = np.array([name_hash(str(i)) for i in range(n)], np.uint32)
 
     def setup(x):
         one = layer.setup(x)
         if jax.tree.flatten(one.output) != jax.tree.flatten(x):
-            raise ValueError(f"repeat needs a layer whose output is like its input; it takes {x} and gives {one.output}")
+            raise ValueError(
+                f"repeat needs a layer whose output has the shape and dtype of its input, got one from {array_text(x)} to "
+                f"{array_text(one.output)}"
+            )
 
         def stacked(path, leaf):
             return leaf.repeated(n, levels=len(path))
@@ -176,7 +185,9 @@ def repeat(layer: Any, n: int) -> Layer:
     def apply(params, state, x, *, key, training):
         for leaf in jax.tree.leaves((params, state)):
             if leaf.shape[:1] != (n,):
-                raise ValueError(f"repeat has {n} copies and stacked parameters, got one of shape {list(leaf.shape)}")
+                raise ValueError(
+                    f"repeat with {n} copies takes leaves with a leading axis of {n}, got one of shape {list(leaf.shape)}"
+                )
 
         def one(x, copy):
             params, state, number = copy
@@ -189,13 +200,13 @@ def repeat(layer: Any, n: int) -> Layer:
 
 
 def remat(layer: Any) -> Layer:
-    """The same layer, whose inner values are computed again in the backward pass instead of being kept (Chen et al. 2016).
+    """Recompute a layer's intermediate values in the backward pass instead of storing them (Chen et al. 2016).
 
     Args:
-        layer: any layer.
+        layer: Any layer.
 
     Returns:
-        A `Layer` with the same parameters, values and derivatives, that needs less memory and more time in training.
+        A `Layer` with the same parameters, values and derivatives that needs less memory and more time in training.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -216,21 +227,21 @@ def remat(layer: Any) -> Layer:
 
 
 def dtype_policy(layer: Any, *, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32) -> Layer:
-    """One policy for a whole model: parameters stored in `param_dtype`, computing in `dtype`.
+    """Set the dtypes of a whole model: parameters are stored in `param_dtype`, and it computes in `dtype`.
 
-    Floating inputs and parameters are cast to `dtype` on the way in. Statistics, normalisations, softmax and losses
-    accumulate in at least float32 all the same, and the state keeps its own dtype.
+    Floating-point inputs and parameters are cast to `dtype` first. Statistics, normalization, softmax and losses still
+    accumulate in at least float32, and the state keeps its own dtype.
 
     Args:
-        layer: the model.
-        dtype: the dtype of the computation and of the output, such as `jnp.bfloat16`.
-        param_dtype: the dtype the parameters are drawn and stored in.
+        layer: The model.
+        dtype: The dtype of the computation and of the output, such as `jnp.bfloat16`.
+        param_dtype: The dtype in which the parameters are drawn and stored.
 
     Returns:
         A `Layer` with the same parameter names.
 
     Raises:
-        TypeError: if one of the two is no floating dtype.
+        TypeError: If one of the two is not a floating dtype.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -245,7 +256,7 @@ def dtype_policy(layer: Any, *, dtype: Any = jnp.float32, param_dtype: Any = jnp
             raise TypeError(f"dtype_policy takes floating dtypes such as jnp.bfloat16, got {given!r}")
 
     def setup(x):
-        # Shapes are inferred in the dtype that parameters are described in; what is said of the output is its own.
+        # Parameters are described in float32, so shapes are inferred in it; only the output is then cast to `dtype`.
         spec = layer.setup(abstract(jax.eval_shape(lambda x: cast_floating(x, jnp.float32), x)))
         stored = jax.tree.map(
             lambda leaf: leaf.astype(param_dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
@@ -264,18 +275,18 @@ def dtype_policy(layer: Any, *, dtype: Any = jnp.float32, param_dtype: Any = jnp
 
 
 def positionwise(layer: Any) -> Layer:
-    """The layer over the values of a padded sequence: (x, mask) ↦ (f(x), mask), and x ↦ f(x) for any other input.
+    """Apply a layer to the values of a padded sequence: (x, mask) ↦ (f(x), mask); any other input is x ↦ f(x).
 
-    `dense`, `embedding`, `dropout` and `layer_norm` are positionwise as they are; an activation becomes so by this.
+    `dense`, `embedding`, `dropout` and `layer_norm` do so already; use it for activations and other functions.
 
     Args:
-        layer: a layer that treats every position alike.
+        layer: A layer that treats all positions alike.
 
     Returns:
         A `Layer` with the same parameters.
 
     Raises:
-        ValueError: if the mask's shape is not that of the leading axes of `x`.
+        ValueError: If the mask's shape is not that of the leading axes of `x`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -301,20 +312,20 @@ def positionwise(layer: Any) -> Layer:
 
 
 def split_mask(x: Any) -> tuple[Any, Any]:
-    """`(x, mask)` of a padded sequence, `(x, None)` of anything else."""
+    """Split an input into `(x, mask)` if it is a padded sequence, else into `(x, None)`."""
     if not (isinstance(x, tuple) and len(x) == 2 and getattr(x[1], "dtype", None) == np.bool_):
         return x, None
     values, mask = x
     if values.shape[: mask.ndim] != mask.shape:
         raise ValueError(
-            f"a padded sequence is (x, mask) with one boolean a position: x is {list(values.shape)}, the mask "
-            f"{list(mask.shape)}, and should be {list(values.shape[: mask.ndim])}"
+            f"a padded sequence (x, mask) takes one boolean per position: for x of shape {list(values.shape)} the mask must be "
+            f"{list(values.shape[: mask.ndim])}, got {list(mask.shape)}"
         )
     return values, mask
 
 
 def _named(layers: tuple, named: dict[str, Any]) -> dict[str, Layer]:
-    """Names for children: of their own kind and counted, so that adding a layer of another kind renames none."""
+    """Name the children by kind and number, so that adding a layer of another kind renames none of them."""
     children: dict[str, Layer] = {}
     counts: dict[str, int] = {}
     for layer in map(as_layer, layers):
@@ -324,15 +335,15 @@ def _named(layers: tuple, named: dict[str, Any]) -> dict[str, Layer]:
     for name, layer in named.items():
         _add(children, name, as_layer(layer))
     if not children:
-        raise ValueError("there is no layer here; for a layer that does nothing use identity")
+        raise ValueError("expected at least one layer, got none; use identity for a layer that does nothing")
     return children
 
 
 def _add(children: dict[str, Layer], name: str, layer: Layer) -> None:
     if check_name(name) in children:
         raise ValueError(
-            f"two layers are called '{name}': names are given by keyword (serial(first=..., second=...)), the others are "
-            f"called after their kind and counted; choose another name than '{name}' for one of them"
+            f"two layers are called '{name}': a layer is named by keyword (serial(first=..., second=...)) or else after its "
+            f"kind; choose another name than '{name}' for one of them"
         )
     children[name] = layer
 
@@ -349,8 +360,8 @@ def _chain(children: dict[str, Layer]) -> Callable[..., Any]:
 def _added(x: jax.Array, y: jax.Array) -> jax.Array:
     if x.shape != y.shape:
         raise ValueError(
-            f"residual adds its input {list(x.shape)} to its output {list(y.shape)}, which must be alike: "
-            "give `shortcut=` a layer that changes the input's shape as the others do"
+            f"residual adds its input {list(x.shape)} to its output {list(y.shape)}, which must have the same shape: "
+            "pass `shortcut=` a layer that changes the input's shape in the same way"
         )
     x, y = (x, y) if x.dtype == y.dtype else promote(x, y)
     return x + y

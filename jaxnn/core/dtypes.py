@@ -1,4 +1,4 @@
-"""Dtypes, always explicit: what arrays are computed in, and trees cast as one."""
+"""Explicit dtypes: the common dtype of arrays, the dtype of sums, casts of whole trees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _common(*dtypes: np.dtype) -> np.dtype:
 
 
 def promote(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """The arrays in their common floating dtype; integers and booleans take on that of the others, or float32.
+    """The arrays in their common floating dtype; integers and booleans are cast to that of the others, or to float32.
 
     Example:
         >>> import jax.numpy as jnp
@@ -31,12 +31,12 @@ def promote(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """`x` in the dtype that sums are accumulated in: float32, or float64 if `x` is."""
+    """`x` in the dtype in which sums are accumulated: float64 if `x` has it, else float32."""
     return x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
 
 
 def cast_floating(tree: Any, dtype: Any) -> Any:
-    """The tree with its floating leaves in `dtype`; labels, masks and keys stay as they are."""
+    """The tree with its floating leaves in `dtype`; labels, masks and keys are unchanged."""
 
     def cast(leaf):
         return jnp.asarray(leaf, dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnn import _jax
+
 # What is not followed inside: JAX and what it stands on, jaxnn, and large libraries that models are taken from.
 _FIXED = frozenset(sys.stdlib_module_names) - {"__main__"} | {"jax", "jaxlib", "jaxnn", "optax", "chex", "numpy", "ml_dtypes"}
 _FIXED |= {
@@ -199,7 +201,7 @@ class _Walk:
             self.add(found)
 
     def _array(self, value: jax.Array) -> None:
-        if isinstance(value, jax.core.Tracer) or value.is_deleted():
+        if _jax.is_tracer(value) or value.is_deleted():
             self._write("tracer", id(value))
             self.exact = False
             return

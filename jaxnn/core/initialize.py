@@ -1,13 +1,14 @@
-"""Initialization draws once: the random numbers of a whole tree come out of one small program.
+"""Initialization in one small program: `init` first describes every leaf, then draws the whole tree at once.
 
-Drawn leaf by leaf, every leaf of its own shape compiles a random generator of its own, 0.3–0.6 s each on a CPU. Here a
-leaf is first only described (`Undrawn`), and `draw` fills all of them from blocks of one fixed size: block `b` of the leaf
-at path `p` is drawn from
+Drawn one by one, leaves of different shapes compile one random generator each, 0.3–0.6 s per leaf on a CPU. Here a leaf is
+first only described (`Undrawn`), and `draw` fills all leaves from blocks of one fixed size: block `b` of the leaf at path `p`
+is drawn from
 
     fold_in(fold_in(... fold_in(key, crc32(p[0])) ..., crc32(p[-1])), b)
 
-so that a leaf's numbers depend on the root key and its path alone, and the program's size on nothing at all: called with
-a concrete key it is compiled once a process for all models. Under a transform the same blocks are drawn by one loop.
+so that a leaf's numbers depend on the root key and its path alone. A leaf of the state has one more name, `STATE`, at the end
+of its path. The program does not depend on the model: with a concrete key it is compiled once per process, for all models.
+Under a transformation the same blocks are drawn by one loop.
 """
 
 from __future__ import annotations
@@ -25,25 +26,27 @@ import numpy as np
 from jax import lax
 
 from jaxnn._jax import is_tracer, vary_over, varying_axes
-from jaxnn.core.naming import name_hash
+from jaxnn.core.naming import child_key, name_hash
 
 BLOCK = 4096  # numbers drawn from one key
-CHUNK = 32  # blocks drawn by one call, at the most
-DEPTH = 16  # names in a path and a block's number; deeper trees take another multiple
+CHUNK = 32  # blocks drawn per call, at most
+DEPTH = 16  # names folded into a key, with the block's number; longer paths take the next multiple
+STATE = "·state"  # folded into the key of a leaf of the state, so that it differs from a parameter's at the same path
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True, eq=False)
 class Undrawn:
-    """A leaf of parameters that is described and not yet drawn.
+    """A leaf of parameters or state that is described but not yet drawn.
 
     Attributes:
-        initializer: `(key, shape, dtype) -> array`. If it has `describe(shape) -> (distribution, scale, offset)`, the leaf
-            is `offset + scale * z`, drawn together with all others; if not, it is called with the leaf's own key.
-        base: the shape of one copy.
-        dtype: the dtype of the result.
-        copies: `(levels, n)` for each `repeat` around the leaf, outermost first: `n` copies of the subtree that starts
-            `levels` names before the path's end, stacked along a leading axis.
+        initializer: `(key, shape, dtype) -> array`. If it has a method `describe(shape) -> (distribution, scale, offset)`,
+            the leaf is `offset + scale * z` and is drawn together with all others; otherwise the initializer is called
+            with the leaf's own key.
+        base: The shape of one copy.
+        dtype: The dtype of the result.
+        copies: A pair `(levels, n)` for each `repeat` around the leaf, outermost first: the subtree that starts `levels`
+            names before the end of the path has `n` copies, stacked along a leading axis.
     """
 
     initializer: Callable
@@ -53,48 +56,48 @@ class Undrawn:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The drawn leaf's shape."""
+        """The shape of the drawn leaf."""
         return (*(n for _, n in self.copies), *self.base)
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements of the drawn leaf."""
         return math.prod(self.shape)
 
     def repeated(self, n: int, levels: int) -> Undrawn:
-        """The leaf of a layer repeated `n` times, `levels` names above."""
+        """The leaf inside `n` copies of the layer that is `levels` names above it."""
         return replace(self, copies=((levels, n), *self.copies))
 
     def astype(self, dtype: Any) -> Undrawn:
-        """The leaf to be drawn in another dtype."""
+        """The leaf, to be drawn in another dtype."""
         return replace(self, dtype=np.dtype(dtype))
 
-    def chains(self, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-        """The names folded into the key, for each copy; a copy goes by its number."""
+    def key_paths(self, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        """For each copy the names to fold into the key: the path, with the copy's number as a name."""
         for numbers in itertools.product(*(range(n) for _, n in self.copies)):
-            chain = list(path)
+            names = list(path)
             for (levels, _), number in zip(reversed(self.copies), reversed(numbers), strict=True):
-                chain.insert(len(path) - levels, str(number))
-            yield tuple(chain)
+                names.insert(len(path) - levels, str(number))
+            yield tuple(names)
 
 
 def param(initializer: Callable, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Undrawn:
-    """A parameter (or an entry of the state) as a layer's `init` returns it: described, and drawn with all the others.
+    """Describe a parameter, or an entry of the state, in a layer's `init`; it is drawn later, with all others.
 
     Args:
-        initializer: any `(key, shape, dtype) -> array`.
-        shape: the parameter's shape.
-        dtype: its dtype, float32 by default; `dtype_policy` changes it for a whole model.
+        initializer: Any `(key, shape, dtype) -> array`.
+        shape: The shape of the parameter.
+        dtype: Its dtype; `dtype_policy` changes it for a whole model.
 
     Returns:
-        A leaf that the outermost `init` draws; it depends on the root key and on its path alone.
+        A leaf that the outermost `init` draws; its values depend on the root key and on its path alone.
 
     Raises:
-        TypeError: if `initializer` cannot be called.
+        TypeError: If `initializer` is not callable.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
-        >>> def projection(features):  # a layer of one's own
+        >>> def projection(features):  # a custom layer
         ...     def init(key, x):
         ...         return {"kernel": nn.param(nn.initializers.ones, (x.shape[-1], features))}
         ...     return nn.stateless(init, lambda params, x: x @ params["kernel"])
@@ -102,13 +105,13 @@ def param(initializer: Callable, shape: tuple[int, ...], dtype: Any = jnp.float3
         (3, 2)
     """
     if not callable(initializer):
-        raise TypeError(f"an initializer is a function (key, shape, dtype) -> array, got {initializer!r}")
+        raise TypeError(f"an initializer must be a function (key, shape, dtype) -> array, got {initializer!r}")
     return Undrawn(initializer, tuple(shape), np.dtype(jax.dtypes.canonicalize_dtype(dtype)))
 
 
 @dataclass(frozen=True, eq=False)
 class _FromInit:
-    """The 'initializer' of a leaf that a layer's own `init` draws: the leaf at `path` of what `init(key, x)` returns."""
+    """The initializer of a leaf that a layer's `init` draws itself: the leaf at `path` of what `init(key, x)` returns."""
 
     init: Callable
     x: Any
@@ -121,11 +124,11 @@ class _FromInit:
         return leaf.astype(dtype)
 
 
-def undrawn_call(init: Callable, x: Any) -> tuple[dict, dict]:
-    """`init`'s params and state with every leaf undrawn, whether it returned `param(...)` or an array of its own."""
+def describe_init(init: Callable, x: Any) -> tuple[dict, dict]:
+    """The params and state of `init` with every leaf undrawn, whether it returned `param(...)` or an array."""
     returned = jax.eval_shape(lambda key: init(key, x), _abstract_key())
     if not isinstance(returned, tuple) or len(returned) != 2 or not all(isinstance(part, dict) for part in returned):
-        raise TypeError(f"init returns (params, state), two dicts; got {returned!r}")
+        raise TypeError(f"init must return (params, state), two dicts, got {returned!r}")
 
     def undrawn(path, leaf):
         return leaf if isinstance(leaf, Undrawn) else Undrawn(_FromInit(init, x, path), leaf.shape, leaf.dtype)
@@ -138,121 +141,132 @@ def _abstract_key() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-def draw(key: jax.Array, tree: Any) -> Any:
-    """Fill every undrawn leaf of `tree`, a tuple of nested dicts; a pure function of `key` under any transform."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_undrawn)
+def is_undrawn(leaf: Any) -> bool:
+    """Whether a node is an undrawn leaf: the `is_leaf` for `jax.tree` functions, for which it is static and no leaf."""
+    return isinstance(leaf, Undrawn)
+
+
+def draw(key: jax.Array, params: Any, state: Any) -> tuple[Any, Any]:
+    """Draw every undrawn leaf of two nested dicts, as a pure function of `key` under any transformation."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path((params, state), is_leaf=is_undrawn)
     values: list[Any] = [None] * len(leaves)
     groups: dict[tuple, list[_Request]] = {}
     for i, (steps, leaf) in enumerate(leaves):
-        path = tuple(str(step.key) for step in steps[1:])  # the first step tells params from state
+        path, in_state = tuple(str(step.key) for step in steps[1:]), steps[0].idx == 1
         describe = getattr(leaf.initializer, "describe", None)
         if describe is None or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            values[i] = _called(key, path, leaf)
+            values[i] = _called(key, path, leaf, _key_paths(leaf, path, in_state))
             continue
         distribution, scale, offset = describe(leaf.base)
         if distribution == "constant":
             traced = any(is_tracer(value) for value in (key, offset))
-            full = jnp.full if traced else np.full  # NumPy has nothing to compile
+            full = jnp.full if traced else np.full  # NumPy compiles nothing
             values[i] = jnp.asarray(full(leaf.shape, offset, leaf.dtype), leaf.dtype)  # without a dtype, JAX compiles a copy
         else:
             wide = np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32)
-            groups.setdefault((distribution, wide), []).append(_Request(i, path, leaf, scale, offset))
+            groups.setdefault((distribution, wide), []).append(
+                _Request(i, leaf, _key_paths(leaf, path, in_state), scale, offset)
+            )
     for (distribution, dtype), requests in groups.items():
         for request, value in zip(requests, _drawn_together(key, distribution, dtype, requests), strict=True):
-            values[request.at] = value
+            values[request.index] = value
     return jax.tree.unflatten(structure, [_varying_as(key, value) for value in values])
 
 
-def _varying_as(key: jax.Array, value: jax.Array) -> jax.Array:
-    """Inside `shard_map`, with a key a device, a constant is each device's own, as what is drawn is.
+def _key_paths(leaf: Undrawn, path: tuple[str, ...], in_state: bool) -> list[tuple[str, ...]]:
+    """The names to fold into the root key, for each copy of the leaf."""
+    if isinstance(leaf.initializer, _FromInit):  # the layer's init takes the layer's key, not the leaf's
+        inner = len(leaf.initializer.path) - 1
+        copies = tuple((levels - inner, n) for levels, n in leaf.copies)
+        return list(replace(leaf, copies=copies).key_paths(path[: len(path) - inner]))
+    return [(*names, STATE) if in_state else names for names in leaf.key_paths(path)]
 
-    What all devices share has the sum of their gradients: networks of their own would have their biases trained as one.
+
+def _varying_as(key: jax.Array, value: jax.Array) -> jax.Array:
+    """Inside `shard_map` with one key per device, make a constant vary over devices as drawn values do.
+
+    The gradient of a value that all devices share is summed over them: without this, networks that are independent would
+    have their biases trained as one.
     """
     return vary_over(value, varying_axes(key))
 
 
 class _Request(NamedTuple):
-    at: int  # among the tree's leaves
-    path: tuple[str, ...]
+    index: int  # among the tree's leaves
     leaf: Undrawn
+    key_paths: list[tuple[str, ...]]  # one per copy
     scale: Any
     offset: Any
 
 
-def _called(key: jax.Array, path: tuple[str, ...], leaf: Undrawn) -> jax.Array:
-    """A leaf whose initializer cannot say what it draws: call it, once a copy."""
-    own = leaf.initializer
-    if isinstance(own, _FromInit):  # the layer's init takes the layer's key, not the leaf's
-        path = path[: len(path) - (len(own.path) - 1)]
-        levels = tuple((n - (len(own.path) - 1), copies) for n, copies in leaf.copies)
-        chains = replace(leaf, copies=levels).chains(path)
-    else:
-        chains = leaf.chains(path)
-    keys = [_fold_names(key, chain) for chain in chains]
-    copies = [jnp.asarray(own(k, leaf.base, leaf.dtype)) for k in keys]
-    for copy in copies:
-        if copy.shape != leaf.base:
-            raise ValueError(f"the initializer of '{'/'.join(path)}' was asked for {leaf.base}, returned {copy.shape}")
+def _called(key: jax.Array, path: tuple[str, ...], leaf: Undrawn, key_paths: list[tuple[str, ...]]) -> jax.Array:
+    """A leaf whose initializer does not describe its distribution: call the initializer once per copy."""
+    copies = []
+    for names in key_paths:
+        own_key = key
+        for name in names:
+            own_key = child_key(own_key, name)
+        copies.append(jnp.asarray(leaf.initializer(own_key, leaf.base, leaf.dtype)))
+        if copies[-1].shape != leaf.base:
+            raise ValueError(f"the initializer of '{'/'.join(path)}' must return the shape {leaf.base}, got {copies[-1].shape}")
     return (jnp.stack(copies) if leaf.copies else copies[0]).reshape(leaf.shape).astype(leaf.dtype)
 
 
-def _fold_names(key: jax.Array, chain: tuple[str, ...]) -> jax.Array:
-    for name in chain:
-        key = jax.random.fold_in(key, np.uint32(name_hash(name)))
-    return key
-
-
 def _drawn_together(key: jax.Array, distribution: str, dtype: np.dtype, requests: list[_Request]) -> list[jax.Array]:
-    chains = [list(r.leaf.chains(r.path)) for r in requests]
-    blocks = [-(-math.prod(r.leaf.base) // BLOCK) for r in requests]
-    counts = [len(c) * b for c, b in zip(chains, blocks, strict=True)]
-    rows = _rows([c for group in chains for c in group], np.repeat(blocks, [len(c) for c in chains]))
-    scale, offset = (_spread(values, counts, dtype) for values in ([r.scale for r in requests], [r.offset for r in requests]))
+    per_copy = [-(-math.prod(r.leaf.base) // BLOCK) for r in requests]  # blocks
+    copies = [len(r.key_paths) for r in requests]
+    counts = [n * m for n, m in zip(copies, per_copy, strict=True)]
+    blocks = _blocks([names for r in requests for names in r.key_paths], np.repeat(per_copy, copies))
+    scale = _per_block([r.scale for r in requests], counts, dtype)
+    offset = _per_block([r.offset for r in requests], counts, dtype)
     known = not any(isinstance(value, jax.Array) for value in (scale, offset)) and not is_tracer(key)
-    size = CHUNK if known else min(CHUNK, len(rows.length))
-    pad = -len(rows.length) % size
+    size = CHUNK if known else min(CHUNK, len(blocks.length))
+    pad = -len(blocks.length) % size
 
     def chunked(a):
         a = (jnp if isinstance(a, jax.Array) else np).concatenate([a, a[:1].repeat(pad, axis=0)])
         return a.reshape(-1, size, *a.shape[1:])
 
-    arguments = jax.tree.map(chunked, (*rows, scale, offset))
-    one = partial(_chunk_program(distribution, dtype), key)
+    arguments = jax.tree.map(chunked, (*blocks, scale, offset))
+    draw_chunk = partial(_chunk_program(distribution, dtype), key)
     flat = None
     if known:
-        parts = [one(*(a[i] for a in arguments)) for i in range(len(arguments[0]))]
+        parts = [draw_chunk(*(a[i] for a in arguments)) for i in range(len(arguments[0]))]
         if not is_tracer(parts[0]):  # a concrete key may still be used inside a traced function
             flat = np.concatenate([np.asarray(part) for part in parts])
     if flat is None:
-        flat = lax.map(lambda row: one(*row), jax.tree.map(jnp.asarray, arguments)).reshape(-1, BLOCK)
+        flat = lax.map(lambda chunk: draw_chunk(*chunk), jax.tree.map(jnp.asarray, arguments)).reshape(-1, BLOCK)
 
     values, start = [], 0
-    for request, count, group in zip(requests, counts, chains, strict=True):
-        cut = flat[start : start + count].reshape(len(group), -1)[:, : math.prod(request.leaf.base)]
-        values.append(jnp.asarray(cut.reshape(request.leaf.shape).astype(request.leaf.dtype), request.leaf.dtype))
+    for request, count in zip(requests, counts, strict=True):
+        leaf = request.leaf
+        numbers = flat[start : start + count].reshape(len(request.key_paths), -1)[:, : math.prod(leaf.base)]
+        values.append(jnp.asarray(numbers.reshape(leaf.shape).astype(leaf.dtype), leaf.dtype))
         start += count
     return values
 
 
-class _Rows(NamedTuple):
-    folded: np.ndarray  # (rows, depth), uint32
-    length: np.ndarray  # (rows,), how many of them are in use
+class _Blocks(NamedTuple):
+    """What to fold into the root key for each block: the hashes of the names, then the block's number in its leaf."""
+
+    folded: np.ndarray  # (blocks, depth), uint32
+    length: np.ndarray  # (blocks,), the number of entries in use
 
 
-def _rows(chains: list[tuple[str, ...]], blocks: np.ndarray) -> _Rows:
-    """One row a block: what to fold into the key, the names' hashes and then the block's number, and how many they are."""
-    depth = DEPTH * (max(map(len, chains)) // DEPTH + 1)
-    hashes = np.zeros((len(chains), depth), np.uint32)
-    for row, chain in zip(hashes, chains, strict=True):
-        row[: len(chain)] = [name_hash(name) for name in chain]
-    names = np.repeat(np.array([len(c) for c in chains], np.int32), blocks)
-    folded = hashes.repeat(blocks, axis=0)
-    folded[np.arange(len(folded)), names] = np.concatenate([np.arange(n, dtype=np.uint32) for n in blocks])
-    return _Rows(folded, names + 1)
+def _blocks(key_paths: list[tuple[str, ...]], counts: np.ndarray) -> _Blocks:
+    """The blocks of all copies, of which there are `counts` for each of the paths."""
+    depth = DEPTH * (max(map(len, key_paths)) // DEPTH + 1)
+    hashes = np.zeros((len(key_paths), depth), np.uint32)
+    for row, names in zip(hashes, key_paths, strict=True):
+        row[: len(names)] = [name_hash(name) for name in names]
+    lengths = np.repeat(np.array([len(names) for names in key_paths], np.int32), counts)
+    folded = hashes.repeat(counts, axis=0)
+    folded[np.arange(len(folded)), lengths] = np.concatenate([np.arange(n, dtype=np.uint32) for n in counts])
+    return _Blocks(folded, lengths + 1)
 
 
-def _spread(values: list, counts: list[int], dtype: np.dtype) -> Any:
-    """One number a row: of NumPy if all are known, traced if any is."""
+def _per_block(values: list, counts: list[int], dtype: np.dtype) -> Any:
+    """Each value repeated for its blocks: a NumPy array if all are known, traced if any is."""
     if any(isinstance(value, jax.Array) for value in values):
         stacked = jnp.stack([jnp.asarray(value, dtype) for value in values])
         return jnp.repeat(stacked, np.array(counts), total_repeat_length=sum(counts))
@@ -283,8 +297,3 @@ def _chunk_program(distribution: str, dtype: np.dtype) -> Callable:
         return offset[:, None] + scale[:, None] * z
 
     return chunk
-
-
-def is_undrawn(leaf: Any) -> bool:
-    """Whether a node is a leaf not yet drawn; to be passed as `is_leaf`, since to JAX it is static and no leaf at all."""
-    return isinstance(leaf, Undrawn)

@@ -3,14 +3,13 @@
     init(key, x)                                              -> (params, state)
     apply(params, state, x, *, key=None, training=False)      -> (y, state)
 
-`params` is what is trained; `state` is what the forward pass carries on (running statistics). Both are nested dicts with
-readable names, and a layer without any owns no entry. `x` is batched, channels last, and may be any pytree.
+`params` is what is trained; `state` is what the forward pass updates, such as running statistics. Both are nested dicts with
+readable names; a layer without parameters or state has no entry. `x` is batched, channels last, and may be any pytree.
 
-Nothing is hidden: `Layer` only holds the two functions and a name, so whatever `jit`, `grad`, `vmap`, `scan` or `shard_map`
-do to a function they do to a model. The one thing that travels beside them is `setup`, the abstract half of `init`: it says
-what a layer would draw and what shape would come out, without drawing or computing anything. Combinators put these `Spec`s
-together, which is why a deep model traces each leaf once, and why the outermost `init` can draw the whole tree in one
-small program (`core/draw.py`).
+Nothing is hidden: a `Layer` holds the two functions and a name, so every transformation of functions (`jit`, `grad`, `vmap`,
+`scan`, `shard_map`) works on models. One more function, `setup`, is the abstract half of `init`: it returns the shapes of the
+parameters, the state and the output without drawing or computing anything. Combinators compose these `Spec`s, so that a deep
+model traces each leaf once, and the outermost `init` draws the whole tree in one small program (`core/initialize.py`).
 """
 
 from __future__ import annotations
@@ -22,8 +21,11 @@ from typing import Any
 
 import jax
 
-from jaxnn.core.initialize import draw, undrawn_call
-from jaxnn.core.naming import abstract, check_key, explained
+from jaxnn.core.checks import check_key
+from jaxnn.core.initialize import describe_init, draw
+from jaxnn.core.naming import explained
+from jaxnn.core.text import listed
+from jaxnn.core.trees import abstract
 
 Params = dict[str, Any]
 State = dict[str, Any]
@@ -31,14 +33,14 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Spec:
-    """What a layer says of itself for one input: nothing here is computed, every leaf is a shape and a dtype.
+    """The shapes and dtypes of a layer for one input; nothing is computed.
 
     Attributes:
-        kind: the layer's own name, such as `"dense"`.
-        output: the output's pytree of `jax.ShapeDtypeStruct`.
-        params: the parameters, not yet drawn.
-        state: the state, not yet drawn.
-        children: the specs of the layers inside, by name; empty for a leaf.
+        kind: The layer's own name, such as `"dense"`.
+        output: The output, a pytree of `jax.ShapeDtypeStruct`.
+        params: The parameters, not yet drawn.
+        state: The state, not yet drawn.
+        children: The specs of the layers inside, by name; empty for a leaf.
     """
 
     kind: str
@@ -50,19 +52,19 @@ class Spec:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A pair of pure functions and a name. Compared by identity and no pytree: safe to close over, it never retraces.
+    """A pair of pure functions and a name. Layers are compared by identity and are no pytrees: safe in closures and caches.
 
     Attributes:
-        init: `init(key, x) -> (params, state)`. `x` is a batch, or the `jax.ShapeDtypeStruct` of one: only its shapes and
-            dtypes are used. Leaves may be arrays drawn from `key` or what `param` returns, drawn later with all others.
+        init: `init(key, x) -> (params, state)`. `x` is a batch or its `jax.ShapeDtypeStruct`: only shapes and dtypes are
+            used. Leaves are what `param` returns, drawn later with all others, or arrays drawn from `key`.
         apply: `apply(params, state, x, *, key=None, training=False) -> (y, state)`. `training` is a Python bool; `key` is
-            needed only in training, by layers that draw.
-        name: the default name among siblings, such as `"dense"`.
-        setup: `setup(x) -> Spec`, for `x` abstract; derived from `init` and `apply`, save for combinators.
-        children: the layers inside, by name, to look at; empty for a leaf.
+            needed only in training, by layers that draw random numbers.
+        name: The default name among siblings, such as `"dense"`.
+        setup: `setup(x) -> Spec` for an abstract `x`; derived from `init` and `apply`, except in combinators.
+        children: The layers inside, by name, for inspection; empty for a leaf.
 
     Example:
-        A layer of one's own, a learned scale:
+        A custom layer, a learned scale:
 
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> def scaled():
@@ -89,13 +91,13 @@ class Layer:
 
         def init(key, x):
             spec = setup(abstract(x))
-            return draw(check_key(key), (spec.params, spec.state))
+            return draw(check_key(key), spec.params, spec.state)
 
         for attribute, value in (("init", init), ("apply", apply), ("setup", setup)):
             object.__setattr__(self, attribute, value)
 
     def __call__(self, params: Params, x: Any) -> Any:
-        """Inference: `model(params, x)` is `model.apply(params, {}, x)[0]`, for a model without state."""
+        """Inference with a model without state: `model(params, x)` is `model.apply(params, {}, x)[0]`."""
         try:
             y, state = self.apply(params, {}, x)
         except Exception as error:
@@ -118,12 +120,12 @@ class Layer:
 
 
 def stateless(init: Callable[..., Params], apply: Callable[..., Any], name: str | None = None) -> Layer:
-    """A layer of two short functions, without state, randomness or a difference between training and inference.
+    """A layer of two short functions, without state, randomness, or a difference between training and inference.
 
     Args:
         init: `init(key, x) -> params`.
         apply: `apply(params, x) -> y`.
-        name: the default name among siblings; by default that of the function in which `apply` is defined.
+        name: The default name among siblings; by default the name of the function in which `apply` is defined.
 
     Returns:
         The `Layer`.
@@ -153,21 +155,21 @@ def from_setup(
     name: str,
     children: Mapping[str, Layer] = MappingProxyType({}),
 ) -> Layer:
-    """A layer whose `init` is derived from its `setup`: what combinators return."""
+    """A layer whose `init` is derived from its `setup`, as in combinators."""
     return Layer(None, apply, name, setup, children)  # type: ignore[arg-type]
 
 
 def as_layer(value: Any) -> Layer:
-    """`value` itself if it is a `Layer`; a layer without parameters if it is any other function of `x`.
+    """Convert a function of `x` to a layer without parameters; a `Layer` is returned unchanged.
 
     Args:
-        value: a `Layer`, or a function of x, such as `nn.relu` or a `functools.partial`.
+        value: A `Layer`, or a function of x such as `nn.relu` or a `functools.partial`.
 
     Returns:
         The `Layer`.
 
     Raises:
-        TypeError: if `value` cannot be called, or makes layers and was not.
+        TypeError: If `value` is not callable, or is a factory of layers that was not called.
 
     Example:
         >>> import jaxnn as nn
@@ -178,12 +180,12 @@ def as_layer(value: Any) -> Layer:
         return value
     if not callable(value):
         raise TypeError(
-            f"a layer is a jaxnn Layer or a function of x, got {value!r}; a value is a layer as `lambda x: ...`, "
-            "several layers are one as `serial(...)`"
+            f"a layer must be a jaxnn Layer or a function of x, got {value!r}; write `lambda x: ...` for a fixed value and "
+            "`serial(...)` for several layers"
         )
     function = getattr(value, "func", value)  # functools.partial
     name = getattr(function, "__name__", type(value).__name__).strip("<>_") or "function"
-    uncalled = f"'{name}' makes a layer and is not one: call it, {name}(...)"
+    uncalled = f"'{name}' makes a layer and is not a layer itself: call it, {name}(...)"
     if getattr(value, "__annotations__", {}).get("return") in (Layer, "Layer"):
         raise TypeError(uncalled)
 
@@ -203,8 +205,8 @@ def _checked(name: str, apply: Callable) -> Callable:
     def checked(params, state, x, *, key=None, training=False):
         if not isinstance(training, bool):
             raise TypeError(
-                f"training is a Python bool, got {type(training).__name__}: it is static. Under jit pass "
-                'jax.jit(model.apply, static_argnames="training"); under vmap or grad close over it, '
+                f"training must be a static Python bool, got {type(training).__name__}: under jit use "
+                'jax.jit(model.apply, static_argnames="training"); under vmap or grad close over it, as in '
                 "lambda p: model.apply(p, state, x, key=key, training=True)"
             )
         with explained(name, params, x):
@@ -216,13 +218,13 @@ def _checked(name: str, apply: Callable) -> Callable:
 def _leaf_setup(name: str, init: Callable, apply: Callable) -> Callable[[Any], Spec]:
     def setup(x):
         with explained(name, {}, x):
-            params, state = undrawn_call(init, x)
+            params, state = describe_init(init, x)
         structs, state_structs = abstract(params), abstract(state)
         y, after = jax.eval_shape(lambda p, s, x: apply(p, s, x), structs, state_structs, x)
         if jax.tree.flatten(after) != jax.tree.flatten(state_structs):
             raise ValueError(
-                f"'{name}' was given the state {state_structs} and returned {after}: apply returns (y, state), the state "
-                "with the entries init gave it"
+                f"'{name}' was given the state {state_structs} and returned {after}: apply must return (y, state), the state "
+                "with the same entries as that of init"
             )
         return Spec(name, y, params, state)
 
@@ -231,18 +233,18 @@ def _leaf_setup(name: str, init: Callable, apply: Callable) -> Callable[[Any], S
 
 def _factory_name(function: Callable) -> str:
     """`"dense"` for a function defined inside `dense`."""
-    *factory, own = function.__qualname__.split(".<locals>.")
-    return (factory[-1].rpartition(".")[2] if factory else own).strip("<>_") or "layer"
+    *factories, own = function.__qualname__.split(".<locals>.")
+    return (factories[-1].rpartition(".")[2] if factories else own).strip("<>_") or "layer"
 
 
 def _refuse_state(layer: Layer, x: Any, cause: Exception | None) -> None:
-    """Raise if `layer` has state; `model(params, x)` has nowhere to take it from."""
+    """Raise an error if `layer` has state, which `model(params, x)` cannot pass."""
     try:
         state = layer.setup(abstract(x)).state
     except Exception:
-        return  # `cause` tells more than this would
+        return  # `cause` says more than this error would
     if state:
         raise ValueError(
-            f"this model carries state ({', '.join(map(repr, state))}): call "
-            "`y, state = model.apply(params, state, x)` with the state that init or fit returned"
+            f"this model has state ({listed(map(repr, state))}): call `y, state = model.apply(params, state, x)` with the "
+            "state that init or fit returned"
         ) from cause

@@ -1,4 +1,4 @@
-"""Parameters by path: `"encoder/dense/kernel"`, patterns over paths, and counts."""
+"""Trees of arrays: leaves by path, such as `"encoder/dense/kernel"`, patterns over paths, shapes and counts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn.core.text import listed
+
 __all__ = ["count", "map_with_path", "mask", "paths"]
 
 
 def path_of(steps: tuple) -> str:
-    """The path of a leaf as `jax.tree_util` gives it, as text."""
+    """The path of a leaf as text, from its key path in `jax.tree_util`."""
     return "/".join(str(getattr(step, "key", getattr(step, "idx", getattr(step, "name", step)))) for step in steps)
 
 
 def paths(tree: Any) -> dict[str, Any]:
-    """The tree's leaves by path.
+    """The leaves of a tree by path.
 
     Args:
-        tree: any pytree, usually `params`.
+        tree: Any pytree, usually `params`.
 
     Returns:
         A dict from paths such as `"encoder/dense/kernel"` to leaves, in the tree's order.
@@ -34,14 +36,14 @@ def paths(tree: Any) -> dict[str, Any]:
 
 
 def map_with_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
-    """`function(path, leaf)` for every leaf, as a tree of the same structure.
+    """Apply `function(path, leaf)` to every leaf of a tree.
 
     Args:
-        function: takes the path as text and the leaf.
-        tree: any pytree.
+        function: A function of the path, as text, and the leaf.
+        tree: Any pytree.
 
     Returns:
-        The tree of results.
+        The results, as a tree of the same structure.
 
     Example:
         >>> map_with_path(lambda path, leaf: f"{path}={leaf}", {"dense": {"bias": 1}})
@@ -51,17 +53,18 @@ def map_with_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
 
 
 def mask(tree: Any, *patterns: str) -> Any:
-    """A tree of booleans: which leaves have a path that one of the patterns matches. Made for `optax.masked` and its like.
+    """Mark the leaves whose path matches a pattern, as `optax.masked` and similar functions take it.
 
     Args:
-        tree: any pytree, usually `params`.
-        *patterns: as in a shell, over the whole path: `*` matches anything, slashes too. `"*/kernel"` matches `"kernel"`.
+        tree: Any pytree, usually `params`.
+        *patterns: Shell patterns for the whole path; `*` matches any text, including slashes. `"*/kernel"` also matches
+            the path `"kernel"`.
 
     Returns:
-        A tree of the same structure with `True` where a pattern matches.
+        A tree of booleans of the same structure: `True` where a pattern matches.
 
     Raises:
-        ValueError: if a pattern matches nothing.
+        ValueError: If a pattern matches no path.
 
     Example:
         >>> mask({"dense": {"bias": 1, "kernel": 2}}, "*/kernel")
@@ -74,15 +77,15 @@ def mask(tree: Any, *patterns: str) -> Any:
 
     for pattern in patterns:
         if not any(matches(path, pattern) for path in known):
-            raise ValueError(f"the pattern {pattern!r} matches no path; there are {', '.join(known) or 'none'}")
+            raise ValueError(f"the pattern {pattern!r} matches no path; the paths are {listed(known)}")
     return map_with_path(lambda path, leaf: any(matches(path, pattern) for pattern in patterns), tree)
 
 
 def count(tree: Any) -> int:
-    """How many numbers the tree holds: for a dense layer, n_in · n_out + n_out.
+    """The number of array elements in a tree: for a dense layer, n_in · n_out + n_out.
 
     Args:
-        tree: a pytree of arrays, or of anything with a shape.
+        tree: A pytree of arrays, or of other objects with a shape.
 
     Returns:
         The number, as a Python int of any size.
@@ -93,3 +96,26 @@ def count(tree: Any) -> int:
         7850
     """
     return sum(int(np.prod(np.shape(leaf), dtype=object)) for leaf in jax.tree.leaves(tree))
+
+
+def abstract(tree: Any) -> Any:
+    """The shapes and dtypes of a tree of arrays, without their values.
+
+    Args:
+        tree: A pytree of arrays, numbers, or leaves that `param` describes.
+
+    Returns:
+        A tree of `jax.ShapeDtypeStruct` of the same structure.
+
+    Raises:
+        TypeError: If a leaf cannot be an array.
+    """
+
+    def struct(leaf):
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            leaf = np.asarray(leaf)
+            if leaf.dtype == object:
+                raise TypeError(f"an input must be an array or a pytree of arrays, and one leaf is {leaf.item()!r}")
+        return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+    return jax.tree.map(struct, tree, is_leaf=lambda leaf: hasattr(leaf, "initializer"))

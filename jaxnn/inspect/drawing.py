@@ -12,7 +12,7 @@ import jax
 
 from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.inspect.formatting import scaled, shape_text
 from jaxnn.programs.equations import Scope
 from jaxnn.programs.wiring import INPUT, OUTPUT, Wiring, wirings

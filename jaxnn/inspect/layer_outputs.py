@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxnn.core.layer import Layer, as_layer
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.programs.taps import layer_outputs, layer_paths
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 
 from jaxnn.core.layer import as_layer
-from jaxnn.core.naming import abstract
-from jaxnn.core.trees import paths
+from jaxnn.core.trees import abstract, paths
 from jaxnn.programs.nonfinite import NonFinite, locate_nonfinite
 from jaxnn.programs.nonfinite_trace import is_finite
 

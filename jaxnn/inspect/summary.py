@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer
-from jaxnn.core.naming import abstract
 from jaxnn.core.primitives import definitions
+from jaxnn.core.trees import abstract
 from jaxnn.inspect.formatting import in_bytes, percentage, scaled, shape_text
 from jaxnn.inspect.html import summary_html
 from jaxnn.programs.costs import forms, kept, operations

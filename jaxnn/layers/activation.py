@@ -1,4 +1,4 @@
-"""Activations that are layers: with a slope that is learned, or drawn."""
+"""Activations with learned or random slopes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
+from jaxnn.core.checks import require_key
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.dtypes import promote
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.core.naming import require_key
 from jaxnn.functional.activations import leaky_relu
 from jaxnn.functional.initializers import constant
 
@@ -18,16 +18,16 @@ from jaxnn.functional.initializers import constant
 def prelu(*, negative_slope_init=constant(0.25)) -> Layer:
     """Leaky ReLU with a learned slope for each feature: y = x if x > 0 else βx (He et al. 2015).
 
-    PyTorch's `PReLU` has one slope for all features by default. As a plain function of x and β it is `leaky_relu`.
+    PyTorch's `PReLU` has one slope for all features by default. `leaky_relu` is the same as a function of x and β.
 
     Args:
-        negative_slope_init: initializer of β, `negative_slope` (features,); ¼ by default, as in the paper.
+        negative_slope_init: Initializer of the parameter `negative_slope`, β, (features,); 1/4 by default, as in the paper.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input's last axis is not the one the slopes were made for.
+        ValueError: If the number of features differs from that of the slopes.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -43,7 +43,7 @@ def prelu(*, negative_slope_init=constant(0.25)) -> Layer:
     def apply(params, x):
         x, slope = promote(x, params["negative_slope"])
         if x.shape[-1:] != slope.shape:
-            raise ValueError(f"prelu was made for {slope.size} features, got an input of shape {list(x.shape)}")
+            raise ValueError(f"prelu was initialized for {slope.size} features, got an input of shape {list(x.shape)}")
         return leaky_relu(x, kernels.spread(slope, x))
 
     return positionwise(stateless(init, apply))
@@ -55,14 +55,14 @@ def rrelu(*, low: float = 1 / 8, high: float = 1 / 3) -> Layer:
     At inference β is the mean, (low + high)/2. Xu et al. (2015); PyTorch's `RReLU`, with its bounds.
 
     Args:
-        low: the least slope.
-        high: the greatest slope, at least `low`.
+        low: The smallest slope.
+        high: The largest slope, at least `low`.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the bounds are not in order, or in training without a key.
+        ValueError: If `low` > `high`, or in training without a key.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn

@@ -1,4 +1,4 @@
-"""Multi-head attention, over the input itself or over a memory, with a cache of keys and values for decoding."""
+"""Multi-head self-attention and cross-attention, with a cache of keys and values for decoding."""
 
 from __future__ import annotations
 
@@ -38,50 +38,51 @@ def attention(
     output_init=None,
     bias_init=zeros,
 ) -> Layer:
-    """Multi-head attention: for each head softmax(q kᵀ / √d) v, and a product with all heads' outputs (Vaswani et al. 2017).
+    """Multi-head attention: softmax(q kᵀ / √d) v for each head, and a linear map of all heads (Vaswani et al. 2017).
 
-    Parameters: `query`, `key` and `value` with kernels (n_in, heads, d), `output` with a kernel (heads, d, features), and
-    for `qk_norm` the scales of `query_norm` and `key_norm`, (d,).
+    Parameters: `query`, `key` and `value` have kernels (n_in, heads, d), `output` has a kernel (heads, d, features); with
+    `qk_norm` there are the scales of `query_norm` and `key_norm`, (d,).
 
-    The input says what attends to what; a mask is boolean and true where there is something to attend to (those of PyTorch's
-    `MultiheadAttention` are true where there is not):
+    The input is one of the following. A mask is boolean and true where a position may be attended to; those of PyTorch's
+    `MultiheadAttention` are true where it may not.
 
-    - `x`, (batch, time, n_in): every position to all others;
-    - `(x, mask)`: the mask (batch, time) of a padded sequence, or one of four axes that broadcast to (batch, heads,
-      queries, keys);
-    - `(x, memory)`: to another sequence (cross-attention), where each of the two may be a pair with its mask.
+    - `x`, (batch, time, n_in): self-attention.
+    - `(x, mask)`: self-attention with a mask, (batch, time) for a padded sequence, or with four axes that broadcast to
+      (batch, heads, queries, keys).
+    - `(x, memory)`: cross-attention to another sequence; each of the two may be a pair with its mask.
 
-    A mask of `x` is kept in the output, so that layers stack. A query without anything to attend to gets the output's bias.
+    The output keeps the mask of `x`, so that layers stack. The output for a query that may attend to nothing is the bias.
 
     Args:
-        features: of the output.
-        heads: how many.
-        head_features: d; by default features / heads.
-        key_heads: how many heads keys and values have, each serving heads / key_heads of the queries' (grouped-query
-            attention, Ainslie et al. 2023); by default `heads`.
-        is_causal: whether position i sees only the positions up to i.
-        window: position i sees only positions j with |i − j| < window (Beltagy et al. 2020); (before, after) for
-            i − before ≤ j ≤ i + after.
-        scale: s in softmax(s q kᵀ); 1 / √d by default, 1 / d in μP (Yang et al. 2021).
-        softcap: scores are kept within ±softcap, by tanh.
-        qk_norm: whether queries and keys are divided by their root mean square, and scaled, before the product (a form of
-            Henry et al. 2020).
-        rotary_base: turn queries and keys by `nn.rotary` with this base, usually 10000; None does not.
-        bias: (heads, query positions, key positions) ↦ what is added to the scores, (heads, queries, keys), as `nn.alibi`.
-        cache: for decoding: how many positions the state has room for. Then, except in training, the input is what follows
-            on what came before, of any length, and the output is as if all had come at once. Causal attention only. What
-            reaches beyond the cache is NaN.
-        use_bias: whether the four products have biases.
-        kernel_init: initializer of the four kernels, as matrices.
-        output_init: that of the output's, where it is another one, such as a smaller one for deep stacks.
-        bias_init: initializer of the biases.
+        features: The number of output features.
+        heads: The number of heads.
+        head_features: The number of features per head, d; by default features / heads.
+        key_heads: The number of heads of keys and values, each shared by heads / key_heads heads of the queries
+            (grouped-query attention, Ainslie et al. 2023); by default `heads`.
+        is_causal: Whether position i attends only to positions up to i.
+        window: Position i attends only to positions j with |i − j| < window (Beltagy et al. 2020), or, for a pair
+            (before, after), with i − before ≤ j ≤ i + after.
+        scale: The factor s in softmax(s q kᵀ); 1 / √d by default, 1 / d in μP (Yang et al. 2021).
+        softcap: The bound c in c · tanh(scores / c), which keeps scores within ±c; None for no bound.
+        qk_norm: Whether queries and keys are divided by their root mean square, and scaled, before the product (a variant
+            of Henry et al. 2020).
+        rotary_base: Base of the rotary position embedding of queries and keys (`nn.rotary`), usually 10000; None for none.
+        bias: A function `(heads, query_positions, key_positions) -> bias`, such as `nn.alibi`; the bias (heads, queries,
+            keys) is added to the scores.
+        cache: For decoding, the number of positions that the state has room for. Except in training, each input, of any
+            length, then continues the sequence, and the outputs are those for the whole sequence at once. It requires
+            causal attention. Outputs for positions beyond the cache are NaN.
+        use_bias: Whether the four linear maps have biases.
+        kernel_init: Initializer of the four kernels, as matrices.
+        output_init: Initializer of the output's kernel, by default `kernel_init`; deep stacks use a smaller one.
+        bias_init: Initializer of the biases.
 
     Returns:
-        A `Layer` to (batch, time, features), or to `(y, mask)`; with a cache its state is `cache`: `key` and `value`
-        (batch, cache, key_heads, d) and the number of positions `seen`.
+        A `Layer` to (batch, time, features), or to `(y, mask)`. With a cache its state `cache` has the entries `key` and
+        `value`, (batch, cache, key_heads, d), and `seen`, the number of positions so far.
 
     Raises:
-        ValueError: if the options or the input's shapes do not fit each other.
+        ValueError: If the options contradict each other, or do not fit the input's shape.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -97,11 +98,13 @@ def attention(
     features, heads = whole("attention", "features", features), whole("attention", "heads", heads)
     key_heads = heads if key_heads is None else whole("attention", "key_heads", key_heads)
     if head_features is None and features % heads:
-        raise ValueError(f"attention has {features} features in {heads} heads: they must divide, or give head_features")
+        raise ValueError(
+            f"attention: {heads} heads do not divide {features} features; pass head_features or change one of the two"
+        )
     if heads % key_heads:
-        raise ValueError(f"attention has {heads} heads and {key_heads} key_heads: these must divide those")
+        raise ValueError(f"attention: key_heads must divide the number of heads, got {key_heads} and {heads}")
     if cache is not None and not is_causal:
-        raise ValueError("attention with a cache is causal: what comes later is not known yet; pass is_causal=True")
+        raise ValueError("attention with a cache must be causal, since later positions are not known yet: pass is_causal=True")
     d = features // heads if head_features is None else whole("attention", "head_features", head_features)
 
     def product(*sizes, axis=-1, kernel_init=kernel_init):
@@ -118,7 +121,7 @@ def attention(
     def forward(run, x):
         (x, kept), memory, mask = _read(x)
         if cache is not None and mask is not None:
-            raise ValueError("attention with a cache takes no mask: the state does not say which cached keys are padding")
+            raise ValueError("attention with a cache takes no mask, since the state does not store which keys are padding")
         q, k, v = run("query", x), run("key", memory), run("value", memory)
         if qk_norm:
             q, k = run("query_norm", q), run("key_norm", k)
@@ -129,13 +132,13 @@ def attention(
 
 
 def split_any_mask(x: Any) -> tuple[Any, Any]:
-    """`(x, mask)` of a pair whose second is boolean, `(x, None)` of anything else."""
+    """Split an input into `(x, mask)` if it is a pair whose second entry is boolean, else into `(x, None)`."""
     paired = isinstance(x, tuple) and len(x) == 2 and getattr(x[1], "dtype", None) == jnp.bool_
     return x if paired else (x, None)
 
 
 def _read(x: Any) -> tuple[tuple[Any, Any], Any, Any]:
-    """The queries with their mask, what they attend to, and the mask (batch, heads, queries, keys) of that, or None."""
+    """The queries with their mask, the memory, and its mask (batch, heads, queries, keys) or None."""
     if isinstance(x, tuple) and len(x) == 2 and getattr(x[1], "dtype", None) != jnp.bool_:
         (x, kept), (memory, mask) = map(split_any_mask, x)
     else:
@@ -147,28 +150,28 @@ def _read(x: Any) -> tuple[tuple[Any, Any], Any, Any]:
         )
     if mask is not None and mask.ndim == 2:
         if mask.shape != memory.shape[:2]:
-            raise ValueError(f"a mask of a padded sequence is (batch, time), {list(memory.shape[:2])}, got {list(mask.shape)}")
+            raise ValueError(f"attention takes a mask (batch, time) = {list(memory.shape[:2])}, got {list(mask.shape)}")
         mask = mask[:, None, None]
     if mask is not None and mask.ndim != 4:
-        raise ValueError(f"a mask is (batch, time) or (batch, heads, queries, keys), any of them 1, got {list(mask.shape)}")
+        raise ValueError(f"attention takes a mask (batch, time) or (batch, heads, queries, keys), got {list(mask.shape)}")
     return (x, kept), memory, mask
 
 
 def _heads(is_causal, window, scale, softcap, rotary_base, bias, cache) -> Layer:
-    """(q, k, v) or (q, k, v, mask) ↦ the outputs of all heads; the keys and values seen so far are its state."""
+    """From (q, k, v) or (q, k, v, mask) to the outputs of all heads; the state holds earlier keys and values."""
     if isinstance(window, tuple):
         before, after = (whole("attention", "window", n, 0) for n in window)
     elif window is not None:
         before = after = whole("attention", "window", window) - 1
-    around = None if window is None else (before, after)
+    reach = None if window is None else (before, after)
     size = None if cache is None else whole("attention", "cache", cache)
 
     def init(key, x):
         _, k, v, *_ = x
         if size is None:
             return {}, {}
-        rows = {"key": param(zeros, (k.shape[0], size, *k.shape[2:])), "value": param(zeros, (v.shape[0], size, *v.shape[2:]))}
-        return {}, rows | {"seen": param(zeros, (), jnp.int32)}
+        empty = {name: param(zeros, (a.shape[0], size, *a.shape[2:])) for name, a in (("key", k), ("value", v))}
+        return {}, empty | {"seen": param(zeros, (), jnp.int32)}
 
     def apply(params, state, x, *, key=None, training=False):
         q, k, v, *masks = x
@@ -183,10 +186,10 @@ def _heads(is_causal, window, scale, softcap, rotary_base, bias, cache) -> Layer
         if cached:
             full = at_q[-1] >= state["key"].shape[1]
             k, v, at_k, state = _extended(state, k, v, at_k)
-        causal = is_causal and not cached and around is None
-        near = None if causal else _near(at_q[:, None], at_k[None], is_causal, around)
-        if near is not None:
-            mask = near[None, None] if mask is None else mask & near[None, None]
+        causal = is_causal and not cached and reach is None
+        allowed = None if causal else _allowed(at_q[:, None], at_k[None], is_causal, reach)
+        if allowed is not None:
+            mask = allowed[None, None] if mask is None else mask & allowed[None, None]
         added = None if bias is None else bias(q.shape[2], at_q, at_k)[None]
         y = kernels.dot_product_attention(q, k, v, mask=mask, is_causal=causal, scale=scale, bias=added, softcap=softcap)
         return (jnp.where(full, jnp.full_like(y, jnp.nan), y) if cached else y), state
@@ -195,11 +198,11 @@ def _heads(is_causal, window, scale, softcap, rotary_base, bias, cache) -> Layer
 
 
 def _extended(state: dict, k: jax.Array, v: jax.Array, at: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, dict]:
-    """The cache with what is new written behind what is there: keys, values, their positions, and the next state."""
+    """Append new keys and values to the cache: the keys, the values, their positions, and the next state."""
     if state["key"].shape[0] != k.shape[0] or state["key"].shape[1] < k.shape[1]:
         raise ValueError(
-            f"the cache is for (batch, time) = {list(state['key'].shape[:2])}, got {list(k.shape[:2])}: "
-            "init gives one for the batch size it is called with, and `cache` positions"
+            f"attention: the cache has the shape (batch, time) = {list(state['key'].shape[:2])}, got an input of "
+            f"{list(k.shape[:2])}: call init with this batch size, and increase `cache` for longer sequences"
         )
     after = {
         name: jax.lax.dynamic_update_slice_in_dim(state[name], new.astype(state[name].dtype), at[0], axis=1)
@@ -209,10 +212,10 @@ def _extended(state: dict, k: jax.Array, v: jax.Array, at: jax.Array) -> tuple[j
     return after["key"].astype(k.dtype), after["value"].astype(v.dtype), positions, after | {"seen": at[-1] + 1}
 
 
-def _near(i: jax.Array, j: jax.Array, is_causal: bool, around: tuple[int, int] | None) -> jax.Array | None:
-    """Which keys j the queries i see for their positions' sake."""
+def _allowed(i: jax.Array, j: jax.Array, is_causal: bool, reach: tuple[int, int] | None) -> jax.Array | None:
+    """Whether a query at position i may attend to a key at position j; None if it always may."""
     conditions = [j <= i] if is_causal else []
-    conditions += [i - around[0] <= j, j <= i + around[1]] if around is not None else []
+    conditions += [i - reach[0] <= j, j <= i + reach[1]] if reach is not None else []
     return None if not conditions else jnp.stack(jnp.broadcast_arrays(*conditions)).all(0)
 
 

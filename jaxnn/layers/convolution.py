@@ -15,46 +15,46 @@ from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.functional.initializers import he_normal, zeros
 
-Size = int | Sequence[int]
+PerAxis = int | Sequence[int]  # one number for all spatial axes or one per axis
 
 
 def conv(
     features: int,
-    kernel_size: Size,
+    kernel_size: PerAxis,
     *,
-    strides: Size = 1,
+    strides: PerAxis = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     groups: int = 1,
     use_bias: bool = True,
     kernel_init=he_normal(),
     bias_init=zeros,
 ) -> Layer:
-    """A convolution: y[p, o] = b[o] + Σ_{k, c} x[s·p + d·k − pad, c] w[k, c, o], a cross-correlation as everywhere.
+    """A convolution: y[p, o] = b[o] + Σ_{k, c} x[s·p + d·k − pad, c] w[k, c, o].
 
-    The layer of LeCun et al. (1989). Parameters: `kernel` (*kernel_size, channels / groups, features) and `bias`
-    (features,). PyTorch's weight has the last two axes first, in the other order; its `padding=p` is `((p, p), ...)`, and
-    its `"same"` takes no strides.
+    As in other libraries it is a cross-correlation (LeCun et al. 1989). Parameters: `kernel` (*kernel_size,
+    channels / groups, features) and `bias` (features,). PyTorch's weight is (features, channels / groups, *kernel_size); its
+    `padding=p` is `((p, p), ...)`, and its `"same"` does not support strides.
 
     Args:
-        features: the number of output channels.
-        kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
-        strides: s, one number or one an axis.
-        padding: `"SAME"` (output size ⌈size / strides⌉), `"VALID"` (none) or `((low, high), ...)`, one pair an axis, all
-            with zeros; `"CIRCULAR"` and `"REFLECT"`, the same output size, the input's own values around it (half of the
-            kernel's reach on each side, the larger half last); `"CAUSAL"`, in one dimension: all of the zeros come first,
-            so that no output sees a later input.
-        dilation: d, the distance between the kernel's taps.
-        groups: input and output channels in that many groups that do not mix.
-        use_bias: whether b is there.
-        kernel_init: initializer of the kernel; He's by default, fan-in kernel size × channels / groups.
-        bias_init: initializer of b.
+        features: The number of output channels.
+        kernel_size: One number for all spatial axes or one per axis: 3 takes any number of spatial axes, `(3, 3)` takes two.
+        strides: The strides s, one number for all spatial axes or one per axis.
+        padding: With zeros: `"SAME"` (output size ⌈size / strides⌉), `"VALID"` (none), one pair `(low, high)` per axis, or
+            `"CAUSAL"` (in one dimension, all zeros come first, so that no output depends on a later input). With the
+            input's values, output size as for `"SAME"`: `"CIRCULAR"` and `"REFLECT"` (half of the padding on each side,
+            the larger half last).
+        dilation: The dilation d, the distance between neighboring kernel elements.
+        groups: The number of groups of input and output channels that are convolved separately.
+        use_bias: Whether to add the bias b.
+        kernel_init: Initializer of the kernel; by default He's, with fan-in kernel size × channels / groups.
+        bias_init: Initializer of the bias.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', features).
 
     Raises:
-        ValueError: if the input's rank or channels do not fit.
+        ValueError: If the input's rank or number of channels does not fit the options.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -70,11 +70,11 @@ def conv(
 
 def conv_transpose(
     features: int,
-    kernel_size: Size,
+    kernel_size: PerAxis,
     *,
-    strides: Size = 1,
+    strides: PerAxis = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     groups: int = 1,
     use_bias: bool = True,
     kernel_init=he_normal(),
@@ -82,27 +82,26 @@ def conv_transpose(
 ) -> Layer:
     """A transposed convolution: y[p, o] = b[o] + Σ x[i, c] w[k, c, o] over all i, k with s·i + d·k − pad = p.
 
-    The transpose of `conv` in its input, with the two axes of features exchanged: PyTorch's and Keras's layer. Parameters:
-    `kernel` (*kernel_size, channels / groups, features) and `bias` (features,). PyTorch's weight is (channels,
-    features / groups, *kernel_size).
+    The transpose of `conv` as a linear map of its input, as in PyTorch and Keras. Parameters: `kernel` (*kernel_size,
+    channels / groups, features) and `bias` (features,). PyTorch's weight is (channels, features / groups, *kernel_size).
 
     Args:
-        features: the number of output channels.
-        kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
-        strides: s, the distance of neighbouring input points in the output, one number or one an axis.
-        padding: `"SAME"` (output size size · strides), `"VALID"` (all of the output) or `((low, high), ...)`, what is cut
-            off the output, one pair an axis; PyTorch's `padding=p, output_padding=q` is `(p, p - q)`.
-        dilation: d, the distance between the kernel's taps.
-        groups: input and output channels in that many groups that do not mix.
-        use_bias: whether b is there.
-        kernel_init: initializer of the kernel; He's by default, fan-in kernel size × channels / groups.
-        bias_init: initializer of b.
+        features: The number of output channels.
+        kernel_size: One number for all spatial axes or one per axis: 3 takes any number of spatial axes, `(3, 3)` takes two.
+        strides: The strides s, the distance in the output between neighboring inputs, one number or one per axis.
+        padding: How much of the output is cut off: `"SAME"` (output size size · strides), `"VALID"` (nothing) or one pair
+            `(low, high)` per axis; PyTorch's `padding=p, output_padding=q` is `(p, p - q)`.
+        dilation: The dilation d, the distance between neighboring kernel elements.
+        groups: The number of groups of input and output channels that are convolved separately.
+        use_bias: Whether to add the bias b.
+        kernel_init: Initializer of the kernel; by default He's, with fan-in kernel size × channels / groups.
+        bias_init: Initializer of the bias.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', features).
 
     Raises:
-        ValueError: if the input's rank or channels do not fit.
+        ValueError: If the input's rank or number of channels does not fit the options.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -127,36 +126,36 @@ def conv_transpose(
 
 
 def depthwise_conv(
-    kernel_size: Size,
+    kernel_size: PerAxis,
     *,
     multiplier: int = 1,
-    strides: Size = 1,
+    strides: PerAxis = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     use_bias: bool = True,
     kernel_init=he_normal(),
     bias_init=zeros,
 ) -> Layer:
-    """A convolution of each channel on its own: y[p, m·c + j] = b[m·c + j] + Σₖ x[s·p + d·k − pad, c] w[k, 0, m·c + j].
+    """A convolution of each channel separately: y[p, m·c + j] = b[m·c + j] + Σₖ x[s·p + d·k − pad, c] w[k, 0, m·c + j].
 
-    It is `conv` with as many groups as the input has channels (Sifre 2014). Parameters: `kernel` (*kernel_size, 1,
+    It is `conv` with one group per input channel (Sifre 2014). Parameters: `kernel` (*kernel_size, 1,
     m · channels) and `bias` (m · channels,); PyTorch's weight is (m · channels, 1, *kernel_size).
 
     Args:
-        kernel_size: 3 for 3, 3×3 or 3×3×3 by the input's number of spatial axes; `(3, 3)` fixes that number.
-        multiplier: m, the number of kernels a channel.
-        strides: s, as for `conv`.
-        padding: as for `conv`.
-        dilation: d, the distance between the kernel's taps.
-        use_bias: whether b is there.
-        kernel_init: initializer of the kernel; He's by default, its fan-in the kernel's size.
-        bias_init: initializer of b.
+        kernel_size: One number for all spatial axes or one per axis: 3 takes any number of spatial axes, `(3, 3)` takes two.
+        multiplier: The number of output channels per input channel, m.
+        strides: The strides s, as for `conv`.
+        padding: The padding, as for `conv`.
+        dilation: The dilation d, as for `conv`.
+        use_bias: Whether to add the bias b.
+        kernel_init: Initializer of the kernel; by default He's, with fan-in kernel size.
+        bias_init: Initializer of the bias.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', m · channels).
 
     Raises:
-        ValueError: if the input's rank or channels do not fit.
+        ValueError: If the input's rank or number of channels does not fit the options.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -167,50 +166,49 @@ def depthwise_conv(
     """
     name, multiplier = "depthwise_conv", whole("depthwise_conv", "multiplier", multiplier)
 
-    def of(x):
+    def layer_for(x):
         spatial(name, "kernel_size", kernel_size, x)
         channels = x.shape[-1]
         options = strides, padding, dilation, channels, use_bias, kernel_init, bias_init
         return _convolution(name, _padded_conv, multiplier * channels, kernel_size, *options)
 
-    return stateless(lambda key, x: of(x).setup(x).params, lambda params, x: of(x)(params, x), name)
+    return stateless(lambda key, x: layer_for(x).setup(x).params, lambda params, x: layer_for(x)(params, x), name)
 
 
 def separable_conv(
     features: int,
-    kernel_size: Size,
+    kernel_size: PerAxis,
     *,
     multiplier: int = 1,
-    strides: Size = 1,
+    strides: PerAxis = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     use_bias: bool = True,
     kernel_init=he_normal(),
     bias_init=zeros,
 ) -> Layer:
-    """A depthwise convolution, without bias, and a 1×1 convolution after it: y = P ∗ (D ∗ x) + b.
-
-    Sifre (2014); Chollet (2017), Xception.
+    """A depthwise convolution without bias, then a 1×1 convolution: y = P ∗ (D ∗ x) + b (Sifre 2014; Chollet 2017).
 
     Parameters: `depthwise/kernel` (*kernel_size, 1, m · channels), `pointwise/kernel` (1, ..., m · channels, features) and
-    `pointwise/bias` (features,). PyTorch has it as two layers, with other axes of the weights as for `conv`.
+    `pointwise/bias` (features,). In PyTorch these are two layers, whose weights have their axes in another order, as for
+    `conv`.
 
     Args:
-        features: the number of output channels.
-        kernel_size: that of the depthwise convolution.
-        multiplier: m, the number of depthwise kernels a channel.
-        strides: of the depthwise convolution, as for `conv`.
-        padding: as for `conv`.
-        dilation: of the depthwise convolution.
-        use_bias: whether there is a bias at the end.
-        kernel_init: initializer of both kernels.
-        bias_init: initializer of the bias.
+        features: The number of output channels.
+        kernel_size: The kernel size of the depthwise convolution.
+        multiplier: The number of depthwise kernels per channel, m.
+        strides: The strides of the depthwise convolution, as for `conv`.
+        padding: The padding, as for `conv`.
+        dilation: The dilation of the depthwise convolution.
+        use_bias: Whether to add the bias b.
+        kernel_init: Initializer of both kernels.
+        bias_init: Initializer of the bias.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', features).
 
     Raises:
-        ValueError: if the input's rank or channels do not fit.
+        ValueError: If the input's rank or number of channels does not fit the options.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -240,36 +238,36 @@ def _convolution(
     def init(key, x):
         size = spatial(name, "kernel_size", kernel_size, x)
         if x.shape[-1] % groups or features % groups:
-            raise ValueError(f"{name} in {groups} groups: the {x.shape[-1]} channels and {features} features must both divide")
+            raise ValueError(f"{name}: {groups} groups must divide both the {x.shape[-1]} channels and the {features} features")
         params = {"kernel": param(kernel_init, (*size, x.shape[-1] // groups, features))}
         return params | ({"bias": param(bias_init, (features,))} if use_bias else {})
 
     def apply(params, x):
         spatial(name, "kernel_size", kernel_size, x)
-        step, spread = spatial(name, "strides", strides, x), spatial(name, "dilation", dilation, x)
+        steps, dilations = spatial(name, "strides", strides, x), spatial(name, "dilation", dilation, x)
         x, kernel = promote(x, params["kernel"])
-        y = convolve(x, kernel, strides=step, padding=padding, dilation=spread, groups=groups)
+        y = convolve(x, kernel, strides=steps, padding=padding, dilation=dilations, groups=groups)
         return y + kernels.spread(params["bias"].astype(y.dtype), y) if use_bias else y
 
     return stateless(init, apply, name)
 
 
-_MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect"}  # as jnp.pad calls them
+_MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect"}  # the names of jnp.pad
 
 
 def _padded_conv(x, kernel, *, padding, dilation, **options):
-    """`kernels.conv`, and the paddings that are not of zeros or not on both sides."""
+    """`kernels.conv` with the further paddings `"CAUSAL"`, `"CIRCULAR"` and `"REFLECT"`."""
     reach = [(k - 1) * d for k, d in zip(kernel.shape[:-2], dilation, strict=True)]
     if padding == "CAUSAL":
         if len(reach) != 1:
-            raise ValueError(f'padding="CAUSAL" is for (batch, time, channels), got an input of shape {list(x.shape)}')
+            raise ValueError(f'conv with padding="CAUSAL" takes an input (batch, time, channels), got {list(x.shape)}')
         padding = ((reach[0], 0),)
     elif padding in _MODES:
         for n, r in zip(x.shape[1:-1], reach, strict=True):
             if r - r // 2 > n - (padding == "REFLECT"):
                 raise ValueError(
-                    f"padding={padding!r} takes {r - r // 2} values from the input's own {n} along an axis: use a larger "
-                    "input, or a smaller kernel or dilation"
+                    f"conv with padding={padding!r} pads an axis of {n} values with {r - r // 2} of them: use a larger input, "
+                    "or a smaller kernel or dilation"
                 )
         x = jnp.pad(x, [(0, 0), *((r // 2, r - r // 2) for r in reach), (0, 0)], mode=_MODES[padding])
         padding = "VALID"
@@ -281,20 +279,20 @@ def _padded_conv(x, kernel, *, padding, dilation, **options):
     return kernels.conv(x, kernel, padding=padding, dilation=dilation, **options)
 
 
-def spatial(layer: str, option: str, value: Size, x) -> tuple[int, ...]:
-    """An option as one number for each spatial axis of `x`.
+def spatial(layer: str, option: str, value: PerAxis, x) -> tuple[int, ...]:
+    """Return an option of a layer as one number per spatial axis of `x`.
 
     Raises:
-        ValueError: if `x` has no spatial axes, more than three, or not as many as `value` has numbers.
+        ValueError: If `x` does not have one to three spatial axes, or `value` has another number of entries.
     """
     axes = x.ndim - 2
     if not 1 <= axes <= 3:
         raise ValueError(
             f"{layer} takes an input of shape (batch, ..., channels) with one to three spatial axes, got {list(x.shape)}"
-            + ("; an image without a channel axis gets one by x[..., None]" if x.ndim in (2, 3) else "")
+            + ("; add a channel axis to an image by x[..., None]" if x.ndim in (2, 3) else "")
         )
     if isinstance(value, Sequence):
         if len(value) != axes:
-            raise ValueError(f"{layer} has {option} {tuple(value)}, and the input {list(x.shape)} has {axes} spatial axes")
+            raise ValueError(f"{layer} takes {option} for {axes} spatial axes of an input {list(x.shape)}, got {tuple(value)}")
         return tuple(whole(layer, option, v) for v in value)
     return (whole(layer, option, value),) * axes

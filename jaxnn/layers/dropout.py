@@ -1,4 +1,4 @@
-"""Dropout in its kinds, and noise: the layers that draw random numbers, in training only."""
+"""Variants of dropout, and noise: layers that draw random numbers in training and are the identity at inference."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
-from jaxnn.core.checks import fraction
+from jaxnn.core.checks import fraction, require_key
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.layer import Layer
-from jaxnn.core.naming import require_key
 
-SELU_FLOOR = -1.7580993408473766  # −λα, where selu goes for x → −∞
+SELU_FLOOR = -1.7580993408473766  # −λα, the limit of selu for x → −∞
 
 
 def dropout(rate: float, *, broadcast_axes: tuple[int, ...] = ()) -> Layer:
-    """In training each unit is zero with probability `rate`, and divided by 1 − rate otherwise; at inference y = x.
+    """Dropout: in training each unit is 0 with probability `rate` and x / (1 − rate) otherwise; at inference y = x.
 
-    So the expected value is the same in both (Srivastava et al. 2014, 'inverted').
+    The expected value is the same in both ("inverted" dropout, Srivastava et al. 2014).
 
     Args:
-        rate: the share of units that is dropped, in [0, 1); the teaching notes name 0.2 and 0.5. It may be traced.
-        broadcast_axes: axes along which units are dropped or kept together: `(1,)` drops the same features at all times of
-            (batch, time, features), as in recurrent networks (Gal & Ghahramani 2016).
+        rate: The fraction of units that are dropped, in [0, 1); common values are 0.2 and 0.5. It may be traced.
+        broadcast_axes: Axes along which units are dropped together: for (batch, time, features), `(1,)` drops the same
+            features at all times, as in recurrent networks (Gal & Ghahramani 2016).
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if `rate` lies outside, the input has no such axis, or in training without a key.
+        ValueError: If `rate` is not in [0, 1), if the input lacks one of the axes, or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -45,19 +44,19 @@ def dropout(rate: float, *, broadcast_axes: tuple[int, ...] = ()) -> Layer:
 
 
 def spatial_dropout(rate: float) -> Layer:
-    """Dropout of whole channels: y[b, p, c] = m[b, c] x[b, p, c], the same at every place p (Tompson et al. 2015).
+    """Dropout of whole channels: y[b, p, c] = m[b, c] x[b, p, c] for all positions p (Tompson et al. 2015).
 
-    m is 0 with probability `rate` and 1/(1 − rate) otherwise; at inference y = x.
-    Neighbouring pixels, or times, tell each other's values, so that dropping single ones regularizes little.
+    m is 0 with probability `rate` and 1/(1 − rate) otherwise; at inference y = x. Neighboring pixels or times are strongly
+    correlated, so that dropping single ones regularizes little.
 
     Args:
-        rate: the share of channels that is dropped in each sample, in [0, 1). It may be traced.
+        rate: The fraction of channels that are dropped in each sample, in [0, 1). It may be traced.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if `rate` lies outside, or in training without a key.
+        ValueError: If `rate` is not in [0, 1), or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -69,20 +68,19 @@ def spatial_dropout(rate: float) -> Layer:
 
 
 def drop_path(rate: float) -> Layer:
-    """Stochastic depth: a sample's whole branch is dropped, or divided by 1 − rate (Huang et al. 2016; Larsson et al. 2017).
+    """Stochastic depth: drop the whole branch of a sample, y[b] = m[b] x[b] (Huang et al. 2016; Larsson et al. 2017).
 
-    y[b] = m[b] x[b], where m is 0 with probability `rate` and 1/(1 − rate) otherwise; at inference y = x.
-
-    It stands last in a residual branch, `nn.residual(..., nn.drop_path(0.1))`; the rate usually grows linearly with depth.
+    m is 0 with probability `rate` and 1/(1 − rate) otherwise; at inference y = x. It is the last layer of a residual
+    branch, `nn.residual(..., nn.drop_path(0.1))`; the rate usually grows linearly with depth.
 
     Args:
-        rate: the share of samples that skips the branch, in [0, 1). It may be traced.
+        rate: The fraction of samples for which the branch is dropped, in [0, 1). It may be traced.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if `rate` lies outside, or in training without a key.
+        ValueError: If `rate` is not in [0, 1), or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -99,17 +97,17 @@ def drop_path(rate: float) -> Layer:
 def alpha_dropout(rate: float) -> Layer:
     """Dropout that keeps mean 0 and variance 1, for `selu` networks (Klambauer et al. 2017).
 
-    y = a · (x where kept, α' where dropped) + b, with p = 1 − rate, α' = −λα, selu's lower limit,
-    a = (p · (1 + rate · α'²))^(−1/2) and b = −a · rate · α'.
+    y = a · (x where kept, α' where dropped) + b, with p = 1 − rate, the lower limit α' = −λα of selu,
+    a = (p · (1 + rate · α'²))^(−1/2) and b = −a · rate · α'; at inference y = x.
 
     Args:
-        rate: the share of units that is dropped, in [0, 1). It may be traced.
+        rate: The fraction of units that are dropped, in [0, 1). It may be traced.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if `rate` lies outside, or in training without a key.
+        ValueError: If `rate` is not in [0, 1), or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -131,16 +129,18 @@ def alpha_dropout(rate: float) -> Layer:
 
 
 def gaussian_dropout(rate: float) -> Layer:
-    """In training y = x · z with z drawn from N(1, rate / (1 − rate)), dropout's own mean and variance (Srivastava 2014).
+    """Gaussian dropout: in training y = x · z with z ~ N(1, rate / (1 − rate)) (Srivastava et al. 2014).
+
+    z has the mean and variance of dropout's factor; at inference y = x.
 
     Args:
-        rate: as that of `dropout`, in [0, 1). It may be traced.
+        rate: The rate of the `dropout` with the same variance, in [0, 1). It may be traced.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if `rate` lies outside, or in training without a key.
+        ValueError: If `rate` is not in [0, 1), or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -159,18 +159,18 @@ def gaussian_dropout(rate: float) -> Layer:
 
 
 def gaussian_noise(stddev: float) -> Layer:
-    """In training y = x + σ z with z drawn from N(0, 1); at inference y = x. Keras's `GaussianNoise`.
+    """Gaussian noise: in training y = x + σ z with z ~ N(0, 1); at inference y = x. Keras's `GaussianNoise`.
 
-    A smooth augmentation of any input, for small σ a penalty on the slope of the network (Bishop 1995).
+    For small σ it is equivalent to a penalty on the gradient of the network (Bishop 1995).
 
     Args:
-        stddev: σ, not negative. It may be traced.
+        stddev: The standard deviation σ ≥ 0. It may be traced.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if σ is negative, or in training without a key.
+        ValueError: If `stddev` is negative, or in training without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -179,7 +179,7 @@ def gaussian_noise(stddev: float) -> Layer:
         (1.0, 0.5)
     """
     if not isinstance(stddev, jax.Array) and not stddev >= 0:
-        raise ValueError(f"gaussian_noise takes a standard deviation that is not negative, got {stddev}")
+        raise ValueError(f"gaussian_noise takes stddev of at least 0, got {stddev}")
 
     def noisy(x, key):
         wide = at_least_float32(x)
@@ -189,26 +189,26 @@ def gaussian_noise(stddev: float) -> Layer:
 
 
 def _shared_dropout(name: str, rate: Any, axes_of: Callable[[Any], Iterable[int]]) -> Layer:
-    """Dropout with one decision for all units along the axes `axes_of(x)`."""
+    """Dropout in which all units along the axes `axes_of(x)` are dropped or kept together."""
     rate = fraction(name, "rate", rate)
 
     def noisy(x, key):
         axes = set(axes_of(x))
         wrong = [axis for axis in axes if not -x.ndim <= axis < x.ndim]
         if wrong:
-            raise ValueError(f"{name} has the broadcast_axes {sorted(axes)}, an input of shape {list(x.shape)} has no {wrong}")
+            raise ValueError(f"{name} has broadcast_axes {sorted(axes)}, and the input {list(x.shape)} has no axes {wrong}")
         if not axes:
             return kernels.dropout(x, rate, key)
         wide = at_least_float32(x)
         shared = [1 if axis in axes or axis - x.ndim in axes else n for axis, n in enumerate(x.shape)]
         factor = kernels.dropout(jnp.ones(shared, wide.dtype), rate, key)
-        return jnp.where(factor > 0, wide * factor, 0).astype(x.dtype)  # where: what is dropped may be infinite
+        return jnp.where(factor > 0, wide * factor, 0).astype(x.dtype)  # not a product, since dropped values may be infinite
 
     return _in_training(name, noisy, rate)
 
 
 def _in_training(name: str, noisy: Callable[[jax.Array, jax.Array], jax.Array], strength: Any) -> Layer:
-    """`noisy(x, key)` in training, and x at inference or where the strength is zero."""
+    """The layer `noisy(x, key)` in training, and x at inference or if `strength` is known to be zero."""
 
     def init(key, x):
         return {}, {}

@@ -1,4 +1,4 @@
-"""Embeddings: vectors for tokens, and for positions."""
+"""Embeddings of tokens and of positions."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from jaxnn.functional.initializers import normal, zeros
 
 
 def embedding(vocabulary: int, features: int, *, padding_index: int | None = None, embedding_init=normal(1.0)) -> Layer:
-    """A learned vector for each of a finite number of tokens: y = E[x], PyTorch's `Embedding`.
+    """An embedding, one learned vector per token: y = E[x], as PyTorch's `Embedding`.
 
     Args:
-        vocabulary: how many tokens there are; they are numbered from 0.
-        features: the length of each vector.
-        padding_index: a token whose vector is 0 and is not learned; PyTorch's is 0 only as long as no one writes to it.
-        embedding_init: initializer of E, (vocabulary, features); N(0, 1) by default, as in PyTorch.
+        vocabulary: The number of tokens, which are numbered from 0.
+        features: The length of each vector.
+        padding_index: A token whose vector is always 0 and is not learned.
+        embedding_init: Initializer of E, (vocabulary, features); N(0, 1) by default, as in PyTorch.
 
     Returns:
-        A `Layer` from integers (...) to (..., features); a padded sequence `(x, mask)` keeps its mask. A token outside
-        the vocabulary gives NaN, which no later layer can hide.
+        A `Layer` from integers (...) to (..., features); a padded sequence `(x, mask)` keeps its mask. The vector of
+        a token outside the vocabulary is NaN, so that the mistake shows in the output.
 
     Raises:
-        TypeError: if the input is not of integers.
-        ValueError: if the padding index is no token.
+        TypeError: If the input is not an integer array.
+        ValueError: If `padding_index` is not in the vocabulary.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -58,17 +58,17 @@ def embedding(vocabulary: int, features: int, *, padding_index: int | None = Non
 
 
 def attend(params: dict, x: jax.Array) -> jax.Array:
-    """The output tied to an embedding: y = x Eᵀ, a logit for each token (Press & Wolf 2017).
+    """The output layer tied to an embedding: y = x Eᵀ, one logit per token (Press & Wolf 2017).
 
     Args:
-        params: the embedding's, in a `block` `run.params("name")`.
-        x: (..., features).
+        params: The parameters of the embedding; in a `block` they are `run.params("name")`.
+        x: An array (..., features).
 
     Returns:
-        (..., vocabulary).
+        An array (..., vocabulary).
 
     Raises:
-        ValueError: if `x` has other features than the embedding.
+        ValueError: If the number of features of `x` is not that of the embedding.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -83,7 +83,7 @@ def attend(params: dict, x: jax.Array) -> jax.Array:
     x, table = promote(x, params["embedding"])
     if x.shape[-1:] != table.shape[-1:]:
         raise ValueError(
-            f"attend takes the features of the embedding {list(table.shape)} in the last axis, got {list(x.shape)}"
+            f"attend takes an input (..., {table.shape[-1]}) for an embedding {list(table.shape)}, got {list(x.shape)}"
         )
     return x @ table.T
 
@@ -92,17 +92,17 @@ def learned_positions(length: int, *, stateful: bool = False, embedding_init=nor
     """A learned vector added to each position: yₜ = xₜ + Pₜ (Gehring et al. 2017).
 
     Args:
-        length: how many positions there are.
-        stateful: whether a sequence may come in pieces: then the state holds the number of positions `seen`, and the
-            next piece goes on from there. Not in training.
-        embedding_init: initializer of P, `embedding` (length, features).
+        length: The number of positions.
+        stateful: Whether successive inputs are parts of one sequence, except in training. The state then holds the number
+            of earlier positions, `seen`, at which the next input starts.
+        embedding_init: Initializer of P, `embedding` (length, features).
 
     Returns:
-        A `Layer` that keeps the shape (batch, time, features); a padded sequence `(x, mask)` keeps its mask. A position
-        beyond `length` gives NaN where a piece reaches it.
+        A `Layer` that keeps the shape (batch, time, features); a padded sequence `(x, mask)` keeps its mask. With
+        `stateful`, outputs at positions beyond `length` are NaN.
 
     Raises:
-        ValueError: if the input has not three axes, or is longer than `length`.
+        ValueError: If the input does not have three axes, or is longer than `length`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -115,7 +115,7 @@ def learned_positions(length: int, *, stateful: bool = False, embedding_init=nor
 
     def vectors(params, x, at):
         if x.shape[1] > length:
-            raise ValueError(f"learned_positions has {length} positions, got an input of shape {list(x.shape)}")
+            raise ValueError(f"learned_positions takes at most {length} positions, got an input of shape {list(x.shape)}")
         return jnp.take(params["embedding"], at, axis=0, mode="fill", fill_value=jnp.nan)
 
     def parameters(x):
@@ -125,17 +125,19 @@ def learned_positions(length: int, *, stateful: bool = False, embedding_init=nor
 
 
 def sinusoidal_positions(*, base: float = 10000.0, stateful: bool = False) -> Layer:
-    """Waves added to each position: y[t, 2i] = x + sin(t / base^(2i/d)), y[t, 2i+1] = x + cos(the same) (Vaswani et al. 2017).
+    """Add sine waves: y[t, 2i] = x[t, 2i] + sin θ and y[t, 2i+1] = x[t, 2i+1] + cos θ with θ = t / base^(2i/d).
+
+    The position embedding of Vaswani et al. (2017).
 
     Args:
-        base: the longest wave's length over 2π.
-        stateful: as for `learned_positions`.
+        base: The longest wavelength divided by 2π.
+        stateful: Whether successive inputs are parts of one sequence, as for `learned_positions`.
 
     Returns:
         A `Layer` that keeps the shape (batch, time, d); a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input has not three axes.
+        ValueError: If the input does not have three axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -159,24 +161,25 @@ def rotary(
     features: int | None = None,
     interleaved: bool = False,
 ) -> jax.Array:
-    """Turn queries or keys by their position, so that products depend on distances alone (RoPE, Su et al. 2021).
+    """Rotate queries or keys by angles proportional to their position (rotary embedding, RoPE, Su et al. 2021).
 
-    y[i] = x[i] cos θ − x[i + d/2] sin θ and y[i + d/2] = x[i + d/2] cos θ + x[i] sin θ, θ = t / base^(2i/d) at position t.
-    The paper pairs neighbours (2i, 2i + 1), which is the same for another order of the features; halves are what most
-    models are published in.
+    y[i] = x[i] cos θ − x[i + d/2] sin θ and y[i + d/2] = x[i + d/2] cos θ + x[i] sin θ with θ = t / base^(2i/d) at position
+    t, so that products of queries and keys depend only on their distance. The paper pairs the features (2i, 2i + 1), which
+    differs by a permutation of the features; most published models pair (i, i + d/2).
 
     Args:
-        x: (batch, time, heads, features).
-        positions: (time,), or (batch, time) where every sample has its own, as in packed sequences; 0, 1, … by default.
-        base: the slowest turn's wave length over 2π.
-        features: d, even, how many of the features are turned, the first ones; by default all.
-        interleaved: whether neighbours are paired, as in the paper.
+        x: An array (batch, time, heads, features).
+        positions: The positions t, (time,), or (batch, time) for positions that differ between samples, as in packed
+            sequences; 0, 1, … by default.
+        base: The longest wavelength divided by 2π.
+        features: The number d of features to rotate, even, counted from the first; all by default.
+        interleaved: Whether the features (2i, 2i + 1) are paired, as in the paper.
 
     Returns:
-        An array of x's shape and dtype; the angles are at least float32.
+        An array of the shape and dtype of `x`; angles are computed in at least float32.
 
     Raises:
-        ValueError: if `x` has not four axes, or d is odd or more than there are.
+        ValueError: If `x` does not have four axes, or d is odd or larger than the number of features.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -185,29 +188,31 @@ def rotary(
     """
     d = x.shape[-1] if features is None else whole("rotary", "features", features)
     if x.ndim != 4 or d % 2 or d > x.shape[-1]:
-        raise ValueError(f"rotary takes (batch, time, heads, features) and turns an even number, got {list(x.shape)} and {d}")
+        raise ValueError(
+            f"rotary takes (batch, time, heads, features), an even number of which it rotates, got {list(x.shape)} and {d}"
+        )
     at = jnp.arange(x.shape[1]) if positions is None else positions
     angles = _angles(at, d // 2, 2 / d, base)
     return apply_rotary(x, jnp.cos(angles), jnp.sin(angles), interleaved=interleaved)
 
 
 def apply_rotary(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool = False) -> jax.Array:
-    """Turn pairs of features by angles of one's own: (a, b) ↦ (a cos − b sin, b cos + a sin).
+    """Rotate pairs of features by given angles: (a, b) ↦ (a cos − b sin, b cos + a sin).
 
-    It is what `rotary` ends with. With tables of one's own it is every other form of it, such as other frequencies for long
-    contexts, or YaRN's, which are scaled too (Peng et al. 2023).
+    The last step of `rotary`. Custom tables give its variants, such as other frequencies for long contexts, or YaRN, whose
+    tables are scaled too (Peng et al. 2023).
 
     Args:
-        x: (batch, time, heads, features).
-        cos: (time, n) or (batch, time, n): of the first 2n features, pair by pair; the others stay as they are.
-        sin: of the same shape.
-        interleaved: whether neighbours (2i, 2i + 1) are a pair, or (i, i + n).
+        x: An array (batch, time, heads, features).
+        cos: The cosines for the first 2n features, (time, n) or (batch, time, n); other features are unchanged.
+        sin: The sines, of the same shape.
+        interleaved: Whether the features (2i, 2i + 1) are paired, rather than (i, i + n).
 
     Returns:
-        An array of x's shape and dtype.
+        An array of the shape and dtype of `x`.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: If the shapes do not match.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -232,18 +237,18 @@ def apply_rotary(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: b
 
 
 def alibi(heads: int, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
-    """The bias −m_h |i − j| on attention's scores, with slopes m = 2^(−8h/heads), h = 1 … heads (Press et al. 2022).
+    """The ALiBi bias of attention scores, −m_h |i − j| with slopes m_h = 2^(−8h/heads), h = 1 … heads (Press et al. 2022).
 
-    For a number of heads that is no power of two the slopes are those of the next lower power and every other one of the
-    next higher, as in the paper's code. Made for `attention(bias=nn.alibi)`.
+    If the number of heads is not a power of two, the slopes are those for the next lower power and every other slope for
+    the next higher one, as in the paper's code. Use it as `attention(bias=nn.alibi)`.
 
     Args:
-        heads: how many there are.
-        query_positions: i, (queries,).
-        key_positions: j, (keys,).
+        heads: The number of heads.
+        query_positions: The positions i of the queries, (queries,).
+        key_positions: The positions j of the keys, (keys,).
 
     Returns:
-        (heads, queries, keys), float32.
+        A float32 array (heads, queries, keys).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -258,12 +263,12 @@ def alibi(heads: int, query_positions: jax.Array, key_positions: jax.Array) -> j
 
 
 def _angles(at: jax.Array, n: int, step: float, base: float) -> jax.Array:
-    """t / base^(step · i), (..., time, n)."""
+    """The angles t / base^(step · i), (..., time, n)."""
     return at.astype(jnp.float32)[..., None] * base ** (-step * jnp.arange(n, dtype=jnp.float32))[(None,) * at.ndim]
 
 
 def _positions(name: str, parameters: Callable, vectors: Callable, stateful: bool) -> Layer:
-    """x + vectors(params, x, positions), from position 0 or, `stateful`, from where the last piece ended."""
+    """The layer x + vectors(params, x, positions), from position 0 or, if `stateful`, from the end of the last input."""
 
     def init(key, x):
         if x.ndim != 3:

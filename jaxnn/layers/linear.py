@@ -1,4 +1,4 @@
-"""Products with a matrix: the dense layer over any axes, the bilinear one, and any other as an einsum."""
+"""Linear layers: dense layers over any axes, bilinear layers, and einsums."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def dense(
 ) -> Layer:
     """A fully connected layer: z = x W + b, that is zⱼ = Σᵢ xᵢ wᵢⱼ + bⱼ.
 
-    The teaching notes' layer of neurons. It has n_in · n_out + n_out parameters: `kernel` (n_in, n_out) and `bias`
-    (n_out,). Where the input has several axes, or the features are several numbers, the kernel has them all: (*n_in,
-    *features), and is drawn as the matrix between them. PyTorch's weight is (n_out, n_in).
+    It has n_in · n_out + n_out parameters: `kernel` (n_in, n_out) and `bias` (n_out,). With several input axes or several
+    numbers of features the kernel has the shape (*n_in, *features) and is initialized as a matrix with n_in and n_out their
+    products. PyTorch's weight is (n_out, n_in).
 
     Args:
-        features: n_out, the number of neurons; a tuple makes as many axes of them, such as (heads, features).
-        axis: the axis, or axes, of the input that are summed over; they are replaced by the features, at the end.
-        use_bias: whether b is there.
-        kernel_init: initializer of W; He's by default, for ReLU. `fan_in_uniform()` suits sigmoid and tanh.
-        bias_init: initializer of b.
+        features: The number of neurons n_out; a tuple makes one output axis of each entry, such as (heads, features).
+        axis: The axis or axes of the input to sum over; the axes of the features are appended at the end.
+        use_bias: Whether to add the bias b.
+        kernel_init: Initializer of W, by default He's, which is made for ReLU; `fan_in_uniform()` suits sigmoid and tanh.
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` from (..., n_in) to (..., features); a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input's axes are not those the kernel was made for.
+        ValueError: If the sizes of the input's axes are not those of the kernel.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -58,30 +58,30 @@ def dense(
     sizes = tuple(whole("dense", "features", f) for f in (features if isinstance(features, Sequence) else (features,)))
     axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
     if not sizes or not axes:
-        raise ValueError(f"dense takes at least one axis and one number of features, got axis={axis} and {features}")
+        raise ValueError(f"dense takes at least one axis and one number of features, got axis={axis} and features={features}")
 
     def init(key, x):
         if x.ndim < 2 or x.ndim <= len(axes):
             raise ValueError(
-                f"dense is made for an input of shape (batch, ..., features), got {list(x.shape)}: "
-                "a single sample is x[None], a single feature x[:, None]"
+                f"dense takes an input of shape (batch, ..., features), got {list(x.shape)}: "
+                "use x[None] for a single sample, x[:, None] for a single feature"
             )
-        n_in = tuple(x.shape[a] for a in _places(axes, x))
+        n_in = tuple(x.shape[a] for a in _axes(axes, x))
         params = {"kernel": param(_AsMatrix(kernel_init, math.prod(n_in), math.prod(sizes)), (*n_in, *sizes))}
         return params | ({"bias": param(bias_init, sizes)} if use_bias else {})
 
     def apply(params, x):
         n_in = params["kernel"].shape[: len(axes)]
-        if x.ndim < len(axes) or tuple(x.shape[a] for a in _places(axes, x)) != n_in:
-            made = n_in[0] if len(n_in) == 1 else list(n_in)
+        if x.ndim < len(axes) or tuple(x.shape[a] for a in _axes(axes, x)) != n_in:
+            expected = n_in[0] if len(n_in) == 1 else list(n_in)
             raise ValueError(
-                f"dense was made for {made} input features, got an input of shape {list(x.shape)}: "
-                "give it what init was given, or init the model anew for this input"
+                f"dense was initialized for {expected} input features, got an input of shape {list(x.shape)}: "
+                "pass an input like that of init, or initialize the model again for this one"
             )
         x, kernel = promote(x, params["kernel"])
         if axes == (-1,) and len(sizes) == 1:
             return kernels.linear(x, kernel, params.get("bias"))
-        x = jnp.moveaxis(x, _places(axes, x), range(x.ndim - len(axes), x.ndim))
+        x = jnp.moveaxis(x, _axes(axes, x), range(x.ndim - len(axes), x.ndim))
         leading = x.shape[: x.ndim - len(axes)]
         bias = params["bias"].reshape(-1) if use_bias else None
         y = kernels.linear(x.reshape(*leading, math.prod(n_in)), kernel.reshape(math.prod(n_in), -1), bias)
@@ -91,21 +91,21 @@ def dense(
 
 
 def bilinear(features: int, *, use_bias: bool = True, kernel_init=lecun_normal(), bias_init=zeros) -> Layer:
-    """A form in two inputs: y_o = Σ_ij u_i w_ijo v_j + b_o.
+    """A bilinear layer of two inputs: y_o = Σ_ij u_i w_ijo v_j + b_o.
 
     Parameters: `kernel` (n_u, n_v, features) and `bias` (features,). PyTorch's weight is (features, n_u, n_v).
 
     Args:
-        features: how many forms there are.
-        use_bias: whether b is there.
-        kernel_init: initializer of w, by default of variance 1/(n_u · n_v).
-        bias_init: initializer of b.
+        features: The number of outputs.
+        use_bias: Whether to add the bias b.
+        kernel_init: Initializer of w, by default with variance 1/(n_u · n_v).
+        bias_init: Initializer of b.
 
     Returns:
         A `Layer` from a pair (u, v), of shapes (..., n_u) and (..., n_v), to (..., features).
 
     Raises:
-        ValueError: if the input is no pair, or the two differ in their leading axes.
+        ValueError: If the input is not a pair, or the two differ in their leading axes.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -125,7 +125,9 @@ def bilinear(features: int, *, use_bias: bool = True, kernel_init=lecun_normal()
     def apply(params, x):
         u, v, kernel = promote(*_pair(x), params["kernel"])
         if (u.shape[-1], v.shape[-1]) != kernel.shape[:2]:
-            raise ValueError(f"bilinear was made for {list(kernel.shape[:2])} features, got {list(u.shape)}, {list(v.shape)}")
+            raise ValueError(
+                f"bilinear has a kernel for {kernel.shape[:2]} features, got inputs {list(u.shape)}, {list(v.shape)}"
+            )
         y = jnp.einsum("...i,ijo,...j->...o", u, kernel, v)
         return y + kernels.spread(params["bias"].astype(y.dtype), y) if use_bias else y
 
@@ -133,24 +135,23 @@ def bilinear(features: int, *, use_bias: bool = True, kernel_init=lecun_normal()
 
 
 def einsum(equation: str, *, use_bias: bool = True, kernel_init=lecun_normal(), bias_init=zeros, **sizes: int) -> Layer:
-    """A product of the input with a kernel in Einstein's sum convention, by `jax.numpy.einsum`.
+    """A product of the input and a kernel in Einstein's summation convention, by `jax.numpy.einsum`.
 
-    `"bti,iho->btho"`, with h and o given, is y[b, t, h, o] = Σᵢ x[b, t, i] w[i, h, o] + bias[h, o].
-
-    The kernel's axes that the input lacks are the features, and the bias has those; what is summed over is the fan-in.
+    For example, `"bti,iho->btho"` is y[b, t, h, o] = Σᵢ x[b, t, i] w[i, h, o] + bias[h, o]. The axes of the kernel that the
+    input lacks, here h and o, are the features, which are also the axes of the bias. The axes summed over are the fan-in.
 
     Args:
-        equation: `"input,kernel->output"`, in small letters; the input may begin with `...`, and then the output does.
-        use_bias: whether there is a bias.
-        kernel_init: initializer of the kernel, for the matrix from what is summed over to the features.
-        bias_init: initializer of the bias.
-        **sizes: the length of each axis that the input lacks.
+        equation: `"input,kernel->output"` in lowercase letters; input and output may both begin with `...`.
+        use_bias: Whether to add a bias.
+        kernel_init: Initializer of the kernel as a matrix (fan-in, features).
+        bias_init: Initializer of the bias.
+        **sizes: The size of each axis of the kernel that the input lacks.
 
     Returns:
         A `Layer` with the parameters `kernel` and `bias`.
 
     Raises:
-        ValueError: if the equation is not of this form, the sizes are not those it needs, or the input does not fit.
+        ValueError: If the equation does not have this form, a size is missing or unknown, or the input does not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -162,16 +163,16 @@ def einsum(equation: str, *, use_bias: bool = True, kernel_init=lecun_normal(), 
     parts = equation.replace(" ", "").replace("->", ",").split(",")
     plain = [part.removeprefix("...") for part in parts]
     if len(parts) != 3 or "->" not in equation or parts[1] != plain[1] or set("".join(plain)) - set(string.ascii_lowercase):
-        raise ValueError(f"einsum takes an equation such as 'bti,io->bto', got {equation!r}")
+        raise ValueError(f"einsum takes an equation 'input,kernel->output' such as 'bti,io->bto', got {equation!r}")
     inputs, kernel_axes, outputs = plain
     new = [a for a in kernel_axes if a not in inputs]
     if set(new) != set(sizes) or any(a not in outputs for a in new):
-        raise ValueError(f"einsum {equation!r} needs the sizes of {new}, which the output must have, and got {sizes}")
+        raise ValueError(f"einsum {equation!r} takes the sizes of {new}, which must be axes of the output, got {sizes}")
     features = {a: whole("einsum", a, sizes[a]) for a in outputs if a in new}
 
     def known(x):
         if x.ndim != len(inputs) and not (parts[0] != inputs and x.ndim > len(inputs)):
-            raise ValueError(f"einsum {equation!r} got an input of shape {list(x.shape)}")
+            raise ValueError(f"einsum {equation!r} takes an input with {len(inputs)} axes, got one of shape {list(x.shape)}")
         return dict(zip(inputs, x.shape[x.ndim - len(inputs) :], strict=True)) | features
 
     def init(key, x):
@@ -184,33 +185,34 @@ def einsum(equation: str, *, use_bias: bool = True, kernel_init=lecun_normal(), 
     def apply(params, x):
         size = known(x)
         if params["kernel"].shape != tuple(size[a] for a in kernel_axes):
-            raise ValueError(f"einsum {equation!r} was made for a kernel {list(params['kernel'].shape)}, got {list(x.shape)}")
+            raise ValueError(f"einsum {equation!r} has a kernel {list(params['kernel'].shape)}, got an input {list(x.shape)}")
         x, kernel = promote(x, params["kernel"])
         y = jnp.einsum(equation, x, kernel)
         if not use_bias:
             return y
-        own = [size[a] if a in features else 1 for a in outputs]
-        return y + params["bias"].astype(y.dtype).reshape((1,) * (y.ndim - len(own)) + tuple(own))
+        shape = [size[a] if a in features else 1 for a in outputs]
+        return y + params["bias"].astype(y.dtype).reshape((1,) * (y.ndim - len(shape)) + tuple(shape))
 
     return stateless(init, apply)
 
 
-def _places(axes: Sequence[int], x: Any) -> tuple[int, ...]:
-    places = tuple(a % x.ndim if -x.ndim <= a < x.ndim else -1 for a in axes)
-    if -1 in places or len(set(places)) < len(places) or (0 in places and x.ndim > 1):
-        raise ValueError(f"axis={tuple(axes)} must name different axes of the input {list(x.shape)}, and not the batch")
-    return places
+def _axes(axes: Sequence[int], x: Any) -> tuple[int, ...]:
+    """The axes of `x`, counted from its first."""
+    counted = tuple(a % x.ndim if -x.ndim <= a < x.ndim else -1 for a in axes)
+    if -1 in counted or len(set(counted)) < len(counted) or (0 in counted and x.ndim > 1):
+        raise ValueError(f"dense takes different axes of its input {list(x.shape)}, not the batch axis, got axis={tuple(axes)}")
+    return counted
 
 
 def _pair(x: Any) -> tuple[Any, Any]:
     if not isinstance(x, (tuple, list)) or len(x) != 2 or x[0].shape[:-1] != x[1].shape[:-1]:
         shapes = [list(part.shape) for part in x] if isinstance(x, (tuple, list)) else list(x.shape)
-        raise ValueError(f"bilinear takes a pair of inputs that differ in their last axis only, got {shapes}")
+        raise ValueError(f"bilinear takes a pair of inputs that differ only in their last axis, got {shapes}")
     return x[0], x[1]
 
 
 class _AsMatrix:
-    """The initializer of a kernel of any shape, drawn as the matrix (n_in, n_out) that it is."""
+    """The initializer of a kernel of any shape that is a matrix (n_in, n_out)."""
 
     def __init__(self, initializer: Callable, n_in: int, n_out: int):
         self._initializer, self._matrix = initializer, (n_in, n_out)
@@ -221,4 +223,4 @@ class _AsMatrix:
         n_in, n_out = self._matrix
         copies = math.prod(shape) // max(n_in * n_out, 1)
         drawn = self._initializer(key, (n_in, n_out * copies), dtype)
-        return drawn.reshape(shape) if drawn.shape == (n_in, n_out * copies) else drawn  # refused where it is drawn
+        return drawn.reshape(shape) if drawn.shape == (n_in, n_out * copies) else drawn  # another shape is an error in `draw`

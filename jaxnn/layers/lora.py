@@ -1,4 +1,4 @@
-"""Low-rank adaptation: a trained layer that learns a little more."""
+"""Low-rank adaptation (LoRA) of trained layers."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from jaxnn.core.checks import whole
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
 from jaxnn.core.naming import inside
+from jaxnn.core.text import listed
 from jaxnn.functional.initializers import lecun_normal, zeros
 
 
 def lora(layer: Any, rank: int, *, alpha: float | None = None) -> Layer:
-    """A layer whose kernel is W + (α/r) A B: the layer's own W, and A B of rank r to learn (LoRA, Hu et al. 2021).
+    """Add a low-rank product to a layer's kernel, W + (α/r) A B with A B of rank r (LoRA, Hu et al. 2021).
 
-    Parameters: `base`, the layer's own; `down` A (n_in, rank); `up` B (rank, n_out), zero at first, so that the layer
-    starts as it was. n_out is the kernel's last axis, n_in all others: for a convolution that is one of `rank` channels
-    followed by a 1×1 convolution. Freezing the layer is the optimizer's work: `nn.by_path({"*/base/*": None}, otherwise=...)`.
+    Parameters: `base`, those of the layer itself; `down`, A (n_in, rank); `up`, B (rank, n_out), initially zero, so that the
+    output is unchanged at first. n_out is the size of the kernel's last axis, n_in that of all others together: for a
+    convolution, A B is a convolution to `rank` channels followed by a 1×1 convolution. To freeze the layer, leave its
+    parameters out in the optimizer: `nn.by_path({"*/base/*": None}, otherwise=...)`.
 
     Args:
-        layer: a layer with a `kernel`: `dense`, `conv`, …
-        rank: r, much smaller than the kernel's sides.
-        alpha: α; by default r, so that the factor is 1.
+        layer: A layer with a parameter `kernel`, such as `dense` or `conv`.
+        rank: The rank r, usually much smaller than n_in and n_out.
+        alpha: The scale α; by default r, so that the factor is 1.
 
     Returns:
-        A `Layer`; `merge_lora` makes the parameters those of `layer` alone.
+        A `Layer`; `merge_lora` converts its parameters to those of `layer`.
 
     Raises:
-        ValueError: if the layer has no kernel.
+        ValueError: If the layer has no kernel.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -48,11 +50,11 @@ def lora(layer: Any, rank: int, *, alpha: float | None = None) -> Layer:
             base = layer.setup(x)
         kernel = base.params.get("kernel")
         if kernel is None:
-            raise ValueError(f"lora takes a layer with a kernel, and '{layer.name}' has {sorted(base.params) or 'none'}")
+            raise ValueError(f"lora takes a layer with a kernel, got '{layer.name}' with parameters {listed(base.params)}")
         n_out = kernel.shape[-1]
-        own = {"down": param(lecun_normal(), (kernel.size // n_out, rank)), "up": param(zeros, (rank, n_out))}
+        factors = {"down": param(lecun_normal(), (kernel.size // n_out, rank)), "up": param(zeros, (rank, n_out))}
         state = {"base": base.state} if base.state else {}
-        return Spec("lora", base.output, {"base": base.params, **own}, state, {"base": base})
+        return Spec("lora", base.output, {"base": base.params, **factors}, state, {"base": base})
 
     def apply(params, state, x, *, key, training):
         merged = merge_lora(params, alpha=alpha)
@@ -64,16 +66,16 @@ def lora(layer: Any, rank: int, *, alpha: float | None = None) -> Layer:
 
 
 def merge_lora(params: Any, *, alpha: float | None = None) -> Any:
-    """The parameters with every `lora` in them merged into its kernel, W + (α/r) A B: those of the model without `lora`.
+    """Merge every `lora` in a tree of parameters into its kernel, W + (α/r) A B (Hu et al. 2021).
 
-    The network computes the same, at the cost it had before (Hu et al. 2021).
+    The model without `lora` then computes the same values, at its original cost.
 
     Args:
-        params: of a model, or of a layer, made with `lora`.
-        alpha: as `lora` was given it.
+        params: The parameters of a model or layer that contains `lora`.
+        alpha: The value that `lora` was given.
 
     Returns:
-        A tree in which each `{"base": ..., "down": A, "up": B}` is its base with the kernel W + (α/r) A B.
+        A tree in which each `{"base": ..., "down": A, "up": B}` is replaced by its base with the kernel W + (α/r) A B.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -85,7 +87,7 @@ def merge_lora(params: Any, *, alpha: float | None = None) -> Any:
     """
     if not isinstance(params, dict):
         return params
-    if params.keys() != {"base", "down", "up"}:
+    if params.keys() != {"base", "down", "up"} or isinstance(params["down"], dict):  # a block may have such children
         return {name: merge_lora(part, alpha=alpha) for name, part in params.items()}
     base, rank = params["base"], params["down"].shape[-1]
     change = jnp.matmul(params["down"], params["up"], precision=jax.lax.Precision.HIGHEST)

@@ -1,4 +1,4 @@
-"""Several arrays made one: what comes after `branch` and `parallel`."""
+"""Functions that merge several arrays into one, for the outputs of `branch` and `parallel`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from jaxnn.core.dtypes import promote
 
 
 def concatenate(xs: Sequence[jax.Array], *, axis: int = -1) -> jax.Array:
-    """The arrays side by side: y = [x₁, x₂, …], by `jax.numpy.concatenate`.
+    """Concatenate arrays along an axis: y = [x₁, x₂, …], by `jax.numpy.concatenate`.
 
-    So a U-Net joins its skip connections (Ronneberger et al. 2015): `serial(branch(identity, inner), concatenate)`.
+    The skip connections of a U-Net (Ronneberger et al. 2015) are `serial(branch(identity, inner), concatenate)`.
 
     Args:
-        xs: arrays that agree in all axes but `axis`.
-        axis: along which; another than the last by `functools.partial(nn.concatenate, axis=1)`.
+        xs: Arrays that agree in all axes except `axis`.
+        axis: The axis; in a stack, `functools.partial(nn.concatenate, axis=1)` sets another one than the last.
 
     Returns:
         One array.
 
     Raises:
-        ValueError: if `xs` is no tuple, or the shapes do not fit.
+        ValueError: If `xs` is not a tuple, or the shapes do not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -39,16 +39,16 @@ def concatenate(xs: Sequence[jax.Array], *, axis: int = -1) -> jax.Array:
 
 
 def add(xs: Sequence[jax.Array]) -> jax.Array:
-    """The sum of arrays of one shape, element by element: y = x₁ + x₂ + …, as Keras's `Add`.
+    """Add arrays of one shape element by element: y = x₁ + x₂ + …, as Keras's `Add`.
 
     Args:
-        xs: the arrays.
+        xs: The arrays.
 
     Returns:
         One array.
 
     Raises:
-        ValueError: if `xs` is no tuple, or the shapes differ; nothing is broadcast.
+        ValueError: If `xs` is not a tuple, or the shapes differ, since nothing is broadcast.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -59,16 +59,16 @@ def add(xs: Sequence[jax.Array]) -> jax.Array:
 
 
 def multiply(xs: Sequence[jax.Array]) -> jax.Array:
-    """The product of arrays of one shape, element by element: y = x₁ · x₂ · …, as Keras's `Multiply`.
+    """Multiply arrays of one shape element by element: y = x₁ · x₂ · …, as Keras's `Multiply`.
 
     Args:
-        xs: the arrays.
+        xs: The arrays.
 
     Returns:
         One array.
 
     Raises:
-        ValueError: if `xs` is no tuple, or the shapes differ; nothing is broadcast.
+        ValueError: If `xs` is not a tuple, or the shapes differ, since nothing is broadcast.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -87,4 +87,4 @@ def _reduced(name: str, operation: Callable, xs: Sequence[jax.Array]) -> jax.Arr
 
 def _check(name: str, xs: Sequence[jax.Array]) -> None:
     if not isinstance(xs, (tuple, list)) or not xs:
-        raise ValueError(f"{name} takes a tuple of arrays, as branch and parallel give it, got {type(xs).__name__}")
+        raise ValueError(f"{name} takes a non-empty tuple of arrays, as branch and parallel return it, got {type(xs).__name__}")

@@ -1,4 +1,4 @@
-"""Normalization: over the batch, with running statistics for inference, and over the features of each sample."""
+"""Normalization over the batch, with running statistics for inference, and over the features of each sample."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def batch_norm(
     use_bias: bool = True,
     axis_name: str | Sequence[str] | None = None,
 ) -> Layer:
-    """y = scale · (x − mean) / √(var + ε) + bias, over every axis but the last (Ioffe & Szegedy 2015).
+    """Batch normalization: y = scale · (x − mean) / √(var + ε) + bias, over all axes but the last (Ioffe & Szegedy 2015).
 
-    In training, mean and var are the batch's, and the running ones move by running ← m · running + (1 − m) · batch, with
-    the unbiased variance, as in the paper and PyTorch (whose `momentum` is 1 − m). At inference they are the running ones.
-    Statistics are computed and kept in at least float32.
+    In training, mean and variance are those of the batch, and the running statistics are updated by running ← m · running +
+    (1 − m) · batch, with the unbiased variance, as in the paper and PyTorch (whose `momentum` is 1 − m). At inference the
+    running statistics are used. Statistics are computed and stored in at least float32.
 
-    Of a padded batch `(x, mask)`, the mask over any of x's leading axes, only what is true counts, and the rest comes out
-    as zero; where fewer than two values a channel are left, the running statistics stay as they were.
+    For a padded batch `(x, mask)`, with a mask over any of the leading axes of x, only positions where the mask is true are
+    used; the output elsewhere is zero. With fewer than two values per channel the running statistics are not updated.
 
     Args:
-        momentum: m, the share of the running statistics that is kept.
-        epsilon: ε.
-        use_scale: whether there is a learned scale, initially 1.
-        use_bias: whether there is a learned bias, initially 0.
-        axis_name: axes of `shard_map` or `vmap` over which the batch is spread, so that its statistics are taken over all
-            of them. Under `jit` with sharded arrays they are so without it.
+        momentum: The decay m of the running statistics.
+        epsilon: The constant ε.
+        use_scale: Whether to learn a scale, initially 1.
+        use_bias: Whether to learn a bias, initially 0.
+        axis_name: The axes of `shard_map` or `vmap` over which the batch is distributed; statistics are then computed over
+            all of them. Not needed under `jit` with sharded arrays.
 
     Returns:
         A `Layer` with state `mean` and `var`, both (channels,).
 
     Raises:
-        ValueError: in training on a batch with one value a channel, which has no variance.
+        ValueError: In training on a batch with one value per channel, which has no variance.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -65,8 +65,8 @@ def batch_norm(
     def apply(params, state, x, *, key=None, training=False):
         if state.keys() != {"mean", "var"}:
             raise ValueError(
-                "batch_norm has running statistics and got none: call model.apply(params, state, x) with the state that "
-                "init or fit returned"
+                "batch_norm needs its running statistics and got none: call model.apply(params, state, x) with the state "
+                "that init or fit returned"
             )
         x, mask = split_mask(x)
         wide = at_least_float32(x)
@@ -74,8 +74,8 @@ def batch_norm(
             y = _normalized(wide, state["mean"], state["var"], epsilon, params)
         else:
             y, batch, n = _batch_statistics(wide, mask, params, epsilon, axis_name)
-            share = jnp.where(n >= 2, 1 - momentum, 0) if isinstance(n, jax.Array) else 1 - momentum
-            state = {k: (1 - share) * state[k] + share * batch[k].astype(state[k].dtype) for k in batch}
+            weight = jnp.where(n >= 2, 1 - momentum, 0) if isinstance(n, jax.Array) else 1 - momentum
+            state = {k: (1 - weight) * state[k] + weight * batch[k].astype(state[k].dtype) for k in batch}
         if mask is None:
             return y.astype(x.dtype), state
         return (jnp.where(_over_features(mask, x), y, 0).astype(x.dtype), mask), state
@@ -84,14 +84,14 @@ def batch_norm(
 
 
 def _batch_statistics(x, mask, params, epsilon, axis_name):
-    """The batch normalized, its mean and unbiased variance, and the number of values a channel, static where it can be."""
+    """The normalized batch, its mean and unbiased variance, and the number of values per channel, static if possible."""
     n = x.size // max(x.shape[-1], 1)
     if mask is None:
         n = n if axis_name is None else lax.psum(n, axis_name)
         if n < 2:
             raise ValueError(
-                f"batch_norm cannot find a variance from one value a channel (input {list(x.shape)}) in training: "
-                "use larger batches, or a batch size that leaves no last batch of one"
+                f"batch_norm cannot compute a variance from one value per channel (input {list(x.shape)}) in training: "
+                "use larger batches, or a batch size that leaves no last batch of one sample"
             )
     if mask is None and axis_name is None:
         scale, bias = params.get("scale", jnp.ones(x.shape[-1:])), params.get("bias", jnp.zeros(x.shape[-1:]))
@@ -116,28 +116,28 @@ def _batch_statistics(x, mask, params, epsilon, axis_name):
 
 
 def _over_features(mask: jax.Array, x: jax.Array) -> jax.Array:
-    """A mask over the leading axes of `x`, as one that broadcasts over the others."""
+    """A mask over the leading axes of `x`, reshaped to broadcast over the others."""
     return jnp.reshape(mask, (*mask.shape, *(1 for _ in range(x.ndim - mask.ndim))))
 
 
 def layer_norm(
     *, axis: int | Sequence[int] = -1, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bool = True
 ) -> Layer:
-    """y = scale · (x − mean) / √(var + ε) + bias, over the last axis of each sample (Ba, Kiros & Hinton 2016).
+    """Layer normalization: y = scale · (x − mean) / √(var + ε) + bias, over the last axis (Ba, Kiros & Hinton 2016).
 
     Computed in at least float32.
 
     Args:
-        axis: the axis, or the axes, over which mean and variance are taken; scale and bias have their shape.
-        epsilon: ε.
-        use_scale: whether there is a learned scale, initially 1.
-        use_bias: whether there is a learned bias, initially 0.
+        axis: The axis or axes over which mean and variance are computed; scale and bias have their shape.
+        epsilon: The constant ε.
+        use_scale: Whether to learn a scale, initially 1.
+        use_bias: Whether to learn a bias, initially 0.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input has no such axis.
+        ValueError: If the input has no such axis.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -159,20 +159,20 @@ def layer_norm(
 
 
 def rms_norm(*, axis: int | Sequence[int] = -1, epsilon: float = 1e-6, use_scale: bool = True) -> Layer:
-    """y = scale · x / √(mean x² + ε), over the last axis of each sample (Zhang & Sennrich 2019).
+    """Root mean square normalization: y = scale · x / √(mean x² + ε), over the last axis (Zhang & Sennrich 2019).
 
-    Computed in at least float32. PyTorch's ε is by default that of the dtype.
+    Computed in at least float32. PyTorch's default ε depends on the dtype.
 
     Args:
-        axis: the axis, or the axes, over which the mean is taken; scale has their shape.
-        epsilon: ε.
-        use_scale: whether there is a learned scale, initially 1.
+        axis: The axis or axes over which the mean is computed; scale has their shape.
+        epsilon: The constant ε.
+        use_scale: Whether to learn a scale, initially 1.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input has no such axis.
+        ValueError: If the input has no such axis.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -194,21 +194,21 @@ def rms_norm(*, axis: int | Sequence[int] = -1, epsilon: float = 1e-6, use_scale
 
 
 def group_norm(groups: int, *, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bool = True) -> Layer:
-    """y = scale · (x − mean) / √(var + ε) + bias, over space and one group of channels in each sample (Wu & He 2018).
+    """Group normalization: y = scale · (x − mean) / √(var + ε) + bias, over space and groups of channels (Wu & He 2018).
 
-    Computed in at least float32.
+    Each sample and each group of channels is normalized separately. Computed in at least float32.
 
     Args:
-        groups: how many groups of neighbouring channels there are; the paper's choice is 32.
-        epsilon: ε.
-        use_scale: whether there is a learned scale a channel, initially 1.
-        use_bias: whether there is a learned bias a channel, initially 0.
+        groups: The number of groups of neighboring channels; 32 in the paper.
+        epsilon: The constant ε.
+        use_scale: Whether to learn one scale per channel, initially 1.
+        use_bias: Whether to learn one bias per channel, initially 0.
 
     Returns:
         A `Layer` that keeps the shape (batch, ..., channels).
 
     Raises:
-        ValueError: if `groups` does not divide the channels.
+        ValueError: If `groups` does not divide the number of channels.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -222,20 +222,21 @@ def group_norm(groups: int, *, epsilon: float = 1e-5, use_scale: bool = True, us
 
 
 def instance_norm(*, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bool = True) -> Layer:
-    """y = scale · (x − mean) / √(var + ε) + bias, over space, in each sample and channel (Ulyanov et al. 2016).
+    """Instance normalization: y = scale · (x − mean) / √(var + ε) + bias, over space (Ulyanov et al. 2016).
 
-    Computed in at least float32; PyTorch's has neither scale nor bias by default.
+    Each sample and each channel is normalized separately. Computed in at least float32. PyTorch's layer has no scale and
+    bias by default.
 
     Args:
-        epsilon: ε.
-        use_scale: whether there is a learned scale a channel, initially 1.
-        use_bias: whether there is a learned bias a channel, initially 0.
+        epsilon: The constant ε.
+        use_scale: Whether to learn one scale per channel, initially 1.
+        use_bias: Whether to learn one bias per channel, initially 0.
 
     Returns:
         A `Layer` that keeps the shape (batch, *space, channels).
 
     Raises:
-        ValueError: if a sample has one value a channel, which has no variance.
+        ValueError: If a sample has one value per channel, which has no variance.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -248,22 +249,23 @@ def instance_norm(*, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bo
 
 
 def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Layer:
-    """y = x / (k + α / size · Σ x²)^β, the sum over `size` neighbouring channels (Krizhevsky et al. 2012).
+    """Local response normalization over channels: y = x / (k + α / size · Σ x²)^β (Krizhevsky et al. 2012).
 
-    As in PyTorch and ONNX the mean of the squares is taken, where the paper, and TensorFlow, takes the sum, with k = 2. Of
-    an even size the longer side is before the channel (PyTorch's choice; ONNX's is behind). In at least float32.
+    The sum is over `size` neighboring channels. As in PyTorch and ONNX it is divided by `size`; in the paper and TensorFlow
+    it is not, and in the paper k = 2. For an even size the window has one more channel before the center than after it, as
+    in PyTorch; in ONNX it is the other way round. Computed in at least float32.
 
     Args:
-        size: the number of channels, the one itself in the middle.
-        alpha: α.
-        beta: β.
-        k: what is added, so that nothing is divided by zero.
+        size: The number of neighboring channels in the window, including the channel itself.
+        alpha: The factor α.
+        beta: The exponent β.
+        k: The constant k, which prevents division by zero.
 
     Returns:
         A `Layer` that keeps the shape (batch, ..., channels).
 
     Raises:
-        ValueError: if `size` is no whole number from 1.
+        ValueError: If `size` < 1.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -284,20 +286,20 @@ def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.7
 
 
 def unit_norm(*, axis: int | Sequence[int] = -1, p: float = 2.0, epsilon: float = 1e-12) -> Layer:
-    """y = x / max(‖x‖ₚ, ε): vectors of length 1, as for cosine similarities. Computed in at least float32.
+    """Scale vectors to length 1: y = x / max(‖x‖ₚ, ε), as for cosine similarities. Computed in at least float32.
 
-    Keras's `UnitNormalization`, PyTorch's `functional.normalize`. A vector of zeros stays one, and its gradient is finite.
+    Keras's `UnitNormalization`, PyTorch's `functional.normalize`. A zero vector stays zero, with a finite gradient.
 
     Args:
-        axis: the axis, or the axes, along which the vectors lie.
-        p: the norm's order, at least 1.
-        epsilon: ε.
+        axis: The axis or axes along which the norm is computed.
+        p: The order of the norm, at least 1.
+        epsilon: The constant ε.
 
     Returns:
         A `Layer` that keeps the shape; a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if the input has no such axis, or p < 1.
+        ValueError: If the input has no such axis, or `p` < 1.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -309,10 +311,10 @@ def unit_norm(*, axis: int | Sequence[int] = -1, p: float = 2.0, epsilon: float 
 
     def apply(params, x):
         axes, wide = _axes("unit_norm", axis, x), at_least_float32(x)
-        zero = wide == 0  # where |x|ᵖ has a derivative of 0, whatever p
+        zero = wide == 0  # here the derivative of |x|ᵖ is set to 0, for any p
         total = jnp.sum(jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, wide)) ** p), axes, keepdims=True)
-        nothing = total == 0
-        length = jnp.where(nothing, 0, jnp.where(nothing, 1, total) ** (1 / p))
+        empty = total == 0
+        length = jnp.where(empty, 0, jnp.where(empty, 1, total) ** (1 / p))
         return (wide / jnp.maximum(length, epsilon)).astype(x.dtype)
 
     return positionwise(stateless(lambda key, x: {}, apply, "unit_norm"))
@@ -320,12 +322,12 @@ def unit_norm(*, axis: int | Sequence[int] = -1, p: float = 2.0, epsilon: float 
 
 def _grouped(name: str, groups_of, epsilon: float, use_scale: bool, use_bias: bool) -> Layer:
     def init(key, x):
-        _affine(x.shape[-1:], use_scale, use_bias)  # refuses a single number
+        _affine(x.shape[-1:], use_scale, use_bias)  # raises an error for a scalar
         groups = groups_of(x.shape[-1])
         if x.ndim < 2 or x.shape[-1] % groups:
-            raise ValueError(f"{name} takes (batch, ..., channels), {groups} dividing the channels, got {list(x.shape)}")
+            raise ValueError(f"{name} takes (batch, ..., channels) with channels divisible by {groups}, got {list(x.shape)}")
         if math.prod(x.shape[1:]) == groups:
-            raise ValueError(f"{name} finds no variance from one value a group (input {list(x.shape)}, {groups} groups)")
+            raise ValueError(f"{name} cannot compute a variance from one value per group (input {list(x.shape)})")
         return _affine(x.shape[-1:], use_scale, use_bias)
 
     def apply(params, x):
@@ -341,23 +343,23 @@ def _grouped(name: str, groups_of, epsilon: float, use_scale: bool, use_bias: bo
 
 
 def _axes(name: str, axis: int | Sequence[int], x) -> tuple[int, ...]:
-    """The axes of `x` that are normalized over, counted from its first, in order."""
+    """The axes of `x` to normalize over, counted from its first, in order."""
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
     if not axes or any(not -x.ndim <= i < x.ndim for i in axes):
-        raise ValueError(f"{name} takes the axes {axes}, got an input of shape {list(x.shape)}")
+        raise ValueError(f"{name} normalizes over the axes {axes}, got an input of shape {list(x.shape)}")
     return tuple(sorted({i % x.ndim for i in axes}))
 
 
 def _affine(channels: tuple[int, ...], use_scale: bool, use_bias: bool) -> dict:
     if not channels:
-        raise ValueError("normalization takes an input of shape (batch, ..., features), got a single number")
+        raise ValueError("normalization takes an input of shape (batch, ..., features), got a scalar")
     return ({"scale": param(ones, channels)} if use_scale else {}) | ({"bias": param(zeros, channels)} if use_bias else {})
 
 
 def _normalized(
     x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float, params: dict, axes: tuple[int, ...] | None = None
 ) -> jax.Array:
-    """(x − mean) / √(var + ε), with the parameters of these axes, by default of the last."""
+    """scale · (x − mean) / √(var + ε) + bias, with parameters along `axes`, by default the last axis."""
 
     def along(v):
         if v.ndim == x.ndim:

@@ -1,4 +1,4 @@
-"""Pooling over windows and over everything: layers without parameters."""
+"""Pooling over windows and over all spatial axes; none of these layers has parameters."""
 
 from __future__ import annotations
 
@@ -12,71 +12,73 @@ import numpy as np
 from jaxnn import kernels
 from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.layers.convolution import Size, spatial
+from jaxnn.layers.convolution import PerAxis, spatial
 
 Padding = str | Sequence[tuple[int, int]]
 
 
 def max_pool(
-    window: Size,
+    kernel_size: PerAxis,
     *,
-    strides: Size | None = None,
+    strides: PerAxis | None = None,
     padding: Padding = "VALID",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> Layer:
-    """The largest value in each window: y[p, c] = maxₖ x[s·p + d·k − pad, c], as in PyTorch and Keras.
+    """Max pooling, the largest value in each window: y[p, c] = maxₖ x[s·p + d·k − pad, c], as in PyTorch and Keras.
 
-    Of equal values the first, in row-major order, takes the gradient.
+    The gradient goes to the first of equal values, in row-major order.
 
     Args:
-        window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
-        strides: the window's own size by default.
-        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`, `((p, p), ...)` for PyTorch's p; what is padded never wins.
-        dilation: the distance between the window's positions.
-        ceil_mode: whether a last window that overhangs the input is taken too, as in PyTorch.
+        kernel_size: The size of the window, one number for all spatial axes or one per axis.
+        strides: The distance between windows; the size of the window by default.
+        padding: `"VALID"`, `"SAME"` or one `(low, high)` pair per axis, `((p, p), ...)` for PyTorch's p; padding is never the
+            result.
+        dilation: The distance between the positions of a window.
+        ceil_mode: Whether a last window that extends beyond the input is included, as in PyTorch.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes, or an option has another
-            number of values than it has spatial axes.
+        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the number of values of
+            an option is not the number of spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> nn.max_pool(2)({}, jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
         [[5.0, 7.0], [13.0, 15.0]]
     """
-    return _pool("max_pool", kernels.max_pool, window, strides, padding, dilation, ceil_mode=ceil_mode)
+    return _pool("max_pool", kernels.max_pool, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode)
 
 
 def min_pool(
-    window: Size,
+    kernel_size: PerAxis,
     *,
-    strides: Size | None = None,
+    strides: PerAxis | None = None,
     padding: Padding = "VALID",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> Layer:
-    """The smallest value in each window: y[p, c] = minₖ x[s·p + d·k − pad, c] = −maxₖ(−x[…]), with the windows of PyTorch.
+    """Min pooling, the smallest value in each window: y[p, c] = minₖ x[s·p + d·k − pad, c], with the windows of PyTorch.
 
-    Of equal values the first, in row-major order, takes the gradient.
+    The gradient goes to the first of equal values, in row-major order.
 
     Args:
-        window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
-        strides: the window's own size by default.
-        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`, `((p, p), ...)` for PyTorch's p; what is padded never wins.
-        dilation: the distance between the window's positions.
-        ceil_mode: whether a last window that overhangs the input is taken too, as in PyTorch.
+        kernel_size: The size of the window, one number for all spatial axes or one per axis.
+        strides: The distance between windows; the size of the window by default.
+        padding: `"VALID"`, `"SAME"` or one `(low, high)` pair per axis, `((p, p), ...)` for PyTorch's p; padding is never the
+            result.
+        dilation: The distance between the positions of a window.
+        ceil_mode: Whether a last window that extends beyond the input is included, as in PyTorch.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        TypeError: if the input is not of floating-point numbers.
-        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes, or an option has another
-            number of values than it has spatial axes.
+        TypeError: If the input is not floating-point.
+        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the number of values of
+            an option is not the number of spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -87,36 +89,37 @@ def min_pool(
     def smallest(x, window, **options):
         return -kernels.max_pool(-_floating("min_pool", x), window, **options)
 
-    return _pool("min_pool", smallest, window, strides, padding, dilation, ceil_mode=ceil_mode)
+    return _pool("min_pool", smallest, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode)
 
 
 def avg_pool(
-    window: Size,
+    kernel_size: PerAxis,
     *,
-    strides: Size | None = None,
+    strides: PerAxis | None = None,
     padding: Padding = "VALID",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> Layer:
-    """The mean of each window: y[p, c] = (1/n) Σₖ x[s·p + d·k − pad, c], as in PyTorch and Keras.
+    """Average pooling, the mean of each window: y[p, c] = (1/n) Σₖ x[s·p + d·k − pad, c], as in PyTorch and Keras.
 
-    n counts the places inside the input only: what is padded is left out, unless it is asked for.
+    n is the number of positions inside the input: padding is not counted, unless `count_include_pad=True`.
 
     Args:
-        window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
-        strides: the window's own size by default.
-        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`, `((p, p), ...)` for PyTorch's p.
-        dilation: the distance between the window's positions.
-        ceil_mode: whether a last window that overhangs the input is taken too, as in PyTorch; the overhang never counts.
-        count_include_pad: whether what is padded counts, as zeros: PyTorch's default, and not that of Keras or here.
+        kernel_size: The size of the window, one number for all spatial axes or one per axis.
+        strides: The distance between windows; the size of the window by default.
+        padding: `"VALID"`, `"SAME"` or one `(low, high)` pair per axis, `((p, p), ...)` for PyTorch's p.
+        dilation: The distance between the positions of a window.
+        ceil_mode: Whether a last window that extends beyond the input is included, as in PyTorch; what lies beyond is not
+            counted.
+        count_include_pad: Whether padding is counted, as zeros, which is PyTorch's default and not Keras's.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes, or an option has another
-            number of values than it has spatial axes.
+        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the number of values of
+            an option is not the number of spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -124,35 +127,35 @@ def avg_pool(
         [[2.5, 4.5], [10.5, 12.5]]
     """
     options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
-    return _pool("avg_pool", kernels.avg_pool, window, strides, padding, dilation, **options)
+    return _pool("avg_pool", kernels.avg_pool, kernel_size, strides, padding, dilation, **options)
 
 
 def lp_pool(
-    window: Size,
+    kernel_size: PerAxis,
     *,
     p: float = 2.0,
-    strides: Size | None = None,
+    strides: PerAxis | None = None,
     padding: Padding = "VALID",
-    dilation: Size = 1,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> Layer:
-    """The p-norm of each window: y = (Σ |x|ᵖ)^(1/p), computed in at least float32. Its gradient at 0 is 0.
+    """Power pooling, the p-norm of each window: y = (Σ |x|ᵖ)^(1/p). Computed in at least float32; the gradient at 0 is 0.
 
-    PyTorch sums xᵖ with its sign for odd p, scales what overhangs in `ceil_mode` up, and at 0 has no gradient (NaN).
+    PyTorch sums signed powers for odd p, rescales windows that extend beyond the input, and has a NaN gradient at 0.
 
     Args:
-        window: 2 for 2, 2×2 or 2×2×2 by the input's number of spatial axes.
-        p: the norm's order, at least 1.
-        strides: the window's own size by default.
-        padding: `"VALID"`, `"SAME"` or `((low, high), ...)`, with zeros.
-        dilation: the distance between the window's positions.
-        ceil_mode: whether a last window that overhangs the input is taken too.
+        kernel_size: The size of the window, one number for all spatial axes or one per axis.
+        p: The order of the norm, at least 1.
+        strides: The distance between windows; the size of the window by default.
+        padding: `"VALID"`, `"SAME"` or one `(low, high)` pair per axis; padding is zero.
+        dilation: The distance between the positions of a window.
+        ceil_mode: Whether a last window that extends beyond the input is included.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: if p < 1.
+        ValueError: If `p` < 1.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -164,13 +167,13 @@ def lp_pool(
 
     def norm(x, window, **options):
         wide = at_least_float32(_floating("lp_pool", x))
-        zero = wide == 0  # where |x|ᵖ has a derivative of 0, whatever p
+        zero = wide == 0  # here the derivative of |x|ᵖ is set to 0, for any p
         powers = jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, wide)) ** p)
         total = kernels.sum_pool(powers, window, **options)
-        nothing = total == 0
-        return jnp.where(nothing, 0, jnp.where(nothing, 1, total) ** (1 / p)).astype(x.dtype)
+        empty = total == 0
+        return jnp.where(empty, 0, jnp.where(empty, 1, total) ** (1 / p)).astype(x.dtype)
 
-    return _pool("lp_pool", norm, window, strides, padding, dilation, ceil_mode=ceil_mode)
+    return _pool("lp_pool", norm, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode)
 
 
 def global_avg_pool() -> Layer:
@@ -182,7 +185,7 @@ def global_avg_pool() -> Layer:
         The `Layer`.
 
     Raises:
-        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes.
+        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -191,7 +194,7 @@ def global_avg_pool() -> Layer:
     """
 
     def apply(params, x):
-        spatial("global_avg_pool", "window", 1, x)
+        spatial("global_avg_pool", "kernel_size", 1, x)
         return jnp.mean(at_least_float32(x), axis=tuple(range(1, x.ndim - 1))).astype(x.dtype)
 
     return stateless(_no_params, apply)
@@ -200,13 +203,13 @@ def global_avg_pool() -> Layer:
 def global_max_pool() -> Layer:
     """The largest value over all spatial axes: (batch, *space, channels) → (batch, channels).
 
-    y[c] = maxₚ x[p, c], as Keras's `GlobalMaxPooling2D`. Of equal values the first, in row-major order, takes the gradient.
+    y[c] = maxₚ x[p, c], as Keras's `GlobalMaxPooling2D`. The gradient goes to the first of equal values, in row-major order.
 
     Returns:
         The `Layer`.
 
     Raises:
-        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes.
+        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -215,27 +218,27 @@ def global_max_pool() -> Layer:
     """
 
     def apply(params, x):
-        spatial("global_max_pool", "window", 1, x)
+        spatial("global_max_pool", "kernel_size", 1, x)
         return _first_largest(x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]), 1)
 
     return stateless(_no_params, apply)
 
 
-def adaptive_avg_pool(size: Size) -> Layer:
-    """The means of as many windows as asked for: y[i] = mean of x[⌊i·n/m⌋ : ⌈(i+1)·n/m⌉] along an axis of n values.
+def adaptive_avg_pool(size: PerAxis) -> Layer:
+    """Average pooling to a given output size: y[i] = mean of x[⌊i·n/m⌋ : ⌈(i+1)·n/m⌉] along an axis of n values.
 
-    The m windows, as in PyTorch, cover the input and may overlap by one; where m divides n they are `avg_pool(n / m)`'s.
-    Computed in at least float32, as one product with a matrix an axis.
+    The m windows are PyTorch's: they cover the input and may overlap by one; if m divides n they are those of
+    `avg_pool(n / m)`. Computed in at least float32, as one product with a matrix per axis.
 
     Args:
-        size: m, one number or one a spatial axis.
+        size: The output size m, one number for all spatial axes or one per axis.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *size, channels).
 
     Raises:
-        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes, or an option has another
-            number of values than it has spatial axes.
+        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the number of values of
+            an option is not the number of spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -245,29 +248,29 @@ def adaptive_avg_pool(size: Size) -> Layer:
 
     def along(x, axis, m):
         first, stop = _windows(x.shape[axis], m)
-        place = np.arange(x.shape[axis])
-        inside = (first[:, None] <= place[None, :]) & (place[None, :] < stop[:, None])
+        position = np.arange(x.shape[axis])[None, :]
+        inside = (first[:, None] <= position) & (position < stop[:, None])
         means = jnp.asarray(inside / (stop - first)[:, None], x.dtype)
         return jnp.moveaxis(jnp.tensordot(x, means, (axis, 1), precision="highest"), -1, axis)
 
     return _adaptive("adaptive_avg_pool", along, size)
 
 
-def adaptive_max_pool(size: Size) -> Layer:
-    """The largest values of as many windows as asked for, which are those of `adaptive_avg_pool`.
+def adaptive_max_pool(size: PerAxis) -> Layer:
+    """Max pooling to a given output size, over the windows of `adaptive_avg_pool`.
 
-    y[i] = max x[⌊i·n/m⌋ : ⌈(i+1)·n/m⌉] along each axis, as in PyTorch. Of equal values the first, in row-major order, takes
-    the gradient.
+    y[i] = max x[⌊i·n/m⌋ : ⌈(i+1)·n/m⌉] along each axis, as in PyTorch. The gradient goes to the first of equal values, in
+    row-major order.
 
     Args:
-        size: m, one number or one a spatial axis.
+        size: The output size m, one number for all spatial axes or one per axis.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *size, channels).
 
     Raises:
-        ValueError: if the input is not (batch, *space, channels) with one to three spatial axes, or an option has another
-            number of values than it has spatial axes.
+        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the number of values of
+            an option is not the number of spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -277,24 +280,26 @@ def adaptive_max_pool(size: Size) -> Layer:
 
     def along(x, axis, m):
         first, stop = _windows(x.shape[axis], m)
-        places = first[:, None] + np.arange(max(stop - first))[None, :]
-        seen = np.minimum(places, stop[:, None] - 1)  # a shorter window sees its last value twice
-        return _first_largest(jnp.take(x, jnp.asarray(seen), axis=axis), axis + 1)
+        positions = first[:, None] + np.arange(max(stop - first))[None, :]
+        positions = np.minimum(positions, stop[:, None] - 1)  # a shorter window contains its last value twice
+        return _first_largest(jnp.take(x, jnp.asarray(positions), axis=axis), axis + 1)
 
     return _adaptive("adaptive_max_pool", along, size)
 
 
-def _pool(name: str, pool: Callable, window: Size, strides: Size | None, padding: Padding, dilation: Size, **options) -> Layer:
+def _pool(
+    name: str, pool: Callable, kernel_size: PerAxis, strides: PerAxis | None, padding: Padding, dilation: PerAxis, **options
+) -> Layer:
     def apply(params, x):
-        size = spatial(name, "window", window, x)
-        step = size if strides is None else spatial(name, "strides", strides, x)
-        return pool(x, size, strides=step, padding=padding, dilation=spatial(name, "dilation", dilation, x), **options)
+        window = spatial(name, "kernel_size", kernel_size, x)
+        step = window if strides is None else spatial(name, "strides", strides, x)
+        return pool(x, window, strides=step, padding=padding, dilation=spatial(name, "dilation", dilation, x), **options)
 
     return stateless(_no_params, apply, name)
 
 
-def _adaptive(name: str, along: Callable, size: Size) -> Layer:
-    """`along(x, axis, m)` for each spatial axis, the last first: so the first of equal values is so in row-major order."""
+def _adaptive(name: str, along: Callable, size: PerAxis) -> Layer:
+    """Apply `along(x, axis, m)` to each spatial axis, the last one first, so that ties are resolved in row-major order."""
 
     def apply(params, x):
         sizes = spatial(name, "size", size, x)
@@ -307,13 +312,13 @@ def _adaptive(name: str, along: Callable, size: Size) -> Layer:
 
 
 def _windows(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the m windows over n values begin and where they stop."""
+    """The first and the last position, exclusive, of each of m windows over n values."""
     i = np.arange(m)
     return i * n // m, -(-(i + 1) * n // m)
 
 
 def _first_largest(x: jax.Array, axis: int) -> jax.Array:
-    """The maximum along an axis; its gradient goes to the first of equal values."""
+    """The maximum along an axis, whose gradient goes to the first of equal values."""
     return jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis).squeeze(axis)
 
 

@@ -1,4 +1,4 @@
-"""What recurrent layers share: the layer of a cell, both directions of time, and a carry that comes in and goes out."""
+"""Wrappers and building blocks of recurrent layers: bidirectional layers, explicit carries, and layers from cells."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from jaxnn.core.combinators import split_mask
 from jaxnn.core.dtypes import promote
 from jaxnn.core.initialize import draw, param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.functional.initializers import zeros
 
 
 def bidirectional(layer: Any) -> Layer:
-    """A recurrent layer over a sequence and over its reverse, outputs side by side (Schuster & Paliwal 1997).
+    """Run a recurrent layer forward and backward in time and concatenate the outputs (Schuster & Paliwal 1997).
 
-    y = [f(x), reverse(g(reverse(x)))], f and g of one kind with parameters of their own.
+    y = [f(x), reverse(g(reverse(x)))]: f and g are copies of the layer with separate parameters.
 
     Args:
-        layer: a recurrent layer, such as `nn.lstm(8)`, from (batch, time, ...), or `(x, mask)`.
+        layer: A recurrent layer, such as `nn.lstm(8)`, from (batch, time, ...) or `(x, mask)`.
 
     Returns:
-        A `Layer` with the children `forward` and `backward`; its output has twice the features. Padding is padding in
-        both directions, and with `return_sequences=False` each direction gives its own last output.
+        A `Layer` with the children `forward` and `backward`; its output has twice the features. Padding is ignored in both
+        directions. With `return_sequences=False` the output is the last one of each direction.
 
     Raises:
-        TypeError: if `layer` is none.
-        ValueError: if the input is not what `layer` takes.
+        TypeError: If `layer` is not a layer.
+        ValueError: If the input does not fit `layer`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -44,30 +44,30 @@ def bidirectional(layer: Any) -> Layer:
     layer = as_layer(layer)
 
     def forward(run, x):
-        there, back = run("forward", x), run("backward", jax.tree.map(lambda a: jnp.flip(a, 1), x))
-        (there, mask), (back, _) = split_mask(there), split_mask(back)
-        if there.ndim == split_mask(x)[0].ndim:  # whole sequences
+        ahead, back = run("forward", x), run("backward", jax.tree.map(lambda a: jnp.flip(a, 1), x))
+        (ahead, mask), (back, _) = split_mask(ahead), split_mask(back)
+        if ahead.ndim == split_mask(x)[0].ndim:  # whole sequences
             back = jnp.flip(back, 1)
-        y = jnp.concatenate([there, back], -1)
+        y = jnp.concatenate([ahead, back], -1)
         return y if mask is None else (y, mask)
 
     return compose("bidirectional", {"forward": layer, "backward": layer}, forward, traced=True)
 
 
 def carried(layer: Any) -> Layer:
-    """A layer with state whose state comes with the input and goes with the output: `(carry, x)` to `(carry, y)`.
+    """Make the state of a layer part of its input and output: `(carry, x)` to `(carry, y)`.
 
-    (carry, x) → (carry', y) with (y, carry') = apply(params, carry, x): so a recurrent layer's final carry can be
-    another's initial one, as from an encoder to a decoder (Sutskever et al. 2014).
+    (carry, x) → (carry', y) with (y, carry') = apply(params, carry, x). The final carry of one recurrent layer can thus be the
+    initial carry of another, as from an encoder to a decoder (Sutskever et al. 2014).
 
     Args:
-        layer: a layer with state, such as `nn.lstm(8, stateful=True)` or a stack of them.
+        layer: A layer with state, such as `nn.lstm(8, stateful=True)` or a stack of such layers.
 
     Returns:
-        A `Layer` without state. A carry of `None` is the initial state.
+        A `Layer` without state. A carry of None stands for the initial state.
 
     Raises:
-        ValueError: if the input is no pair.
+        ValueError: If the input is not a pair.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -83,19 +83,19 @@ def carried(layer: Any) -> Layer:
     """
     layer = as_layer(layer)
 
-    def both(x):
+    def checked_pair(x):
         if not isinstance(x, tuple) or len(x) != 2:
-            raise ValueError("carried takes a pair (carry, x), the carry None at the start")
+            raise ValueError("carried takes a pair (carry, x), in which the first carry may be None")
         return x
 
     def setup(x):
-        spec = layer.setup(both(x)[1])
+        spec = layer.setup(checked_pair(x)[1])
         return Spec("carried", (abstract(spec.state), spec.output), spec.params, {}, {})
 
     def apply(params, state, x, *, key, training):
-        carry, x = both(x)
+        carry, x = checked_pair(x)
         if carry is None:
-            carry = draw(jax.random.key(0), ({}, layer.setup(abstract(x)).state))[1]
+            carry = draw(jax.random.key(0), {}, layer.setup(abstract(x)).state)[1]
         y, carry = layer.apply(params, carry, x, key=key, training=training)
         return (carry, y), state
 
@@ -103,7 +103,7 @@ def carried(layer: Any) -> Layer:
 
 
 def gates(n: int, features: int, kernel_init, recurrent_init, bias_init, width: int | None = None) -> Callable[[int], dict]:
-    """The parameters of `n` affine maps of x, (n_in,), and h, (width,), side by side, for a given n_in."""
+    """From n_in to the parameters of `n` affine maps of x, (n_in,), and h, (width,), concatenated along the last axis."""
 
     def parameters(n_in):
         return {
@@ -124,16 +124,17 @@ def recurrent(
     stateful: bool,
     weights: Callable[[dict], tuple] | None = None,
 ) -> Layer:
-    """The layer of a cell of `kernels.recurrence`.
+    """The recurrent layer of a cell, computed by `kernels.recurrence`.
 
     Args:
-        name: the layer's.
-        parameters: n_in ↦ the parameters, of which one is `kernel` (n_in, ...).
-        cell: (params, z, carry) ↦ carry, a tuple of which h is the first.
-        carry: names and widths, h first.
-        return_sequences: whether the output is every h or the last.
-        stateful: whether the carry is kept in the state.
-        weights: params ↦ W, U and b of the recurrence; by default `kernel`, `recurrent_kernel` and `bias`.
+        name: The name of the layer.
+        parameters: A function from n_in to the parameters, one of which is `kernel`, (n_in, ...).
+        cell: A function `(params, z, carry) -> carry`; a carry is a tuple whose first entry is h.
+        carry: The names and widths of the entries of the carry, h first.
+        return_sequences: Whether the output is every h, rather than the last one.
+        stateful: Whether the carry is kept in the state.
+        weights: A function from the parameters to W, U and b of the recurrence; by default `kernel`, `recurrent_kernel` and
+            `bias`.
 
     Returns:
         The `Layer`.
@@ -149,11 +150,11 @@ def recurrent(
         x, *values = promote(x, *params.values())
         params = dict(zip(params, values, strict=True))
         start = tuple(first(name, state, part, (x.shape[0], width), x.dtype, stateful) for part, width in carry.items())
-        own = ("kernel", "recurrent_kernel", "bias")
-        kernel, recurrent_kernel, bias = weights(params) if weights else (params[k] for k in own)
+        names = ("kernel", "recurrent_kernel", "bias")
+        kernel, recurrent_kernel, bias = weights(params) if weights else (params[name] for name in names)
 
         def step(z, before):
-            return cell(_In(z.dtype, params), z, before)
+            return cell(_CastOnRead(z.dtype, params), z, before)
 
         last, hs = kernels.recurrence(step, x, kernel, recurrent_kernel, bias, start, mask)
         after = {part: v.astype(state[part].dtype) for part, v in zip(carry, last, strict=True)} if stateful else state
@@ -164,8 +165,8 @@ def recurrent(
     return Layer(init, apply, name)
 
 
-class _In(dict):
-    """Parameters in a dtype, cast where the cell takes them: sums are float32 where parameters are narrow."""
+class _CastOnRead(dict):
+    """Parameters that are cast to a dtype when the cell reads them: sums are float32 also for parameters in half precision."""
 
     def __init__(self, dtype: Any, params: dict):
         super().__init__(params)
@@ -176,17 +177,17 @@ class _In(dict):
 
 
 def first(name: str, state: dict, part: str, shape: tuple[int, ...], dtype: Any, stateful: bool) -> jax.Array:
-    """The carry before the first step."""
+    """One entry of the carry before the first step."""
     if not stateful:
         return jnp.zeros(shape, dtype)
     if part not in state or state[part].shape != shape:
         got = list(state[part].shape) if part in state else "none"
-        raise ValueError(f"{name} is stateful and takes a state {part} {list(shape)}, got {got}: init gives one for a batch")
+        raise ValueError(f"{name} is stateful and takes a state {part} {list(shape)}, got {got}: run init for this batch size")
     return state[part].astype(dtype)
 
 
 def checked(name: str, x: Any, n_in: int | None = None, space: bool = False) -> tuple[jax.Array, jax.Array | None]:
-    """The input and its mask, or None."""
+    """Check the shapes of an input and return it with its mask, or None."""
     x, mask = split_mask(x)
     if (x.ndim < 4) if space else (x.ndim != 3):
         axes = "(batch, time, *space, channels)" if space else "(batch, time, features)"
@@ -194,5 +195,5 @@ def checked(name: str, x: Any, n_in: int | None = None, space: bool = False) -> 
     if mask is not None and mask.ndim != 2:
         raise ValueError(f"{name} takes a mask of shape (batch, time), got {list(mask.shape)}")
     if n_in not in (None, x.shape[-1]):
-        raise ValueError(f"{name} was made for {n_in} input features, got an input of shape {list(x.shape)}")
+        raise ValueError(f"{name} was initialized for {n_in} input features, got an input of shape {list(x.shape)}")
     return x, mask

@@ -1,10 +1,10 @@
-"""The plain recurrent layer, LSTM and GRU over (batch, time, features): one cell each, one recurrence for all.
+"""The plain recurrent layer, LSTM and GRU over (batch, time, features).
 
-A padded sequence is `(x, mask)`, the mask (batch, time) true where there is data: at the other positions the carry stays
-as it was and the output is zero, so the last state is that of the last real position.
+A padded sequence is `(x, mask)` with a mask (batch, time) that is true where there is data. At padded positions the carry
+does not change and the output is zero, so that the last output is that of the last valid position.
 
-`stateful=True` keeps the carry in the state: a sequence may come in pieces, and gives what it would give at once. The
-initial carry is the state given, the final one the state returned; `nn.carried` makes both part of input and output.
+With `stateful=True` the carry is kept in the state, so that a sequence can be passed in parts: the state that is passed in is
+the initial carry, and the state that is returned is the final one. `nn.carried` makes both part of the input and output.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ def rnn(
 ) -> Layer:
     """The plain recurrent layer: hₜ = φ(xₜ W + hₜ₋₁ U + b), h₀ = 0 (Elman 1990).
 
-    Parameters: `kernel` W (n_in, features), `recurrent_kernel` U (features, features), `bias` b (features,); PyTorch's two
-    biases are one here, their sum.
+    Parameters: `kernel` W (n_in, features), `recurrent_kernel` U (features, features), `bias` b (features,), which is the sum
+    of PyTorch's two biases.
 
     Args:
-        features: the length of h.
-        activation: φ.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
-        kernel_init: initializer of W.
-        recurrent_init: initializer of U.
-        bias_init: initializer of b.
+        features: The size of h.
+        activation: The activation φ.
+        return_sequences: Whether the output is every hₜ, rather than only the last one.
+        stateful: Whether the carry, (batch, features) per entry, is kept in the state, rather than starting at 0 in every call.
+        kernel_init: Initializer of W.
+        recurrent_init: Initializer of U.
+        bias_init: Initializer of b.
 
     Returns:
-        A `Layer` from (batch, time, n_in), or `(x, mask)`, to (batch, time, features), with the mask if there was one, or
-        to (batch, features).
+        A `Layer` from (batch, time, n_in), or `(x, mask)`, to (batch, time, features), with the mask if there is one, or, for
+        `return_sequences=False`, to (batch, features).
 
     Raises:
-        ValueError: if the input has not three axes, or other features than the kernel was made for.
+        ValueError: If the input does not have three axes, or its number of features is not that of the kernel.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -89,33 +89,35 @@ def lstm(
 
     [i, f, g, o] = xₜ W + hₜ₋₁ U + b;  cₜ = σ(f) cₜ₋₁ + σ(i) tanh(g);  hₜ = σ(o) tanh(cₜ);  h₀ = c₀ = 0.
 
-    Parameters, the gates in that order along the last axis: `kernel` W (n_in, 4 · features), `recurrent_kernel` U
-    (features, 4 · features), `bias` b (4 · features,); PyTorch's two biases are one here, their sum.
+    Parameters, with the gates in this order along the last axis: `kernel` W (n_in, 4 · features), `recurrent_kernel` U
+    (features, 4 · features), `bias` b (4 · features,), which is the sum of PyTorch's two biases. The options add parameters:
 
-    With a projection, hₜ = (σ(o) tanh(cₜ)) P (Sak et al. 2014; PyTorch's `proj_size`): `projection` P (features,
-    projection), and U has that many rows. With peepholes, pᵢ cₜ₋₁ and p_f cₜ₋₁ are added to i and f, and pₒ cₜ to o (Gers &
-    Schmidhuber 2000): `peephole` (3, features). Normalized, [i, f, g, o] = N(xₜ W) + N(hₜ₋₁ U) + b and hₜ = σ(o) tanh(N(cₜ)),
-    N a layer norm (Ba et al. 2016): `kernel_scale`, `recurrent_scale`, `cell_scale` and `cell_bias`.
+    - `projection`: hₜ = (σ(o) tanh(cₜ)) P (Sak et al. 2014; PyTorch's `proj_size`), with `projection` P (features,
+      projection); U is (projection, 4 · features).
+    - `peephole`: pᵢ cₜ₋₁ and p_f cₜ₋₁ are added to i and f, and pₒ cₜ to o (Gers & Schmidhuber 2000), with `peephole`
+      (3, features).
+    - `normalize`: [i, f, g, o] = N(xₜ W) + N(hₜ₋₁ U) + b and hₜ = σ(o) tanh(N(cₜ)) with a layer norm N (Ba et al. 2016), with
+      `kernel_scale`, `recurrent_scale`, `cell_scale` and `cell_bias`.
 
     Args:
-        features: the length of h and of c.
-        activation: in place of tanh.
-        gate_activation: in place of σ.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
-        projection: the length of h, if it is not that of c.
-        peephole: whether the gates see c.
-        normalize: whether the sums and c are normalized.
-        kernel_init: initializer of W, and of P.
-        recurrent_init: initializer of U.
-        bias_init: initializer of b.
+        features: The size of h and of c.
+        activation: The activation tanh in the formula.
+        gate_activation: The activation σ in the formula.
+        return_sequences: Whether the output is every hₜ, rather than only the last one.
+        stateful: Whether the carry, (batch, features) per entry, is kept in the state, rather than starting at 0 in every call.
+        projection: The size of h, if it differs from that of c.
+        peephole: Whether the gates depend on c.
+        normalize: Whether the sums and c are layer-normalized.
+        kernel_init: Initializer of W and of P.
+        recurrent_init: Initializer of U.
+        bias_init: Initializer of b.
 
     Returns:
-        A `Layer` from (batch, time, n_in), or `(x, mask)`, to (batch, time, features), with the mask if there was one, or
-        to (batch, features).
+        A `Layer` from (batch, time, n_in), or `(x, mask)`, to (batch, time, features), with the mask if there is one, or, for
+        `return_sequences=False`, to (batch, features).
 
     Raises:
-        ValueError: if the input has not three axes, or other features than the kernel was made for.
+        ValueError: If the input does not have three axes, or its number of features is not that of the kernel.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -152,10 +154,10 @@ def lstm(
         h = gate_activation(o + to_o * c) * activation(seen)
         return (h if projection is None else h @ params["projection"]), c
 
-    def apart(params):  # x W and h U are normalized each for itself, and the bias comes after
+    def separate(params):  # x W and h U are normalized separately, and the bias is added in the cell
         return params["kernel"], params["recurrent_kernel"], jnp.zeros(8 * features, params["bias"].dtype)
 
-    weights = apart if normalize else None
+    weights = separate if normalize else None
     return recurrent("lstm", parameters, cell, {"h": width, "c": features}, return_sequences, stateful, weights)
 
 
@@ -177,34 +179,34 @@ def gru(
     recurrent_init=fan_in_uniform(),
     bias_init=zeros,
 ) -> Layer:
-    """Gated recurrent unit (Cho et al. 2014), the reset gate after the product, as in cuDNN and PyTorch, or before it.
+    """Gated recurrent unit (Cho et al. 2014), with the reset gate after the product, as in cuDNN and PyTorch, or before it.
 
     r = σ(xₜ Wᵣ + hₜ₋₁ Uᵣ + bᵣ);  z = σ(xₜ W_z + hₜ₋₁ U_z + b_z);  n = tanh(xₜ Wₙ + bₙ + r · (hₜ₋₁ Uₙ + aₙ));
     hₜ = (1 − z) n + z hₜ₋₁;  h₀ = 0.
 
-    `reset_after=False` is the paper's own n = tanh(xₜ Wₙ + bₙ + (r · hₜ₋₁) Uₙ), without aₙ.
+    With `reset_after=False`, n = tanh(xₜ Wₙ + bₙ + (r · hₜ₋₁) Uₙ) as in the paper, without aₙ.
 
     Parameters, in the order r, z, n along the last axis: `kernel` W (n_in, 3 · features), `recurrent_kernel` U
-    (features, 3 · features), `bias` b (3 · features,), and `recurrent_bias` aₙ (features,); PyTorch has a second bias of r
-    and z too, which is added to the first.
+    (features, 3 · features), `bias` b (3 · features,), and `recurrent_bias` aₙ (features,). PyTorch also has second biases
+    for r and z, which are added to the first ones.
 
     Args:
-        features: the length of h.
-        activation: in place of tanh.
-        gate_activation: in place of σ.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state, (batch, features) each, rather than 0 at the start of every call.
-        reset_after: whether r acts on the product with Uₙ or on h.
-        kernel_init: initializer of W.
-        recurrent_init: initializer of U.
-        bias_init: initializer of b and of aₙ.
+        features: The size of h.
+        activation: The activation tanh in the formula.
+        gate_activation: The activation σ in the formula.
+        return_sequences: Whether the output is every hₜ, rather than only the last one.
+        stateful: Whether the carry, (batch, features) per entry, is kept in the state, rather than starting at 0 in every call.
+        reset_after: Whether r is applied to the product with Uₙ, rather than to h.
+        kernel_init: Initializer of W.
+        recurrent_init: Initializer of U.
+        bias_init: Initializer of b and of aₙ.
 
     Returns:
-        A `Layer` from (batch, time, n_in), or `(x, mask)`, to (batch, time, features), with the mask if there was one, or
-        to (batch, features).
+        A `Layer` from (batch, time, n_in), or `(x, mask)`, to (batch, time, features), with the mask if there is one, or, for
+        `return_sequences=False`, to (batch, features).
 
     Raises:
-        ValueError: if the input has not three axes, or other features than the kernel was made for.
+        ValueError: If the input does not have three axes, or its number of features is not that of the kernel.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -227,7 +229,7 @@ def gru(
         of_h = r * n_h[0] if reset_after else (r * h) @ params["recurrent_kernel"][:, 2 * features :]
         return ((1 - z) * activation(n + of_h) + z * h,)
 
-    def weights(params):  # the columns of n come from x and from h apart: first and last
+    def weights(params):  # the columns of n from x come first, those from h last, since the cell needs them separately
         kernel, bias = (jnp.roll(params[k], features, axis=-1) for k in ("kernel", "bias"))
         if reset_after:
             return kernel, params["recurrent_kernel"], jnp.concatenate([bias, params["recurrent_bias"]])

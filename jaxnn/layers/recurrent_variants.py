@@ -1,4 +1,4 @@
-"""Rarer recurrent layers: the minimal gated unit, independent neurons, and an LSTM of convolutions."""
+"""Further recurrent layers: the minimal gated unit, independent neurons, and a convolutional LSTM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer
 from jaxnn.functional.activations import relu, sigmoid, tanh
 from jaxnn.functional.initializers import fan_in_uniform, uniform, zeros
-from jaxnn.layers.convolution import Size, spatial
+from jaxnn.layers.convolution import PerAxis, spatial
 from jaxnn.layers.recurrence import checked, first, gates, recurrent
 
 
@@ -34,18 +34,18 @@ def minimal_gru(
     Parameters, in the order f, n along the last axis: `kernel`, `recurrent_kernel` and `bias`.
 
     Args:
-        features: the length of h.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state.
-        kernel_init: initializer of W.
-        recurrent_init: initializer of U.
-        bias_init: initializer of b.
+        features: The size of h.
+        return_sequences: Whether the output is every hₜ, rather than only the last one.
+        stateful: Whether the carry is kept in the state.
+        kernel_init: Initializer of W.
+        recurrent_init: Initializer of U.
+        bias_init: Initializer of b.
 
     Returns:
-        A `Layer` as `gru` is.
+        A `Layer`, as for `gru`.
 
     Raises:
-        ValueError: if the input has not three axes, or other features than the kernel was made for.
+        ValueError: If the input does not have three axes, or its number of features is not that of the kernel.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -61,7 +61,7 @@ def minimal_gru(
         f = sigmoid(f)
         return ((1 - f) * h + f * tanh(n + (f * h) @ params["recurrent_kernel"][:, features:]),)
 
-    def weights(params):  # h meets Uₙ in the cell
+    def weights(params):  # the cell computes the product with Uₙ
         kernel, bias = (jnp.roll(params[k], features, axis=-1) for k in ("kernel", "bias"))
         return kernel, params["recurrent_kernel"][:, :features], bias
 
@@ -79,24 +79,24 @@ def ind_rnn(
     recurrent_init=uniform(0.0, 1.0),
     bias_init=zeros,
 ) -> Layer:
-    """A recurrent layer of neurons that see only themselves: hₜ = φ(xₜ W + u · hₜ₋₁ + b), h₀ = 0 (IndRNN, Li et al. 2018).
+    """Independent recurrent neurons: hₜ = φ(xₜ W + u · hₜ₋₁ + b), h₀ = 0 (IndRNN, Li et al. 2018).
 
     Parameters: `kernel` W (n_in, features), `recurrent_kernel` u (features,), `bias` b (features,).
 
     Args:
-        features: the length of h.
-        activation: φ.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state.
-        kernel_init: initializer of W.
-        recurrent_init: initializer of u.
-        bias_init: initializer of b.
+        features: The size of h.
+        activation: The activation φ.
+        return_sequences: Whether the output is every hₜ, rather than only the last one.
+        stateful: Whether the carry is kept in the state.
+        kernel_init: Initializer of W.
+        recurrent_init: Initializer of u.
+        bias_init: Initializer of b.
 
     Returns:
-        A `Layer` as `rnn` is.
+        A `Layer`, as for `rnn`.
 
     Raises:
-        ValueError: if the input has not three axes, or other features than the kernel was made for.
+        ValueError: If the input does not have three axes, or its number of features is not that of the kernel.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -107,8 +107,8 @@ def ind_rnn(
     features = whole("ind_rnn", "features", features)
 
     def parameters(n_in):
-        own = gates(1, features, kernel_init, recurrent_init, bias_init)(n_in)
-        return own | {"recurrent_kernel": param(recurrent_init, (features,))}
+        params = gates(1, features, kernel_init, recurrent_init, bias_init)(n_in)
+        return params | {"recurrent_kernel": param(recurrent_init, (features,))}
 
     def cell(params, z, carry):
         (h,) = carry
@@ -122,7 +122,7 @@ def ind_rnn(
 
 def conv_lstm(
     features: int,
-    kernel_size: Size,
+    kernel_size: PerAxis,
     *,
     return_sequences: bool = True,
     stateful: bool = False,
@@ -130,7 +130,7 @@ def conv_lstm(
     recurrent_init=fan_in_uniform(),
     bias_init=zeros,
 ) -> Layer:
-    """An LSTM whose products are convolutions that keep the size (Shi et al. 2015, without peepholes).
+    """An LSTM whose products are convolutions with padding `"SAME"` (Shi et al. 2015, without peepholes).
 
     i, f, g, o = W ∗ xₜ + U ∗ hₜ₋₁ + b;  cₜ = σ(f) cₜ₋₁ + σ(i) tanh(g);  hₜ = σ(o) tanh(cₜ);  h₀ = c₀ = 0.
 
@@ -138,20 +138,20 @@ def conv_lstm(
     `recurrent_kernel` U (*kernel_size, features, 4 · features), `bias` b (4 · features,).
 
     Args:
-        features: the channels of h and of c.
-        kernel_size: of both convolutions, one number or one an axis.
-        return_sequences: whether the output is every hₜ or the last alone.
-        stateful: whether the carry is kept in the state.
-        kernel_init: initializer of `kernel`.
-        recurrent_init: initializer of `recurrent_kernel`.
-        bias_init: initializer of `bias`.
+        features: The number of channels of h and of c.
+        kernel_size: The kernel size of both convolutions, one number for all spatial axes or one per axis.
+        return_sequences: Whether the output is every hₜ, rather than only the last one.
+        stateful: Whether the carry is kept in the state.
+        kernel_init: Initializer of `kernel`.
+        recurrent_init: Initializer of `recurrent_kernel`.
+        bias_init: Initializer of `bias`.
 
     Returns:
         A `Layer` from (batch, time, *space, channels), or `(x, mask)`, to (batch, time, *space, features), with the mask
-        if there was one, or to (batch, *space, features).
+        if there is one, or, for `return_sequences=False`, to (batch, *space, features).
 
     Raises:
-        ValueError: if the input is not (batch, time, *space, channels), or has other channels than the kernel was made for.
+        ValueError: If the input is not (batch, time, *space, channels), or its number of channels is not that of the kernel.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn

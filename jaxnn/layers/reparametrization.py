@@ -1,7 +1,7 @@
-"""Layers with their kernels computed from what is trained: weight and spectral norm, weight standardization.
+"""Reparametrized kernels: weight normalization, spectral normalization, weight standardization.
 
-Each takes a layer, or a whole model, and gives it back under the same name with every `kernel` in it replaced by a function
-of itself; the other parameters stay as they are. A kernel's last axis is its output's features, the others its fan-in.
+Each function takes a layer, or a whole model, and returns one of the same name in which every `kernel` is replaced by a
+function of itself; other parameters are unchanged. The last axis of a kernel is its output features, the others its fan-in.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from jaxnn.core.layer import Layer, as_layer
 from jaxnn.core.naming import child_key
 from jaxnn.functional.initializers import normal
 
-TINY = 1e-24  # a squared length below which a column counts as zero, and stays so
+TINY = 1e-24  # a column with a smaller squared norm is treated as zero, and stays zero
 
 
 def weight_norm(layer: Any) -> Layer:
-    """w = g · v / ‖v‖ for each output feature: the length of a neuron's weights apart from their direction.
+    """Weight normalization: w = g · v / ‖v‖ for each output feature (Salimans & Kingma 2016).
 
-    Salimans & Kingma (2016). v keeps the name `kernel`, and g is `scale`, (features,), beside it; it begins as ‖v‖, so that
-    the layer begins as it was. PyTorch's `weight_norm(dim=0)`, but for its transposed convolutions, whose first axis is the
-    input's channels: there it is `dim=1`.
+    v keeps the name `kernel`, and g is a new parameter `scale`, (features,), initialized to ‖v‖, so that the initial output is
+    unchanged. It is PyTorch's `weight_norm(dim=0)`, or `dim=1` for transposed convolutions, whose weights begin with the
+    input channels there.
 
     Args:
-        layer: any layer that has a parameter `kernel` in it.
+        layer: Any layer that contains a parameter `kernel`.
 
     Returns:
-        A `Layer` of the same name with a `scale` more for each kernel.
+        A `Layer` of the same name with an additional `scale` for each kernel.
 
     Raises:
-        ValueError: if there is no kernel, one has a `scale` already, or one is stacked by `repeat`.
+        ValueError: If there is no kernel, if one already has a `scale`, or if one is stacked by `repeat`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -59,20 +59,20 @@ def weight_norm(layer: Any) -> Layer:
 
 
 def spectral_norm(layer: Any) -> Layer:
-    """w = v / σ(v), σ the largest singular value of v as a matrix (fan-in, features) (Miyato et al. 2018).
+    """Spectral normalization: w = v / σ(v), with the largest singular value σ of v as a matrix (Miyato et al. 2018).
 
-    So the layer stretches no input, which steadies the critic of a GAN. σ = rightᵀ v left is found by power iteration: one step
-    on each call in training, from the vectors `left` (features,) and `right` (fan-in,) in the state, to which no gradient
-    flows. They begin after fifteen steps, as in PyTorch.
+    The layer then does not stretch its input, which stabilizes the critic of a GAN. v is the matrix (fan-in, features), and
+    σ = rightᵀ v left is computed by power iteration, one step per call in training, from the vectors `left` (features,) and
+    `right` (fan-in,) in the state, without gradients. At `init` fifteen steps are made, as in PyTorch.
 
     Args:
-        layer: any layer that has a parameter `kernel` in it.
+        layer: Any layer that contains a parameter `kernel`.
 
     Returns:
         A `Layer` of the same name with state `left` and `right` for each kernel.
 
     Raises:
-        ValueError: if there is no kernel, or one is stacked by `repeat`.
+        ValueError: If there is no kernel, or one is stacked by `repeat`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -92,8 +92,8 @@ def spectral_norm(layer: Any) -> Layer:
     def use(owner, state, training):
         if not {"left", "right"} <= state.keys():
             raise ValueError(
-                "spectral_norm has the singular vectors in its state and got none: call model.apply(params, state, x) with "
-                "the state that init or fit returned"
+                "spectral_norm needs the singular vectors in its state and got none: call model.apply(params, state, x) "
+                "with the state that init or fit returned"
             )
         matrix = _columns(owner["kernel"])
         left, right = (state[name].astype(matrix.dtype) for name in ("left", "right"))
@@ -106,19 +106,20 @@ def spectral_norm(layer: Any) -> Layer:
 
 
 def weight_standardization(layer: Any, *, epsilon: float = 1e-5) -> Layer:
-    """w = (v − mean v) / √(var v + ε) for each output feature, over its fan-in (Qiao et al. 2019).
+    """Weight standardization: w = (v − mean v) / √(var v + ε) for each output feature, over its fan-in (Qiao et al. 2019).
 
-    For convolutions in front of `group_norm`, which together train as well as batch norm on small batches.
+    Use it for convolutions before `group_norm`: together they train as well as batch
+    normalization, also with small batches.
 
     Args:
-        layer: any layer that has a parameter `kernel` in it.
-        epsilon: ε.
+        layer: Any layer that contains a parameter `kernel`.
+        epsilon: The constant ε.
 
     Returns:
         A `Layer` with the same name and parameters.
 
     Raises:
-        ValueError: if there is no kernel, or one is stacked by `repeat`.
+        ValueError: If there is no kernel, or one is stacked by `repeat`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -136,25 +137,25 @@ def weight_standardization(layer: Any, *, epsilon: float = 1e-5) -> Layer:
 
 
 def _reparametrized(name: str, layer: Layer, added: tuple[str, ...], start: Callable, use: Callable) -> Layer:
-    """`layer` with each kernel computed by `use(owner, state, training) -> (matrix, state)`.
+    """The layer with each kernel computed by `use(owner, state, training) -> (matrix, state)`.
 
-    The owner is the dict that holds the kernel, the state that at its path; `start(owner, key)` gives the entries that are
-    `added` to the two.
+    `owner` is the dict that holds the kernel, and `state` the state at the same path. `start(owner, key)` returns the initial
+    entries to add to the two; `added` names them.
     """
 
     def init(key, x):
         spec = layer.setup(x)
         _check_kernels(name, spec.params, added)
-        drawn, _ = draw(key, (spec.params, {}))
+        drawn, _ = draw(key, spec.params, {})
 
-        def grow(owner, state, path):
-            own_key = key
-            for step in path:
-                own_key = child_key(own_key, step)
-            more, more_state = start(_at(drawn, path), own_key)
-            return {**owner, **more}, {**state, **more_state}
+        def extended(owner, state, path):
+            owner_key = key
+            for name in path:
+                owner_key = child_key(owner_key, name)
+            new, new_state = start(_at(drawn, path), owner_key)
+            return {**owner, **new}, {**state, **new_state}
 
-        return _each_owner(grow, spec.params, spec.state)
+        return _each_owner(extended, spec.params, spec.state)
 
     def apply(params, state, x, *, key=None, training=False):
         def computed(owner, state, path):
@@ -169,33 +170,34 @@ def _reparametrized(name: str, layer: Layer, added: tuple[str, ...], start: Call
 
 
 def _each_owner(function: Callable, params: dict, state: dict, path: tuple[str, ...] = ()) -> tuple[dict, dict]:
-    """`function(owner, state, path) -> (owner, state)` for every dict in the tree that holds a kernel."""
+    """Apply `function(owner, state, path) -> (owner, state)` to every dict in the tree that holds a kernel."""
     for name, child in params.items():
         if isinstance(child, dict):
-            child, below = _each_owner(function, child, state.get(name, {}), (*path, name))
+            child, child_state = _each_owner(function, child, state.get(name, {}), (*path, name))
             params = {**params, name: child}
-            state = {**state, name: below} if below else state
-    return function(params, state, path) if "kernel" in params else (params, state)
+            state = {**state, name: child_state} if child_state else state
+    return (params, state) if isinstance(params.get("kernel", {}), dict) else function(params, state, path)
 
 
 def _check_kernels(name: str, params: dict, added: tuple[str, ...]) -> None:
     found: list[dict] = []
 
-    def note(owner, state, path):
+    def collect(owner, state, path):
         found.append(owner)
         return owner, state
 
-    _each_owner(note, params, {})
+    _each_owner(collect, params, {})
     if not found:
-        raise ValueError(f"{name} changes the parameters called 'kernel', and this layer has none")
+        raise ValueError(f"{name} takes a layer with a parameter 'kernel', and this one has none")
     for owner in found:
         if owner["kernel"].copies:
             raise ValueError(
-                f"the kernels of a repeat are stacked: write repeat({name}(layer), n) and not {name}(repeat(layer, n))"
+                f"{name} cannot be applied to the stacked kernels of repeat: write repeat({name}(layer), n) instead of "
+                f"{name}(repeat(layer, n))"
             )
         taken = [entry for entry in added if entry in owner]
         if taken:
-            raise ValueError(f"{name} adds {taken} beside 'kernel', where this layer has such a parameter already")
+            raise ValueError(f"{name} adds {taken} to the parameters, and this layer already has such a parameter")
 
 
 def _at(tree: dict, path: tuple[str, ...]) -> dict:
@@ -211,7 +213,7 @@ def _columns(kernel: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnums=2)
 def _power_iterations(matrix: jax.Array, right: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
-    """`left` (features,) and `right` (fan-in,) after so many steps towards the first singular vectors."""
+    """The vectors `left` (features,) and `right` (fan-in,) after a number of steps towards the first singular vectors."""
 
     def unit(v):
         return v / jnp.maximum(jnp.linalg.norm(v), 1e-12)

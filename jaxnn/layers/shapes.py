@@ -1,4 +1,4 @@
-"""Layers that move values about and compute next to nothing: reshaping, padding, cropping, upsampling."""
+"""Layers that rearrange values: reshaping, padding, cropping, resizing."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import jax.numpy as jnp
 from jaxnn.core.checks import whole
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.layers.convolution import Size, spatial
+from jaxnn.layers.convolution import PerAxis, spatial
 
 Margins = int | Sequence[tuple[int, int]]
 
 
 def flatten() -> Layer:
-    """All axes but the first as one: (batch, n₁, n₂, …) → (batch, n₁ · n₂ · …), in row-major order.
+    """Flatten all axes but the first: (batch, n₁, n₂, …) → (batch, n₁ · n₂ · …), in row-major order.
 
-    As Keras's `Flatten`, and PyTorch's, whose channels come first: (channels, height, width).
+    As Keras's `Flatten`, and as PyTorch's, where the order differs since channels come first.
 
     Returns:
         The `Layer`.
 
     Raises:
-        ValueError: if the input has no axis.
+        ValueError: If the input is a scalar.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -35,23 +35,23 @@ def flatten() -> Layer:
 
     def apply(params, x):
         if x.ndim < 1:
-            raise ValueError("flatten takes an input of shape (batch, ...), got a single number")
+            raise ValueError("flatten takes an input of shape (batch, ...), got a scalar")
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
     return stateless(_no_params, apply)
 
 
 def reshape(*shape: int) -> Layer:
-    """Every sample in another shape: (batch, ...) → (batch, *shape), in row-major order, as Keras's `Reshape`.
+    """Reshape every sample: (batch, ...) → (batch, *shape), in row-major order, as Keras's `Reshape`.
 
     Args:
-        *shape: the sample's new shape, without the batch axis; one of the numbers may be −1, for what is left.
+        *shape: The new shape of a sample, without the batch axis; one size may be −1, to be inferred.
 
     Returns:
         The `Layer`.
 
     Raises:
-        ValueError: if a sample has another number of values.
+        ValueError: If a sample has a different number of values.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -61,30 +61,30 @@ def reshape(*shape: int) -> Layer:
     shape = tuple(whole("reshape", "a size", n, minimum=-1) for n in shape)
     known = math.prod(n for n in shape if n != -1)
     if shape.count(-1) > 1:
-        raise ValueError(f"reshape can find one size, marked −1, got {shape}")
+        raise ValueError(f"reshape can infer only one size, marked −1, got {shape}")
 
     def apply(params, x):
         size = math.prod(x.shape[1:])
         if x.ndim < 1 or (size != known if -1 not in shape else not known or size % known):
-            raise ValueError(f"reshape makes samples of shape {shape}, which an input of shape {list(x.shape)} does not fill")
+            raise ValueError(f"reshape makes samples of shape {shape}, and an input of shape {list(x.shape)} does not fit")
         return x.reshape(x.shape[0], *(size // known if n == -1 else n for n in shape))
 
     return stateless(_no_params, apply)
 
 
 def permute(*axes: int) -> Layer:
-    """The axes of every sample in another order: (batch, n₁, …, nₖ) → (batch, n_{a₁}, …, n_{aₖ}), as Keras's `Permute`.
+    """Permute the axes of every sample: (batch, n₁, …, nₖ) → (batch, n_{a₁}, …, n_{aₖ}), as Keras's `Permute`.
 
-    Axis `axes[i]` becomes axis i + 1; the batch axis, 0, stays first.
+    Axis `axes[i]` becomes axis i + 1; the batch axis 0 stays first.
 
     Args:
-        *axes: the numbers 1, 2, … in their new order, as in Keras.
+        *axes: The axes 1, 2, … in their new order.
 
     Returns:
         The `Layer`.
 
     Raises:
-        ValueError: if they are not these numbers, or not as many as the input has axes besides the first.
+        ValueError: If they are not the axes of the input, without the batch axis.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -92,7 +92,7 @@ def permute(*axes: int) -> Layer:
         (8, 5, 3)
     """
     if sorted(axes) != list(range(1, len(axes) + 1)):
-        raise ValueError(f"permute takes the axes 1 to n in a new order (the batch axis 0 stays first), got {axes}")
+        raise ValueError(f"permute takes the axes 1 to n in a new order, without the batch axis 0, got {axes}")
 
     def apply(params, x):
         if x.ndim != len(axes) + 1:
@@ -103,19 +103,19 @@ def permute(*axes: int) -> Layer:
 
 
 def pad(padding: Margins, *, mode: str = "constant", value: float = 0.0) -> Layer:
-    """More values around the spatial axes, each n → low + n + high, by `jax.numpy.pad`.
+    """Pad the spatial axes, n → low + n + high, by `jax.numpy.pad`.
 
     Args:
-        padding: how many on every side, or `((low, high), ...)`, one pair a spatial axis.
-        mode: what they are, as `jnp.pad` calls it: `"constant"`, `"reflect"`, `"symmetric"`, `"edge"` (PyTorch's
-            'replicate') or `"wrap"` (PyTorch's 'circular').
-        value: the constant.
+        padding: The number of values to add on every side, or one pair `(low, high)` per spatial axis.
+        mode: The mode of `jnp.pad`: `"constant"`, `"reflect"`, `"symmetric"`, `"edge"` (PyTorch's 'replicate') or
+            `"wrap"` (PyTorch's 'circular').
+        value: The constant for `mode="constant"`.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: if `mode` is another, or the pairs are not one a spatial axis.
+        ValueError: If `mode` is unknown, or the number of pairs is not the number of spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -134,16 +134,16 @@ def pad(padding: Margins, *, mode: str = "constant", value: float = 0.0) -> Laye
 
 
 def crop(cropping: Margins) -> Layer:
-    """Fewer values around the spatial axes: y = x[low : n − high] along each, the inverse of `pad`; Keras's `Cropping2D`.
+    """Crop the spatial axes: y = x[low : n − high] along each, the inverse of `pad`; Keras's `Cropping2D`.
 
     Args:
-        cropping: how many on every side, or `((low, high), ...)`, one pair a spatial axis.
+        cropping: The number of values to remove on every side, or one pair `(low, high)` per spatial axis.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: if nothing would be left, or the pairs are not one a spatial axis.
+        ValueError: If nothing is left, or the number of pairs is not the number of spatial axes.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -154,25 +154,26 @@ def crop(cropping: Margins) -> Layer:
     def apply(params, x):
         margins = _margins("crop", "cropping", cropping, x)
         if any(low + high >= n for n, (low, high) in zip(x.shape[1:-1], margins, strict=True)):
-            raise ValueError(f"crop takes {margins} off an input of shape {list(x.shape)}, which leaves nothing")
+            raise ValueError(f"crop removes {margins} from an input of shape {list(x.shape)}, which leaves nothing")
         return x[(slice(None), *(slice(low, n - high) for n, (low, high) in zip(x.shape[1:-1], margins, strict=True)))]
 
     return stateless(_no_params, apply)
 
 
-def upsample(scale: Size, *, method: str = "nearest", align_corners: bool = False) -> Layer:
-    """Every spatial axis longer, n → scale · n, by `jax.image` as `resize` does it.
+def upsample(scale: PerAxis, *, method: str = "nearest", align_corners: bool = False) -> Layer:
+    """Upsample the spatial axes, n → scale · n, by `jax.image`, as `resize` does.
 
     Args:
-        scale: a whole number, or one a spatial axis.
-        method: as for `resize`; PyTorch's bicubic has another a, and repeats the border unless `antialias=True`.
-        align_corners: as for `resize`.
+        scale: A whole number, or one per spatial axis.
+        method: As for `resize`. PyTorch's bicubic method uses another constant a, and repeats the border unless
+            `antialias=True`.
+        align_corners: As for `resize`.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: if `method` is another, or "nearest" with `align_corners`.
+        ValueError: If `method` is unknown, or "nearest" with `align_corners`.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -187,25 +188,25 @@ def upsample(scale: Size, *, method: str = "nearest", align_corners: bool = Fals
     return _resized("upsample", longer, method, align_corners, antialias=False)
 
 
-def resize(size: Size, *, method: str = "linear", align_corners: bool = False, antialias: bool = True) -> Layer:
-    """The spatial axes in another size, n → m, by `jax.image`.
+def resize(size: PerAxis, *, method: str = "linear", align_corners: bool = False, antialias: bool = True) -> Layer:
+    """Resize the spatial axes, n → m, by `jax.image`.
 
-    The centres of the old and of the new pixels cover the same area (PyTorch's `align_corners=False`), or the first and the
-    last ones lie on each other (`align_corners=True`).
+    The old and the new pixels cover the same area (PyTorch's `align_corners=False`), or the centers of their corner pixels
+    coincide (`align_corners=True`).
 
     Args:
-        size: the new one, one number or one a spatial axis.
-        method: `"nearest"`, `"linear"` (also `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, a = −1/2, where PyTorch has
-            −3/4), `"lanczos3"` or `"lanczos5"`.
-        align_corners: whether the corners, or the areas, are the same.
-        antialias: whether an axis that becomes shorter is smoothed, so that no pixel is left out; PyTorch does not by
-            default. Not for "nearest".
+        size: The output size m, one number for all spatial axes or one per axis.
+        method: `"nearest"`, `"linear"` (also `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, with a = −1/2; PyTorch
+            uses −3/4), `"lanczos3"` or `"lanczos5"`.
+        align_corners: Whether the centers of the corner pixels coincide, rather than the areas.
+        antialias: Whether to smooth an axis that becomes shorter, so that every pixel contributes, which PyTorch does not
+            by default. It has no effect for "nearest".
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *size, channels).
 
     Raises:
-        ValueError: if `method` is another, or "nearest" with `align_corners`.
+        ValueError: If `method` is unknown, or "nearest" with `align_corners`.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -217,17 +218,17 @@ def resize(size: Size, *, method: str = "linear", align_corners: bool = False, a
 
 
 def _resized(name: str, size_of: Callable, method: str, align_corners: bool, antialias: bool) -> Layer:
-    """Every spatial axis in the length `size_of(x)` says."""
-    known = jax.image.ResizeMethod.from_string(method)  # an unknown method is an error here, not at the first batch
+    """The layer that resizes the spatial axes to `size_of(x)`."""
+    known = jax.image.ResizeMethod.from_string(method)  # raises an error for an unknown method
     if align_corners and known is jax.image.ResizeMethod.NEAREST:
-        raise ValueError(f'{name} with method="nearest" has no pixels between which corners could be aligned')
+        raise ValueError(f'{name} takes align_corners only with a method that interpolates, got method="nearest"')
 
     def apply(params, x):
         size, wide = size_of(x), at_least_float32(x)
         shape = (x.shape[0], *size, x.shape[-1])
         if not align_corners:
             return jax.image.resize(wide, shape, known, antialias).astype(x.dtype)
-        # new pixel i is old pixel i / s, and jax.image finds it at (i + ½ − shift) / s − ½
+        # new pixel i lies at i / s, and jax.image puts it at (i + ½ − shift) / s − ½
         pairs = [((m - 1) / (n - 1), True) if min(m, n) > 1 else (m, False) for m, n in zip(size, x.shape[1:-1], strict=True)]
         scale, shift = (jnp.asarray(v, wide.dtype) for v in zip(*((s, (1 - s) / 2 * two) for s, two in pairs), strict=True))
         axes = tuple(range(1, x.ndim - 1))
@@ -237,19 +238,19 @@ def _resized(name: str, size_of: Callable, method: str, align_corners: bool, ant
 
 
 def pixel_shuffle(scale: int) -> Layer:
-    """Channels become pixels (Shi et al. 2016): r × r channels, neighbours in memory, one r × r block of pixels.
+    """Rearrange r × r neighboring channels into one r × r block of pixels (Shi et al. 2016).
 
-    y[b, r·h + i, r·w + j, c] = x[b, h, w, (c·r + i)·r + j], and alike in one and three dimensions. PyTorch's order of the
-    channels; TensorFlow's `depth_to_space` has c last.
+    y[b, r·h + i, r·w + j, c] = x[b, h, w, (c·r + i)·r + j], and likewise in one and three dimensions. The order of the
+    channels is PyTorch's; in TensorFlow's `depth_to_space`, c is last.
 
     Args:
-        scale: r.
+        scale: The factor r.
 
     Returns:
         A `Layer` from (batch, *space, rⁿ · channels) to (batch, *(r · space), channels), n the number of spatial axes.
 
     Raises:
-        ValueError: if the channels cannot be divided so.
+        ValueError: If the number of channels is not a multiple of rⁿ.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -271,18 +272,18 @@ def pixel_shuffle(scale: int) -> Layer:
 
 
 def pixel_unshuffle(scale: int) -> Layer:
-    """Pixels become channels: the inverse of `pixel_shuffle`, without loss where a strided convolution would drop some.
+    """Rearrange r × r blocks of pixels into channels, the inverse of `pixel_shuffle`: downsampling without loss.
 
-    y[b, h, w, (c·r + i)·r + j] = x[b, r·h + i, r·w + j, c], and alike in one and three dimensions: PyTorch's order.
+    y[b, h, w, (c·r + i)·r + j] = x[b, r·h + i, r·w + j, c], and likewise in one and three dimensions; PyTorch's order.
 
     Args:
-        scale: r, which divides every spatial size.
+        scale: The factor r, a divisor of every spatial size.
 
     Returns:
         A `Layer` from (batch, *(r · space), channels) to (batch, *space, rⁿ · channels), n the number of spatial axes.
 
     Raises:
-        ValueError: if a spatial size is no multiple of r.
+        ValueError: If a spatial size is not a multiple of r.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -295,7 +296,7 @@ def pixel_unshuffle(scale: int) -> Layer:
         n = len(spatial("pixel_unshuffle", "scale", r, x))
         batch, *space, channels = x.shape
         if any(s % r for s in space):
-            raise ValueError(f"pixel_unshuffle({r}) takes spatial sizes that {r} divides, got {list(x.shape)}: pad first")
+            raise ValueError(f"pixel_unshuffle({r}) takes spatial sizes divisible by {r}, got {list(x.shape)}: pad first")
         x = x.reshape(batch, *(size for s in space for size in (s // r, r)), channels)
         order = (0, *range(1, 2 * n, 2), 2 * n + 1, *range(2, 2 * n + 1, 2))  # (batch, h, w, c, i, j)
         return jnp.transpose(x, order).reshape(batch, *(s // r for s in space), channels * r**n)
@@ -304,7 +305,7 @@ def pixel_unshuffle(scale: int) -> Layer:
 
 
 def _margins(layer: str, option: str, value: Margins, x) -> tuple[tuple[int, int], ...]:
-    """`value` as a (low, high) pair for each spatial axis of `x`."""
+    """`value` as one (low, high) pair per spatial axis of `x`."""
     axes = len(spatial(layer, option, 1, x))
     if not isinstance(value, Sequence):
         return ((whole(layer, option, value, minimum=0),) * 2,) * axes

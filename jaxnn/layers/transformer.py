@@ -1,4 +1,4 @@
-"""Transformer blocks: attention, a feed-forward layer or a mixture of them, norms and residual connections."""
+"""Transformer blocks: attention, feed-forward layers and mixtures of experts, with norms and residual connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxnn.core.naming import child_key, inside
 from jaxnn.functional.activations import gelu
 from jaxnn.functional.initializers import glorot_uniform, zeros
 from jaxnn.layers.attention import split_any_mask
-from jaxnn.layers.dropout import dropout
+from jaxnn.layers.dropout import dropout as dropout_layer
 from jaxnn.layers.linear import dense
 from jaxnn.layers.normalization import layer_norm
 
@@ -34,25 +34,25 @@ def feed_forward(
     kernel_init=glorot_uniform(),
     output_init=None,
 ) -> Layer:
-    """The layer of a transformer between its attentions: y = φ(x U) D (Vaswani et al. 2017), biases left out here.
+    """The feed-forward layer of a transformer: y = φ(x U) D, without the biases (Vaswani et al. 2017).
 
-    Gated, y = (φ(x G) · x U) D: SwiGLU with φ = `nn.silu`, GEGLU with `nn.gelu` (Shazeer 2020). Parameters: `up` U, `down`
-    D and `gate` G, dense layers.
+    Gated, it is y = (φ(x G) · x U) D: SwiGLU with φ = `nn.silu`, GEGLU with `nn.gelu` (Shazeer 2020). Its children are the
+    dense layers `up` U, `down` D and `gate` G.
 
     Args:
-        features: of the output.
-        hidden: of U, and of G.
-        activation: φ; `nn.gelu` is its tanh form.
-        gated: whether there is a gate.
-        use_bias: whether the products have biases.
-        kernel_init: initializer of the kernels.
-        output_init: that of D, where it is another one, such as a smaller one for deep stacks.
+        features: The number of output features.
+        hidden: The number of output features of U and of G.
+        activation: The activation φ; `nn.gelu` uses the tanh approximation.
+        gated: Whether there is a gate.
+        use_bias: Whether the dense layers have biases.
+        kernel_init: Initializer of the kernels.
+        output_init: Initializer of D, by default `kernel_init`; deep stacks use a smaller one.
 
     Returns:
         A `Layer` from (..., n_in) to (..., features); a padded sequence `(x, mask)` keeps its mask.
 
     Raises:
-        ValueError: if a size is no whole number from 1, or a mask is not that of the input's leading axes.
+        ValueError: If a size is less than 1, or the mask's shape is not that of the input's leading axes.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -78,32 +78,32 @@ def transformer_block(
     cross: Any = None,
     norm: Callable[[], Layer] = layer_norm,
     pre_norm: bool = True,
-    rate: float = 0.0,
+    dropout: float = 0.0,
 ) -> Layer:
-    """A block of a transformer: attention, then `mlp`, each with a norm N and a residual connection.
+    """A transformer block: attention and then an MLP, each with a norm N and a residual connection.
 
-    x ← x + f(N(x)) for f each of the two (pre-norm, Radford et al. 2019), or x ← N(x + f(x)) (post-norm, Vaswani et al.
-    2017). A decoder's block has a cross-attention between them. A stack of pre-norm blocks wants one more norm at its end.
+    For each of the two layers f: x ← x + f(N(x)) (pre-norm, Radford et al. 2019) or x ← N(x + f(x)) (post-norm, Vaswani et
+    al. 2017). The block of a decoder has cross-attention between them. A stack of pre-norm blocks needs a norm at its end.
 
     Args:
-        attention: a layer such as `nn.attention(512, 8)`; `is_causal=True` makes it a decoder's.
-        mlp: a layer such as `nn.feed_forward(512, 2048)` or `nn.moe(...)`.
-        cross: a second `attention`, over a memory; then the block's input is `(x, memory)`, and so is its output, so that
-            blocks stack. Each of the two may be a pair with its mask.
-        norm: makes a norm, called for each.
-        pre_norm: whether the norms stand before the layers or after the sums.
-        rate: of dropout on what is added to x.
+        attention: A layer such as `nn.attention(512, 8)`; with `is_causal=True` for a decoder.
+        mlp: A layer such as `nn.feed_forward(512, 2048)` or `nn.moe(...)`.
+        cross: A second attention layer, over a memory. The block's input is then `(x, memory)`, and so is its output, so
+            that blocks stack. Each of the two may be a pair with its mask.
+        norm: A function that returns a norm; called once per norm.
+        pre_norm: Whether the norms come before the layers, rather than after the sums.
+        dropout: The dropout rate on what is added to x.
 
     Returns:
-        A `Layer` with the children `attention`, `mlp`, perhaps `cross`, and their norms `attention_norm`, …; the input is
-        `x`, (batch, time, features), or `(x, mask)`, as for `nn.attention`, and the output is like it.
+        A `Layer` with the children `attention`, `mlp`, `cross` if there is one, and their norms `attention_norm`, …. Its
+        input is `x`, (batch, time, features), or `(x, mask)`, as for `nn.attention`; its output has the same form.
 
     Raises:
-        ValueError: if the input is not of this form.
+        ValueError: If the input does not have this form.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
-        >>> encoder = nn.transformer_block(nn.attention(8, 2), nn.feed_forward(8, 32), rate=0.1)
+        >>> encoder = nn.transformer_block(nn.attention(8, 2), nn.feed_forward(8, 32), dropout=0.1)
         >>> decoder = nn.transformer_block(
         ...     nn.attention(8, 2, is_causal=True), nn.feed_forward(8, 32), cross=nn.attention(8, 2)
         ... )
@@ -114,23 +114,25 @@ def transformer_block(
         (2, 5, 8)
     """
     layers = {"attention": as_layer(attention)} | ({} if cross is None else {"cross": as_layer(cross)}) | {"mlp": as_layer(mlp)}
-    children = layers | {f"{name}_norm": norm() for name in layers} | {"dropout": dropout(rate)}
+    children = layers | {f"{name}_norm": norm() for name in layers} | {"dropout": dropout_layer(dropout)}
 
     def forward(run, x):
         if cross is not None and not (isinstance(x, tuple) and len(x) == 2):
-            raise ValueError("a transformer_block with `cross` takes (x, memory), each perhaps a pair with its mask")
+            raise ValueError("transformer_block with `cross` takes (x, memory), each of which may be a pair with its mask")
         x, memory = (x, None) if cross is None else x
         x, mask = split_any_mask(x)
 
-        def given(name, x):
+        def input_of(name, x):
             x = x if mask is None or (name == "mlp" and mask.ndim != 2) else (x, mask)
             return (x, memory) if name == "cross" else x
 
         for name in layers:
-            y = run(name, given(name, run(f"{name}_norm", x) if pre_norm else x))
+            y = run(name, input_of(name, run(f"{name}_norm", x) if pre_norm else x))
             y = run("dropout", split_any_mask(y)[0])
             if y.shape != x.shape:
-                raise ValueError(f"transformer_block adds {name}'s output {list(y.shape)} to its input {list(x.shape)}")
+                raise ValueError(
+                    f"transformer_block adds {name}'s output to its input, got shapes {list(y.shape)} and {list(x.shape)}"
+                )
             x = jnp.add(*promote(x, y))
             x = x if pre_norm else run(f"{name}_norm", x)
         y = x if mask is None else (x, mask)
@@ -140,29 +142,30 @@ def transformer_block(
 
 
 def moe(expert: Any, experts: int, *, k: int = 2, capacity_factor: float | None = None, router_init=glorot_uniform()) -> Layer:
-    """A sparse mixture of experts: y = Σₑ gₑ(x) fₑ(x) over the k experts that a router scores highest.
+    """A sparse mixture of experts: y = Σₑ gₑ(x) fₑ(x) over the k experts with the highest router scores.
 
-    p = softmax(x R); the gates g are the k highest of p, divided by their sum (for k = 1, p itself, without which the
-    router would learn nothing). With a capacity factor c an expert takes at most ⌈c · k · tokens / experts⌉ tokens of the
-    batch: first choices come first, then earlier tokens, and what is beyond adds nothing (GShard, Lepikhin et al. 2020;
-    Switch, Fedus et al. 2021). Without, nothing is dropped, and every expert computes every token.
+    With p = softmax(x R), the gates g are the k largest entries of p, divided by their sum; for k = 1 they are p itself, since
+    the router would otherwise learn nothing. With a capacity factor c an expert takes at most ⌈c · k · tokens / experts⌉
+    tokens of the batch: first choices before second choices, then earlier tokens before later ones; tokens beyond the
+    capacity contribute nothing (GShard, Lepikhin et al. 2020; Switch, Fedus et al. 2021). Without a capacity factor no token
+    is dropped, and every expert computes every token.
 
-    The state's `balance_loss` is that of the last batch in training: experts · Σₑ fₑ Pₑ, where fₑ is the share of the
-    choices that fall on e and Pₑ the mean of pₑ: 1 if all are used alike. It is differentiable: a loss of one's own adds it,
-    some 0.01 times, from the state that `apply` returns.
+    The entry `balance_loss` of the state belongs to the last training batch: experts · Σₑ fₑ Pₑ, where fₑ is the fraction of
+    the choices that fall on expert e and Pₑ the mean of pₑ. It is 1 if all experts are used equally. It is differentiable: a
+    custom loss can add it, with a factor of about 0.01, from the state that `apply` returns.
 
     Args:
-        expert: a layer from (tokens, features) to (tokens, features), such as `nn.feed_forward(512, 2048)`.
-        experts: how many copies of it, each with parameters of its own, stacked under `expert`.
-        k: how many of them each token goes to.
-        capacity_factor: c; None for no limit.
-        router_init: initializer of R, `router` (features, experts).
+        expert: A layer from (tokens, features) to (tokens, features), such as `nn.feed_forward(512, 2048)`.
+        experts: The number of experts, copies of the layer with their own parameters, stacked under `expert`.
+        k: The number of experts per token.
+        capacity_factor: The capacity factor c; None for no limit.
+        router_init: Initializer of R, `router` (features, experts).
 
     Returns:
-        A `Layer` that keeps the leading axes; in a padded sequence `(x, mask)` what is padding takes no place.
+        A `Layer` that keeps the leading axes; the padding of a padded sequence `(x, mask)` takes no capacity.
 
     Raises:
-        ValueError: if k is larger than `experts`, or the expert has state.
+        ValueError: If `k` is larger than `experts`, or the expert has state.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -175,14 +178,14 @@ def moe(expert: Any, experts: int, *, k: int = 2, capacity_factor: float | None 
     """
     expert, experts, k = as_layer(expert), whole("moe", "experts", experts), whole("moe", "k", k)
     if k > experts:
-        raise ValueError(f"moe sends each token to k={k} of {experts} experts: k must not be larger")
+        raise ValueError(f"moe takes k of at most the number of experts, {experts}, got {k}")
 
     def setup(x):
         x, mask = split_any_mask(x)
         with inside("expert"):
             one = expert.setup(jax.ShapeDtypeStruct((x.size // x.shape[-1], x.shape[-1]), x.dtype))
         if one.state:
-            raise ValueError(f"moe takes experts without state, and '{expert.name}' has {sorted(one.state)}")
+            raise ValueError(f"moe takes experts without state, got '{expert.name}' with the state {sorted(one.state)}")
         copies = jax.tree_util.tree_map_with_path(
             lambda p, leaf: leaf.repeated(experts, len(p)), one.params, is_leaf=is_undrawn
         )
@@ -193,9 +196,9 @@ def moe(expert: Any, experts: int, *, k: int = 2, capacity_factor: float | None 
 
     def apply(params, state, x, *, key, training):
         x, mask = split_any_mask(x)
-        rows = x.reshape(-1, x.shape[-1])
-        valid = jnp.ones(len(rows)) if mask is None else mask.reshape(-1).astype(jnp.float32)
-        logits = jnp.matmul(*promote(rows.astype(jnp.float32), params["router"]))
+        tokens = x.reshape(-1, x.shape[-1])
+        valid = jnp.ones(len(tokens)) if mask is None else mask.reshape(-1).astype(jnp.float32)
+        logits = jnp.matmul(*promote(tokens.astype(jnp.float32), params["router"]))
         p = jax.nn.softmax(logits.astype(jnp.float32), -1)
         top, chosen = jax.lax.top_k(p, k)
         gates = top if k == 1 else top / top.sum(-1, keepdims=True)
@@ -211,22 +214,22 @@ def moe(expert: Any, experts: int, *, k: int = 2, capacity_factor: float | None 
                 return expert.apply(params, {}, x, key=key, training=training)[0]
 
         if capacity_factor is None:
-            ys = jax.vmap(run, (0, None if keys is None else 0, None))(params["expert"], keys, rows)
+            ys = jax.vmap(run, (0, None if keys is None else 0, None))(params["expert"], keys, tokens)
             share = jnp.einsum("nk,nke->ne", gates, choices)
             y = jnp.einsum("ne,eno->no", share.astype(ys.dtype), ys)
         else:
-            places = _places(choices, math.ceil(capacity_factor * k * len(rows) / experts))  # (tokens, k, experts, capacity)
-            sent = jnp.einsum("nkec,ni->eci", places.astype(rows.dtype), rows)
+            slots = _slots(choices, math.ceil(capacity_factor * k * len(tokens) / experts))  # (tokens, k, experts, capacity)
+            sent = jnp.einsum("nkec,ni->eci", slots.astype(tokens.dtype), tokens)
             ys = jax.vmap(run, (0, None if keys is None else 0, 0))(params["expert"], keys, sent)
-            y = jnp.einsum("nkec,nk,eco->no", places.astype(ys.dtype), gates.astype(ys.dtype), ys)
+            y = jnp.einsum("nkec,nk,eco->no", slots.astype(ys.dtype), gates.astype(ys.dtype), ys)
         y = y.reshape(*x.shape[:-1], -1)
         return (y if mask is None else (y, mask)), state
 
     return from_setup(setup, apply, "moe")
 
 
-def _places(choices: jax.Array, capacity: int) -> jax.Array:
-    """Each choice's place in its expert's queue, one-hot: first choices of all tokens first. Beyond capacity all zero."""
+def _slots(choices: jax.Array, capacity: int) -> jax.Array:
+    """The slot of each choice in its expert's capacity, one-hot; all zero beyond it. First choices come before second ones."""
     tokens, k, experts = choices.shape
     queue = choices.swapaxes(0, 1).reshape(k * tokens, experts)
     before = (jnp.cumsum(queue, 0) - queue).reshape(k, tokens, experts).swapaxes(0, 1)

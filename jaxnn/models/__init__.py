@@ -1,4 +1,4 @@
-"""Ready-made models, from public names only; each is a function that returns a `Layer`."""
+"""Models of the literature, built from public names; each is a function that returns a `Layer`."""
 
 from jaxnn.models.autoencoders import autoencoder, unet, vae
 from jaxnn.models.classic import cnn, mlp, rnn

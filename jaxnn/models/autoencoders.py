@@ -1,4 +1,4 @@
-"""Networks that go down to a code and up again: autoencoder, variational autoencoder, U-Net."""
+"""Encoder-decoder networks: autoencoder, variational autoencoder, U-Net."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import jaxnn as nn
 def autoencoder(
     features: int, *, hidden: Sequence[int] = (1000, 500, 250), code: int = 30, activation: Any = nn.sigmoid
 ) -> nn.Layer:
-    """A deep autoencoder (Hinton & Salakhutdinov 2006): down to a linear code, and the same way up.
+    """A deep autoencoder (Hinton & Salakhutdinov 2006): an encoder to a linear code, and a decoder of the same layers.
 
-    The output is without activation: logits for data in [0, 1], with `nn.losses.binary_cross_entropy`, or values, with
-    `nn.losses.mse`. By default the paper's for MNIST, 784-1000-500-250-30 and back: 2,837,314 parameters.
+    The output has no activation: it is the logits of data in [0, 1], with `nn.losses.binary_cross_entropy`, or values, with
+    `nn.losses.mse`. The defaults are the paper's for MNIST, 784-1000-500-250-30 and back: 2,837,314 parameters.
 
     Args:
-        features: of a sample, and of the output.
-        hidden: the neurons of each layer of the encoder; the decoder's are the same, in the other order.
-        code: the length of the code.
-        activation: after each hidden layer.
+        features: The number of values of a sample, and of the output.
+        hidden: The number of neurons of each hidden layer of the encoder; the decoder has them in reverse order.
+        code: The size of the code.
+        activation: The activation after each hidden layer.
 
     Returns:
         A `Layer` from (batch, ...) to (batch, features), with the children `encoder` and `decoder`.
@@ -48,24 +48,24 @@ def autoencoder(
 def vae(features: int, *, hidden: int = 500, code: int = 20, activation: Any = nn.tanh) -> nn.Layer:
     """A variational autoencoder (Kingma & Welling 2014): z ~ N(μ(x), σ(x)²), and the logits of x from z.
 
-    One hidden layer each way, as in the paper. In training z = μ + σ ε with ε ~ N(0, 1), at inference z = μ. For MNIST,
-    features=784, it has 815,824 parameters; with hidden=400 the 652,824 of PyTorch's example. New samples are drawn by
-    the child `decoder`: `model.children["decoder"](params["decoder"], z)`.
+    Encoder and decoder have one hidden layer each, as in the paper. In training z = μ + σ ε with ε ~ N(0, 1), at inference
+    z = μ. For MNIST, features=784, it has 815,824 parameters; with hidden=400 it has the 652,824 of PyTorch's example. To draw
+    new samples, call the child `decoder`: `model.children["decoder"](params["decoder"], z)`.
 
     Args:
-        features: of a sample, and of the logits.
-        hidden: the neurons of the hidden layers.
-        code: the length of z.
-        activation: after the hidden layers.
+        features: The number of values of a sample, and of the logits.
+        hidden: The number of neurons of the hidden layers.
+        code: The size of z.
+        activation: The activation after the hidden layers.
 
     Returns:
         A `Layer` from (batch, ...) to three arrays: logits (batch, features), and μ and log σ² (batch, code).
 
     Raises:
-        ValueError: in training without a key.
+        ValueError: In training without a key.
 
     Example:
-        Its loss is the negative evidence lower bound: what the logits cost, and the divergence of z from N(0, 1).
+        Its loss is the negative evidence lower bound: the cross entropy of the logits plus the divergence of z from N(0, 1).
 
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
         >>> def negative_elbo(model, params, state, x, key):
@@ -98,23 +98,23 @@ def vae(features: int, *, hidden: int = 500, code: int = 20, activation: Any = n
 
 
 def unet(outputs: int, *, features: int = 64, depth: int = 4, padding: str = "SAME") -> nn.Layer:
-    """A U-Net (Ronneberger, Fischer & Brox 2015): down by pooling, up by transposed convolutions, and skips across.
+    """A U-Net (Ronneberger, Fischer & Brox 2015): pooling, transposed convolutions, and skip connections between them.
 
-    Two 3×3 convolutions at every level, twice the features at each lower one. By default the paper's 31,030,658
-    parameters for one channel and two classes; its dropout is left out.
+    Each level has two 3×3 convolutions, with twice the features of the level above. With the defaults it has the paper's
+    31,030,658 parameters for one channel and two classes; the paper's dropout is left out.
 
     Args:
-        outputs: of each pixel.
-        features: of the highest level.
-        depth: how many times the image is halved.
-        padding: of the 3×3 convolutions: `"SAME"` keeps the image's size; `"VALID"` is the paper's, which makes 388×388 of
-            572×572, and crops the skips.
+        outputs: The number of outputs per pixel.
+        features: The number of features of the first level.
+        depth: The number of times that the image is halved.
+        padding: The padding of the 3×3 convolutions. `"SAME"` keeps the size of the image. `"VALID"` is the paper's: it
+            makes 388×388 of 572×572, and crops the skip connections.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, height', width', outputs).
 
     Raises:
-        ValueError: if the image cannot be halved that often.
+        ValueError: If the image cannot be halved `depth` times.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -141,26 +141,26 @@ def unet(outputs: int, *, features: int = 64, depth: int = 4, padding: str = "SA
 
 def _halved(x: jax.Array) -> jax.Array:
     if x.shape[1] % 2 or x.shape[2] % 2:
-        raise ValueError(f"unet halves the image, which is {list(x.shape)} here: pad or crop it to a size that can be halved")
+        raise ValueError(f"unet halves images at each level, which is not possible for {list(x.shape)}: pad or crop the input")
     return nn.kernels.max_pool(x, 2)
 
 
 def _joined(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """The skip's middle beside what comes from below."""
+    """The center of the skip connection, concatenated with the output of the level below."""
     skip, below = pair
     top, left = ((skip.shape[i] - below.shape[i]) // 2 for i in (1, 2))
     return nn.concatenate((skip[:, top : top + below.shape[1], left : left + below.shape[2]], below))
 
 
 def _sample() -> nn.Layer:
-    """(μ, log σ²) ↦ μ + σ ε in training, μ otherwise."""
+    """From (μ, log σ²) to μ + σ ε in training, to μ at inference."""
 
     def apply(params, state, x, *, key=None, training=False):
         mean, log_variance = x
         if not training:
             return mean, state
         if key is None:
-            raise ValueError("vae draws its code in training: pass key=")
+            raise ValueError("vae draws its code in training and got no key: pass key=")
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         return mean + jnp.exp(0.5 * log_variance) * noise, state
 

@@ -1,4 +1,4 @@
-"""The three families of the teaching notes: dense, convolutional and recurrent."""
+"""The three kinds of networks in the teaching notes: dense, convolutional and recurrent."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def mlp(
     dropout: float = 0.0,
     kernel_init: Any = nn.initializers.he_normal(),
 ) -> nn.Layer:
-    """A multilayer perceptron: the input flattened, hidden layers, an output layer without activation.
+    """A multilayer perceptron: flattened input, hidden layers, and an output layer without activation.
 
     Args:
-        hidden: the neurons of each hidden layer.
-        outputs: those of the output layer: one for regression, one a class for classification.
-        activation: after each hidden layer.
-        dropout: the rate after each activation.
-        kernel_init: initializer of every kernel.
+        hidden: The number of neurons of each hidden layer.
+        outputs: The number of neurons of the output layer: one for regression, one per class for classification.
+        activation: The activation after each hidden layer.
+        dropout: The dropout rate after each activation.
+        kernel_init: Initializer of every kernel.
 
     Returns:
         A `Layer` from (batch, ...) to (batch, outputs).
@@ -36,29 +36,29 @@ def mlp(
         235146
     """
     layers: list[Any] = [nn.flatten()]
-    for features in hidden:
-        layers += [nn.dense(features, kernel_init=kernel_init), activation, *_dropout(dropout)]
+    for n in hidden:
+        layers += [nn.dense(n, kernel_init=kernel_init), activation, *_dropout(dropout)]
     return nn.serial(*layers, output=nn.dense(outputs, kernel_init=kernel_init))
 
 
 def cnn(
     outputs: int,
     *,
-    channels: Sequence[int] = (32, 64),
+    features: Sequence[int] = (32, 64),
     hidden: int = 128,
     activation: Any = nn.relu,
     dropout: float = 0.0,
     kernel_init: Any = nn.initializers.he_normal(),
 ) -> nn.Layer:
-    """A LeNet-like network (LeCun et al. 1998): 3×3 convolutions, each with 2×2 max-pooling, then dense layers.
+    """A LeNet-like network (LeCun et al. 1998): 3×3 convolutions, each with 2×2 max pooling, then dense layers.
 
     Args:
-        outputs: the neurons of the output layer.
-        channels: the features of each convolution.
-        hidden: the neurons of the dense hidden layer.
-        activation: after each convolution and the hidden layer.
-        dropout: the rate before each dense layer.
-        kernel_init: initializer of every kernel.
+        outputs: The number of neurons of the output layer.
+        features: The number of features of each convolution.
+        hidden: The number of neurons of the dense hidden layer.
+        activation: The activation after each convolution and the hidden layer.
+        dropout: The dropout rate before each dense layer.
+        kernel_init: Initializer of every kernel.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
@@ -71,8 +71,8 @@ def cnn(
         421642
     """
     layers: list[Any] = []
-    for features in channels:
-        layers += [nn.conv(features, 3, kernel_init=kernel_init), activation, nn.max_pool(2)]
+    for n in features:
+        layers += [nn.conv(n, 3, kernel_init=kernel_init), activation, nn.max_pool(2)]
     layers += [nn.flatten(), *_dropout(dropout), nn.dense(hidden, kernel_init=kernel_init), activation, *_dropout(dropout)]
     return nn.serial(*layers, output=nn.dense(outputs, kernel_init=kernel_init))
 
@@ -84,13 +84,13 @@ def rnn(
     dropout: float = 0.0,
     kernel_init: Any = nn.initializers.fan_in_uniform(),
 ) -> nn.Layer:
-    """An LSTM over a sequence, or over the rows of an image, whose last state is classified.
+    """An LSTM over a sequence, or over the rows of an image, with a dense layer on its last state.
 
     Args:
-        features: the LSTM's state.
-        outputs: the neurons of the output layer.
-        dropout: the rate on the last state.
-        kernel_init: initializer of every kernel.
+        features: The number of features of the LSTM.
+        outputs: The number of neurons of the output layer.
+        dropout: The dropout rate on the last state.
+        kernel_init: Initializer of every kernel.
 
     Returns:
         A `Layer` from (batch, time, features) or (batch, rows, columns, channels) to (batch, outputs).
@@ -115,5 +115,5 @@ def rnn(
 
 
 def _dropout(rate: Any) -> list[nn.Layer]:
-    """The layer, or none for a rate that is known to be zero."""
+    """The dropout layer in a list, which is empty for a rate that is known to be zero."""
     return [] if isinstance(rate, (int, float)) and rate == 0 else [nn.dropout(rate)]

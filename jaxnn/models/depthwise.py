@@ -1,4 +1,4 @@
-"""Networks of depthwise convolutions: MobileNetV2 and ConvNeXt."""
+"""Networks with depthwise convolutions: MobileNetV2 and ConvNeXt."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _TABLE_2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 
 def mobilenet_v2(
     outputs: int, *, stages: Sequence[tuple[int, int, int, int]] = _TABLE_2, width: float = 1.0, dropout: float = 0.2
 ) -> nn.Layer:
-    """Inverted residual blocks with linear bottlenecks (Sandler et al. 2018).
+    """MobileNetV2: inverted residual blocks with linear bottlenecks (Sandler et al. 2018).
 
-    A block widens its input by a 1×1 convolution, works on each channel apart (3×3), and narrows it again without an
-    activation; ReLU is cut off at 6. Equal blocks are one `nn.repeat`. For 1000 classes 3,504,872 parameters,
-    torchvision's number (the paper's 3.4 million).
+    A block is a 1×1 convolution to more features, a 3×3 depthwise convolution, and a 1×1 convolution to fewer features
+    without an activation; the activation is ReLU6. Equal blocks are one `nn.repeat`. For 1000 classes it has 3,504,872
+    parameters, as in torchvision (the paper's 3.4 million).
 
     Args:
-        outputs: the neurons of the output layer.
-        stages: (t, c, n, s) each, as in the paper's table 2, the default: n blocks that widen t times, to c features, the
-            first one with stride s. For small images other strides are usual.
-        width: by which the features are multiplied, then rounded to multiples of 8; the last 1280 do not become fewer.
-        dropout: the rate before the output layer.
+        outputs: The number of neurons of the output layer.
+        stages: One tuple (t, c, n, s) per stage, by default table 2 of the paper: n blocks with t times the features inside
+            and c output features, the first one with stride s. Small images usually need other strides.
+        width: The factor for all numbers of features, which are rounded to multiples of 8; the last 1280 are not reduced.
+        dropout: The dropout rate before the output layer.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
@@ -57,24 +57,24 @@ def convnext(
     features: Sequence[int] = (96, 192, 384, 768),
     drop_path: float = 0.0,
 ) -> nn.Layer:
-    """ConvNeXt (Liu et al. 2022): a convolutional network by the rules of transformers.
+    """ConvNeXt (Liu et al. 2022): a convolutional network designed like a transformer.
 
-    A block: y = x + γ · D φ(U N(C x)), with a 7×7 depthwise convolution C, layer norm N, four times the features between U
-    and D, φ the exact GELU, and γ, initially 10⁻⁶, one a channel. By default ConvNeXt-T: for 1000 classes 28,589,128
-    parameters, torchvision's number. ConvNeXt-S has (3, 3, 27, 3) blocks: 50,223,688.
+    A block: y = x + γ · D φ(U N(C x)), with a 7×7 depthwise convolution C, layer norm N, four times the features between U and
+    D, the exact GELU φ, and one γ per channel, initially 10⁻⁶. The default is ConvNeXt-T: for 1000 classes it has 28,589,128
+    parameters, as in torchvision. ConvNeXt-S has (3, 3, 27, 3) blocks and 50,223,688 parameters.
 
     Args:
-        outputs: the neurons of the output layer.
-        blocks: how many there are in each stage, one `nn.repeat`.
-        features: of each stage.
-        drop_path: the share of samples that skips a block of the last stage; it grows from 0 in the first, stage by stage
-            (the paper's grows block by block, to 0.1 for ConvNeXt-T).
+        outputs: The number of neurons of the output layer.
+        blocks: The number of blocks of each stage, which are one `nn.repeat`.
+        features: The number of features of each stage.
+        drop_path: The rate of `nn.drop_path` in the last stage; it grows linearly from 0 in the first stage (in the paper it
+            grows with each block, to 0.1 for ConvNeXt-T).
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
 
     Raises:
-        ValueError: if `blocks` and `features` are not equally many.
+        ValueError: If `blocks` and `features` differ in length.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -84,7 +84,7 @@ def convnext(
         28589128
     """
     if len(blocks) != len(features):
-        raise ValueError(f"convnext has as many stages as blocks and as features, got {blocks} and {features}")
+        raise ValueError(f"convnext takes as many blocks as features, one entry per stage, got {blocks} and {features}")
     norm, init = partial(nn.layer_norm, epsilon=1e-6), nn.initializers.truncated_normal(0.02)
     layers: dict[str, Any] = {}
     for i, (n, c) in enumerate(zip(blocks, features, strict=True)):
@@ -120,13 +120,13 @@ def _activated(layer: nn.Layer) -> nn.Layer:
 
 
 def _multiple_of_8(features: float) -> int:
-    """The nearest multiple of 8 that takes no more than a tenth away."""
+    """The nearest multiple of 8 that is not smaller by more than a tenth."""
     nearest = max(8, int(features + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * features else nearest + 8
 
 
 def _layer_scale() -> nn.Layer:
-    """y = γ x, one γ a channel (Touvron et al. 2021)."""
+    """y = γ x with one γ per channel (Touvron et al. 2021)."""
 
     def init(key, x):
         return {"scale": nn.param(nn.initializers.constant(1e-6), x.shape[-1:])}

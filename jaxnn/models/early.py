@@ -1,4 +1,4 @@
-"""Convolutional networks as plain stacks: LeNet-5, a small AlexNet, VGG."""
+"""Early convolutional networks: LeNet-5, a small AlexNet, VGG."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2
 
 
 def lenet5(outputs: int) -> nn.Layer:
-    """LeNet-5 (LeCun et al. 1998), for images of 32×32: 5×5 convolutions and averages, then dense layers, with tanh.
+    """LeNet-5 (LeCun et al. 1998), for images of 32×32: 5×5 convolutions, average pooling, dense layers, and tanh.
 
-    As it is usually built: pooling has no weights, every feature of the second convolution sees all of the first's, and the
-    output is a dense layer. That makes 61,706 parameters for 10 classes and one channel (the paper, which connects less,
-    has 60,000). Images of 28×28 get a margin first: `nn.serial(nn.pad(2), nn.models.lenet5(10))`.
+    The usual variant: pooling has no weights, the second convolution is not sparse, and the output is a dense layer. It has
+    61,706 parameters for 10 classes and one channel; the paper's network, with fewer connections, has 60,000. Pad images of
+    28×28 first: `nn.serial(nn.pad(2), nn.models.lenet5(10))`.
 
     Args:
-        outputs: the neurons of the output layer.
+        outputs: The number of neurons of the output layer.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
@@ -40,15 +40,16 @@ def lenet5(outputs: int) -> nn.Layer:
 
 
 def alexnet_small(outputs: int, *, features: int = 64, hidden: tuple[int, ...] = (384, 192)) -> nn.Layer:
-    """AlexNet's plan (Krizhevsky et al. 2012) for small images: twice convolution, pooling and response normalization.
+    """A small AlexNet (Krizhevsky et al. 2012) for small images: convolutions, pooling, local response normalization.
 
-    The "small AlexNet" of Zhang et al. (2017): 5×5 convolutions, max-pooling over 3×3 with stride 2, local response
-    normalization, two dense hidden layers. For CIFAR-10 cropped to 28×28 it has the paper's 1,387,786 parameters.
+    The "small AlexNet" of Zhang et al. (2017): two stages of a 5×5 convolution, 3×3 max pooling with stride 2 and local
+    response normalization, then two dense hidden layers. For CIFAR-10 cropped to 28×28 it has the paper's 1,387,786
+    parameters.
 
     Args:
-        outputs: the neurons of the output layer.
-        features: of each convolution.
-        hidden: the neurons of the dense hidden layers.
+        outputs: The number of neurons of the output layer.
+        features: The number of features of each convolution.
+        hidden: The number of neurons of each dense hidden layer.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
@@ -70,23 +71,23 @@ def alexnet_small(outputs: int, *, features: int = 64, hidden: tuple[int, ...] =
 
 
 def vgg(depth: int, outputs: int, *, features: int = 64, hidden: int = 4096, dropout: float = 0.5) -> nn.Layer:
-    """Five stages of 3×3 convolutions, each with 2×2 max-pooling, and three dense layers (Simonyan & Zisserman 2015).
+    """VGG: five stages of 3×3 convolutions with 2×2 max pooling, and three dense layers (Simonyan & Zisserman 2015).
 
     For images of 224×224 and 1000 classes VGG-11 has 132,863,336 parameters, VGG-13 133,047,848, VGG-16 138,357,544 and
-    VGG-19 143,667,240, torchvision's numbers and the paper's table 2.
+    VGG-19 143,667,240, as in torchvision and in table 2 of the paper.
 
     Args:
-        depth: the number of layers with weights, 11, 13, 16 or 19.
-        outputs: the neurons of the output layer.
-        features: those of the first stage; they double from stage to stage, up to eight times that.
-        hidden: the neurons of each dense hidden layer.
-        dropout: the rate after each of these.
+        depth: The number of layers with weights, 11, 13, 16 or 19.
+        outputs: The number of neurons of the output layer.
+        features: The number of features of the first stage; it doubles from stage to stage, up to eight times this number.
+        hidden: The number of neurons of each dense hidden layer.
+        dropout: The dropout rate after each dense hidden layer.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
 
     Raises:
-        ValueError: if `depth` is another.
+        ValueError: If `depth` is not one of these.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -96,7 +97,7 @@ def vgg(depth: int, outputs: int, *, features: int = 64, hidden: int = 4096, dro
         138357544
     """
     if depth not in _VGG:
-        raise ValueError(f"vgg comes in the depths {sorted(_VGG)}, got {depth!r}")
+        raise ValueError(f"vgg takes one of the depths {sorted(_VGG)}, got {depth!r}")
     stages = {}
     for i, n in enumerate(_VGG[depth]):
         convolutions = [layer for _ in range(n) for layer in (nn.conv(features * min(2**i, 8), 3), nn.relu)]

@@ -1,4 +1,4 @@
-"""Language models: GPT-2, and stacked LSTMs."""
+"""Language models: GPT-2 and stacked LSTMs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ def gpt2(
 ) -> nn.Layer:
     """GPT-2 (Radford et al. 2019): a transformer decoder whose output is tied to its embedding.
 
-    Learned positions, blocks with the norms first, MLPs of four times the features with the tanh form of GELU, a last
-    norm, and logits x Eᵀ. Weights are drawn from N(0, 0.02²), those that are added to the stream with 1/√(2 · layers) of
-    that. By default it is the smallest of the four, with 124,439,808 parameters as in the published weights (the paper says
-    117 million); the others have (layers, features, heads) = (24, 1024, 16), (36, 1280, 20) and (48, 1600, 25).
+    It has learned positions, pre-norm blocks, MLPs with four times the features and the tanh approximation of GELU, a final
+    norm, and logits x Eᵀ. Weights are drawn from N(0, 0.02²); the standard deviation of those before a residual sum is
+    divided by √(2 · layers). The default is the smallest of the four models, with 124,439,808 parameters as in the published
+    weights (the paper says 117 million); the others have (layers, features, heads) = (24, 1024, 16), (36, 1280, 20) and
+    (48, 1600, 25).
 
     Args:
-        vocabulary: the number of tokens.
-        features: of the stream.
-        layers: the number of blocks, which are one `nn.repeat`.
-        heads: of each attention.
-        context: how many positions there are.
-        dropout: the rate on the embeddings and on what the blocks add; the attention's own weights are not dropped.
-        cache: for decoding: the state keeps keys and values, and the input is what follows on what came before.
+        vocabulary: The number of tokens.
+        features: The number of features of each token.
+        layers: The number of blocks, which are one `nn.repeat`.
+        heads: The number of heads of each attention layer.
+        context: The number of positions, the length of the longest input.
+        dropout: The dropout rate on the embeddings and before each residual sum; attention weights are not dropped.
+        cache: Whether the state keeps keys and values for decoding; each input then continues the sequence.
 
     Returns:
         A `Layer` from integer tokens (batch, time) to logits (batch, time, vocabulary).
@@ -58,7 +59,7 @@ def gpt2(
             features, heads, is_causal=True, cache=context if cache else None, kernel_init=init, output_init=output_init
         ),
         nn.feed_forward(features, 4 * features, kernel_init=init, output_init=output_init),
-        rate=dropout,
+        dropout=dropout,
     )
 
     def gpt2(run, tokens):
@@ -78,17 +79,17 @@ def gpt2(
 def lstm_language_model(
     vocabulary: int, *, features: int = 650, layers: int = 2, dropout: float = 0.5, stateful: bool = False
 ) -> nn.Layer:
-    """Stacked LSTMs that predict the next token, with dropout between them only (Zaremba, Sutskever & Vinyals 2014).
+    """Stacked LSTMs that predict the next token, with dropout only between layers (Zaremba, Sutskever & Vinyals 2014).
 
-    By default the paper's medium model: for its 10,000 words 19,775,200 parameters, the 20 million it is known by. The large
-    one has 1500 features and dropout 0.65; the small one 200 features and none.
+    The default is the paper's medium model, with 19,775,200 parameters for its 10,000 words. The large model has 1500 features
+    and dropout 0.65, the small model 200 features and no dropout.
 
     Args:
-        vocabulary: the number of tokens.
-        features: of the embedding and of each LSTM.
-        layers: the number of LSTMs.
-        dropout: the rate before, between and after them.
-        stateful: whether the carry is kept in the state, so that a text may come in pieces, as in the paper.
+        vocabulary: The number of tokens.
+        features: The number of features of the embedding and of each LSTM.
+        layers: The number of LSTMs.
+        dropout: The dropout rate before, between and after the LSTMs.
+        stateful: Whether the carry is kept in the state, so that a text can be passed in parts, as in the paper.
 
     Returns:
         A `Layer` from integer tokens (batch, time) to logits (batch, time, vocabulary).

@@ -1,4 +1,4 @@
-"""Images as sequences of patches: the vision transformer and the MLP-Mixer."""
+"""Models of images as sequences of patches: the vision transformer and the MLP-Mixer."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def vit(
 ) -> nn.Layer:
     """A vision transformer (Dosovitskiy et al. 2021): attention between the patches of an image and a class token.
 
-    Each patch is one vector, by a linear map; a learned token comes before them, learned positions are added, and after
-    the blocks, with the norms first, the class is read from that token. By default ViT-S/16 (Touvron et al. 2021): for
-    images of 224×224 and 1000 classes 22,050,664 parameters, timm's number. ViT-B/16 has 768 features and 12 heads,
-    86,567,656.
+    A linear map turns each patch into a vector; a learned class token is prepended, learned positions are added, and the
+    output is computed from the class token after a stack of pre-norm blocks. The default is ViT-S/16 (Touvron et al. 2021),
+    with 22,050,664 parameters for images of 224×224 and 1000 classes, as in timm. ViT-B/16 has 768 features, 12 heads and
+    86,567,656 parameters.
 
     Args:
-        outputs: the neurons of the output layer.
-        patch_size: the side of a patch in pixels.
-        features: of the stream.
-        layers: the number of blocks, which are one `nn.repeat`.
-        heads: of each attention.
-        dropout: the rate on the embeddings and on what the blocks add.
+        outputs: The number of neurons of the output layer.
+        patch_size: The side of a patch in pixels.
+        features: The number of features of each patch.
+        layers: The number of blocks, which are one `nn.repeat`.
+        heads: The number of heads of each attention layer.
+        dropout: The dropout rate on the embeddings and before each residual sum.
 
     Returns:
-        A `Layer` from (batch, height, width, channels) to (batch, outputs), for the size of images it is initialized with.
+        A `Layer` from (batch, height, width, channels) to (batch, outputs), for images of the size given at `init`.
 
     Raises:
-        ValueError: if the patches do not fill the image, or the image has another size than that at `init`.
+        ValueError: If `patch_size` does not divide the sides of the image, or the image's size is not that of `init`.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -57,7 +57,7 @@ def vit(
         nn.attention(features, heads, kernel_init=init),
         nn.feed_forward(features, 4 * features, activation=_exact_gelu, kernel_init=init),
         norm=norm,
-        rate=dropout,
+        dropout=dropout,
     )
     return nn.serial(
         patches=_patches(patch_size, features),
@@ -80,25 +80,26 @@ def mlp_mixer(
     token_hidden: int = 256,
     channel_hidden: int = 2048,
 ) -> nn.Layer:
-    """The MLP-Mixer (Tolstikhin et al. 2021): perceptrons over the patches and over the features, in turn.
+    """The MLP-Mixer (Tolstikhin et al. 2021): MLPs over the patches and over the features, alternately.
 
-    U = X + D₁ᵀ φ(U₁ N(X)) along the patches, then U + φ(N(U) U₂) D₂ along the features, biases left out, φ the exact GELU,
-    N layer norm. By default Mixer-S/16: for images of 224×224 and 1000 classes 18,528,264 parameters, timm's number and
-    the paper's 18 million. Mixer-B/16 has 768 features, 12 layers and hidden layers of 384 and 3072: 59,880,472.
+    A block is U = X + D₁ᵀ φ(U₁ N(X)) along the patches, then U + φ(N(U) U₂) D₂ along the features, without the biases, with the
+    exact GELU φ and layer norm N. The default is Mixer-S/16, with 18,528,264 parameters for images of 224×224 and 1000
+    classes, as in timm (the paper's 18 million). Mixer-B/16 has 768 features, 12 layers, hidden layers of 384 and 3072
+    neurons, and 59,880,472 parameters.
 
     Args:
-        outputs: the neurons of the output layer.
-        patch_size: the side of a patch in pixels.
-        features: of each patch.
-        layers: the number of blocks, which are one `nn.repeat`.
-        token_hidden: the hidden neurons along the patches.
-        channel_hidden: those along the features.
+        outputs: The number of neurons of the output layer.
+        patch_size: The side of a patch in pixels.
+        features: The number of features of each patch.
+        layers: The number of blocks, which are one `nn.repeat`.
+        token_hidden: The number of hidden neurons of the MLP along the patches.
+        channel_hidden: The number of hidden neurons of the MLP along the features.
 
     Returns:
-        A `Layer` from (batch, height, width, channels) to (batch, outputs), for the size of images it is initialized with.
+        A `Layer` from (batch, height, width, channels) to (batch, outputs), for images of the size given at `init`.
 
     Raises:
-        ValueError: if the patches do not fill the image, or the image has another size than that at `init`.
+        ValueError: If `patch_size` does not divide the sides of the image, or the image's size is not that of `init`.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -131,7 +132,7 @@ def mlp_mixer(
 
 
 def _sized(make: Callable[[Any], nn.Layer]) -> nn.Layer:
-    """A layer made for its input's shape."""
+    """The layer that `make` returns for the shape of the input."""
 
     def init(key, x):
         return make(x).init(key, x)
@@ -148,7 +149,7 @@ def _patches(size: int, features: int) -> nn.Layer:
     def patches(run, x):
         if x.ndim != 4 or x.shape[1] % size or x.shape[2] % size:
             raise ValueError(
-                f"patches of {size}×{size} pixels fill images (batch, height, width, channels), got {list(x.shape)}"
+                f"expected images (batch, height, width, channels) with sides divisible by {size}, got {list(x.shape)}"
             )
         y = run("embedding", x)
         return y.reshape(y.shape[0], -1, features)
@@ -158,7 +159,7 @@ def _patches(size: int, features: int) -> nn.Layer:
 
 
 def _class_token() -> nn.Layer:
-    """A learned vector before the others."""
+    """A learned vector that is prepended to the sequence."""
 
     def init(key, x):
         return {"embedding": nn.param(nn.initializers.zeros, x.shape[-1:])}
@@ -171,7 +172,7 @@ def _class_token() -> nn.Layer:
 
 
 def _positions() -> nn.Layer:
-    """A learned vector for each place; unlike in a text, the input always has all of them."""
+    """One learned vector per patch; unlike in `nn.learned_positions`, the number of patches is fixed."""
 
     def init(key, x):
         return {"embedding": nn.param(nn.initializers.normal(0.02), x.shape[1:])}
@@ -179,7 +180,7 @@ def _positions() -> nn.Layer:
     def apply(params, x):
         table: jax.Array = params["embedding"]
         if x.shape[1:] != table.shape:
-            raise ValueError(f"the model was made for {table.shape[0]} positions, got an image that makes {x.shape[1]}")
+            raise ValueError(f"the model was initialized for {table.shape[0]} positions, got an image with {x.shape[1]}")
         return x + table.astype(x.dtype)[None]
 
     return nn.stateless(init, apply, "positions")

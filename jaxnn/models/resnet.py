@@ -1,4 +1,4 @@
-"""Residual networks: ResNet in its two forms, and WideResNet."""
+"""Residual networks: ResNet with post- and pre-activation, and WideResNet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import jaxnn as nn
 
-_BLOCKS = {  # by depth: the blocks of each stage, and whether they are bottlenecks
+_BLOCKS = {  # by depth: the number of blocks of each stage, and whether they are bottlenecks
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
@@ -20,26 +20,27 @@ _BLOCKS = {  # by depth: the blocks of each stage, and whether they are bottlene
 def resnet(
     depth: int, outputs: int, *, features: int = 64, pre_activation: bool = False, small_images: bool = False
 ) -> nn.Layer:
-    """A residual network (He et al. 2016a), or the one with the activation before each convolution (He et al. 2016b).
+    """A residual network (He et al. 2016a), optionally with activations before the convolutions (He et al. 2016b).
 
-    Four stages, each of half the resolution and twice the features of the one before: of blocks of two 3×3 convolutions
-    (18, 34), or of bottlenecks, 1×1, 3×3 and 1×1 (50, 101, 152), with the stride at the 3×3 convolution, as in PyTorch and
-    unlike the first paper. Equal blocks of a stage are one `nn.repeat`. For 1000 classes ResNet-18 has 11,689,512
-    parameters and ResNet-50 25,557,032, torchvision's numbers.
+    It has four stages, each with half the resolution and twice the features of the previous one. The blocks are two 3×3
+    convolutions (depths 18 and 34) or bottlenecks of 1×1, 3×3 and 1×1 convolutions (depths 50, 101 and 152), with the stride
+    at the 3×3 convolution, as in PyTorch and unlike the first paper. Equal blocks of a stage are one `nn.repeat`. For 1000
+    classes ResNet-18 has 11,689,512 parameters and ResNet-50 25,557,032, as in torchvision.
 
     Args:
-        depth: the number of layers with weights, 18, 34, 50, 101 or 152.
-        outputs: the neurons of the output layer.
-        features: those of the first stage.
-        pre_activation: whether normalization and activation come before the convolutions, and the sums stay as they are.
-        small_images: for images of some 32×32 pixels, as CIFAR's: begin with a 3×3 convolution at full resolution instead
-            of a 7×7 one with stride 2 and pooling.
+        depth: The number of layers with weights, 18, 34, 50, 101 or 152.
+        outputs: The number of neurons of the output layer.
+        features: The number of features of the first stage.
+        pre_activation: Whether normalization and activation come before the convolutions, without an activation after the
+            sums.
+        small_images: Whether to start with a 3×3 convolution at full resolution, for images of about 32×32 pixels such as
+            CIFAR's, rather than a 7×7 convolution with stride 2 and pooling.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
 
     Raises:
-        ValueError: if `depth` is another.
+        ValueError: If `depth` is not one of these.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -49,7 +50,7 @@ def resnet(
         25557032
     """
     if depth not in _BLOCKS:
-        raise ValueError(f"resnet comes in the depths {sorted(_BLOCKS)}, got {depth!r}")
+        raise ValueError(f"resnet takes one of the depths {sorted(_BLOCKS)}, got {depth!r}")
     blocks, bottleneck = _BLOCKS[depth]
     expansion = 4 if bottleneck else 1
     stem: list[Any] = [_conv(features, 3) if small_images else _conv(features, 7, 2)]
@@ -64,22 +65,22 @@ def resnet(
 
 
 def wide_resnet(depth: int, width: int, outputs: int, *, dropout: float = 0.0) -> nn.Layer:
-    """A residual network of few and wide layers, for images of some 32×32 pixels (Zagoruyko & Komodakis 2016).
+    """A wide residual network for images of about 32×32 pixels (Zagoruyko & Komodakis 2016).
 
-    Three stages of (depth − 4)/6 blocks with 16, 32 and 64 times `width` features, activations before the convolutions.
-    For 10 classes WRN-28-10 has 36,479,194 parameters, the paper's 36.5 million, and WRN-40-4 8,949,210, its 8.9 million.
+    It has three stages of (depth − 4)/6 pre-activation blocks with 16, 32 and 64 times `width` features. For 10 classes
+    WRN-28-10 has 36,479,194 parameters (36.5 million in the paper) and WRN-40-4 8,949,210 (8.9 million).
 
     Args:
-        depth: the number of layers, 6 n + 4; the paper's best is 28.
-        width: the paper's k; its best is 10.
-        outputs: the neurons of the output layer.
-        dropout: the rate between the two convolutions of a block; the paper's is 0.3 where it has any.
+        depth: The number of layers, 6 n + 4; the best in the paper is 28.
+        width: The factor for the number of features, k in the paper; the best there is 10.
+        outputs: The number of neurons of the output layer.
+        dropout: The dropout rate between the two convolutions of a block; 0.3 in the paper's models with dropout.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs).
 
     Raises:
-        ValueError: if `depth` is not 6 n + 4.
+        ValueError: If `depth` is not 6 n + 4.
 
     Example:
         >>> import jax, jaxnn as nn
@@ -90,7 +91,7 @@ def wide_resnet(depth: int, width: int, outputs: int, *, dropout: float = 0.0) -
     """
     n, rest = divmod(depth - 4, 6)
     if n < 1 or rest:
-        raise ValueError(f"wide_resnet has the depth 6 n + 4: 10, 16, 22, 28, ..., got {depth!r}")
+        raise ValueError(f"wide_resnet takes a depth 6 n + 4, such as 10, 16, 22 or 28, got {depth!r}")
     stages = {}
     for i in range(3):
         block = partial(_block, partial(_plain, dropout=dropout), 16 * width * 2**i, 1, True)
@@ -99,7 +100,7 @@ def wide_resnet(depth: int, width: int, outputs: int, *, dropout: float = 0.0) -
 
 
 def _stage(block: Callable[..., nn.Layer], n: int, strides: int, *, changes: bool) -> nn.Layer:
-    """`n` blocks; the first one may change the shape, and the others are one loop."""
+    """A stage of `n` blocks; the first may change the shape, and the others are one `nn.repeat`."""
     if not changes:
         return nn.serial(rest=nn.repeat(block(1, False), n))
     first = block(strides, True)
@@ -109,7 +110,7 @@ def _stage(block: Callable[..., nn.Layer], n: int, strides: int, *, changes: boo
 def _block(
     convolutions: Callable[..., list], features: int, expansion: int, pre_activation: bool, strides: int, changes: bool
 ) -> nn.Layer:
-    """One residual block; where it changes the shape, the shortcut is a 1×1 convolution."""
+    """One residual block; if it changes the shape, the shortcut is a 1×1 convolution."""
     layers = convolutions(features, strides)
     if not pre_activation:
         shortcut = nn.serial(_conv(features * expansion, 1, strides), nn.batch_norm()) if changes else None
@@ -131,7 +132,7 @@ def _bottleneck(features: int, strides: int) -> list[Any]:
 
 
 def _conv(features: int, kernel_size: int, strides: int = 1) -> nn.Layer:
-    """Padded alike on both sides, as in the papers' code; `"SAME"` with a stride would pad the end alone."""
+    """A convolution with symmetric padding, as in the papers' code; `"SAME"` with a stride pads only the end."""
     around = (kernel_size // 2, kernel_size // 2)
     return nn.conv(features, kernel_size, strides=strides, padding=(around, around), use_bias=False)
 

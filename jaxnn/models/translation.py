@@ -1,4 +1,4 @@
-"""From one sequence to another: LSTMs with attention, and the transformer."""
+"""Sequence-to-sequence models: LSTMs with attention, and the transformer."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ import jaxnn as nn
 def seq2seq(
     source_vocabulary: int, target_vocabulary: int, *, features: int = 1000, layers: int = 4, dropout: float = 0.2
 ) -> nn.Layer:
-    """An LSTM that reads and one that writes, which looks back by attention (Bahdanau et al. 2015; Luong et al. 2015).
+    """An LSTM encoder and an LSTM decoder with attention (Bahdanau et al. 2015; Luong et al. 2015).
 
-    The decoder h begins with the encoder's last state. Luong's global attention, "general" score: with the encoder's
-    outputs s, cₜ = Σⱼ softmaxⱼ(hₜᵀ W sⱼ) sⱼ, and the logits are those of tanh(C [cₜ; hₜ]). By default the paper's size, for
-    vocabularies of 50,000 217,032,000 parameters.
+    The decoder starts from the last state of the encoder. It uses Luong's global attention with the "general" score: with
+    encoder outputs s and decoder outputs h, cₜ = Σⱼ softmaxⱼ(hₜᵀ W sⱼ) sⱼ, and the logits are a linear map of
+    tanh(C [cₜ; hₜ]). The default size is the paper's, with 217,032,000 parameters for two vocabularies of 50,000.
 
     Args:
-        source_vocabulary: the number of tokens read.
-        target_vocabulary: the number of tokens written.
-        features: of the embeddings and of every LSTM.
-        layers: the number of LSTMs in each of the two.
-        dropout: the rate before each of them.
+        source_vocabulary: The number of source tokens.
+        target_vocabulary: The number of target tokens.
+        features: The number of features of the embeddings and of every LSTM.
+        layers: The number of LSTMs in the encoder, and in the decoder.
+        dropout: The dropout rate before each LSTM.
 
     Returns:
         A `Layer` from (source, target) to logits (batch, target time, target_vocabulary). Both are integer tokens (batch,
-        time), the source, if padded, with its mask, `((tokens, mask), target)`. The target is what is written so far: a
-        start token and all but the last; its padding, at the end, changes nothing before it.
+        time); a padded source is passed with its mask, `((tokens, mask), target)`. The target is the decoder's input: a
+        start token and all tokens but the last. Padding at its end does not change earlier outputs.
 
     Raises:
-        ValueError: if the input is neither (source, target) nor ((source, mask), target), or a size is no whole number from 1.
+        ValueError: If the input is neither (source, target) nor ((source, mask), target), or a size is less than 1.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -82,26 +82,26 @@ def transformer(
 ) -> nn.Layer:
     """The transformer, encoder and decoder (Vaswani et al. 2017).
 
-    One embedding E for source, target and output; sinusoidal positions are added to √features · E[x]; norms come after the
-    sums. By default the paper's base model: the blocks have 44,138,496 parameters, as those of PyTorch's `nn.Transformer`
-    (which adds two norms), and with 37,000 tokens there are 63,082,496, the paper's 65 million. The big model has 1024
-    features, 16 heads and 4096 hidden neurons.
+    Source, target and output share one embedding E; sinusoidal positions are added to √features · E[x]; the blocks are
+    post-norm. The default is the paper's base model: the blocks have 44,138,496 parameters, as those of PyTorch's
+    `nn.Transformer` (which has two more norms), and with 37,000 tokens there are 63,082,496 (65 million in the paper). The big
+    model has 1024 features, 16 heads and 4096 hidden neurons.
 
     Args:
-        vocabulary: the number of tokens, source and target together.
-        features: of the stream.
-        layers: the blocks of the encoder, and of the decoder, one `nn.repeat` each.
-        heads: of each attention.
-        hidden: the neurons of each feed-forward layer.
-        dropout: the rate on the embeddings and on what the blocks add.
+        vocabulary: The number of tokens, source and target together.
+        features: The number of features of each token.
+        layers: The number of blocks of the encoder, and of the decoder; each of the two is one `nn.repeat`.
+        heads: The number of heads of each attention layer.
+        hidden: The number of hidden neurons of each feed-forward layer.
+        dropout: The dropout rate on the embeddings and before each residual sum.
 
     Returns:
-        A `Layer` from (source, target) to logits (batch, target time, vocabulary). Both are integer tokens (batch, time),
-        the source, if padded, with its mask, `((tokens, mask), target)`. The target is what is written so far: a start
-        token and all but the last; its padding, at the end, changes nothing before it.
+        A `Layer` from (source, target) to logits (batch, target time, vocabulary). Both are integer tokens (batch, time); a
+        padded source is passed with its mask, `((tokens, mask), target)`. The target is the decoder's input: a start token
+        and all tokens but the last. Padding at its end does not change earlier outputs.
 
     Raises:
-        ValueError: if the input is neither (source, target) nor ((source, mask), target), or a size is no whole number from 1.
+        ValueError: If the input is neither (source, target) nor ((source, mask), target), or a size is less than 1.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -113,7 +113,7 @@ def transformer(
 
     def block(**options):
         mlp = nn.feed_forward(features, hidden, activation=nn.relu)
-        return nn.transformer_block(mlp=mlp, pre_norm=False, rate=dropout, **options)
+        return nn.transformer_block(mlp=mlp, pre_norm=False, dropout=dropout, **options)
 
     def transformer(run, pair):
         source, target = (run("input", run("embedding", tokens)) for tokens in _pair("transformer", pair))
@@ -135,8 +135,8 @@ def transformer(
 
 
 def _pair(name: str, pair: Any) -> tuple[Any, jax.Array]:
-    """The source, perhaps with its mask, and the target's tokens."""
+    """Check a pair and return the source, with its mask if it has one, and the target."""
     target = pair[1] if isinstance(pair, tuple) and len(pair) == 2 else None
     if target is None or isinstance(target, tuple) or target.dtype == jnp.bool_:
-        raise ValueError(f"{name} takes (source, target) or ((source, mask), target), target integer tokens (batch, time)")
+        raise ValueError(f"{name} takes (source, target) or ((source, mask), target), where target is tokens (batch, time)")
     return pair[0], target

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxnn import compiled
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.population.groups import Group, check_traceable
 from jaxnn.population.programs import Block
 from jaxnn.problem.batches import leading_size

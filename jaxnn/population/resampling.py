@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.checks import whole
-from jaxnn.core.naming import check_key, child_key
+from jaxnn.core.checks import check_key, whole
+from jaxnn.core.naming import child_key
 from jaxnn.population.result import Sweep
 from jaxnn.population.saver import Saver
 from jaxnn.population.space import settings_of

@@ -11,8 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.checks import whole
-from jaxnn.core.naming import check_key
+from jaxnn.core.checks import check_key, whole
 
 Setting = dict[str, Any]
 

@@ -13,8 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.checks import whole
-from jaxnn.core.naming import check_key
+from jaxnn.core.checks import check_key, whole
 from jaxnn.population.group_run import GroupRun
 from jaxnn.population.groups import groups_of
 from jaxnn.population.result import Sweep

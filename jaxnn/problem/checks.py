@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.core.layer import Layer
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 
 
 def checked_data(data: Any, what: str = "data") -> tuple:

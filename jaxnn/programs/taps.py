@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxnn._jax import bind, is_literal, scan_counts, scope_names, subprograms
 from jaxnn.core.layer import Layer, Spec, as_layer
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.programs.equations import CALLS, Scope, layer_path, spec_at
 
 _INPUT = ("·input",)  # no layer has this path

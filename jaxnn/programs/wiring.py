@@ -11,8 +11,8 @@ import jax
 
 from jaxnn._jax import is_literal, scope_names, subprograms
 from jaxnn.core.layer import Layer, Spec
-from jaxnn.core.naming import abstract
 from jaxnn.core.primitives import definitions
+from jaxnn.core.trees import abstract
 from jaxnn.programs.costs import MOVES, flops_of
 from jaxnn.programs.equations import Scope, layer_path, spec_at
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxnn.core.checks import whole
-from jaxnn.core.naming import check_key
+from jaxnn.core.checks import check_key, whole
 from jaxnn.problem.checks import checked_labels
 from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, check_used, lengths, loss_of, optimizer_of
 from jaxnn.problem.objective import Objective, inputs_of

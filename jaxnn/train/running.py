@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxnn.core.naming import abstract
+from jaxnn.core.trees import abstract
 from jaxnn.problem.objective import inputs_of
 from jaxnn.train.executors import Executor
 from jaxnn.train.feed import DataError

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.naming import check_key, child_key
+from jaxnn.core.checks import check_key
+from jaxnn.core.naming import child_key
 from jaxnn.problem.hyperparameters import model_of, optimizer_of
 from jaxnn.problem.running import totals_of
 from jaxnn.train.config import TrainingConfig

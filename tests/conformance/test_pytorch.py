@@ -116,20 +116,20 @@ CHECKED_ELSEWHERE = {
     "sinusoidal_positions": ("none in PyTorch: NumPy", "layers/test_embedding.py::test_sinusoidal_positions_are_the_papers"),
     "rotary": (
         "none in PyTorch, but as complex numbers in attention's row",
-        "layers/test_embedding.py::test_products_of_rotated_vectors_depend_on_distances_alone",
+        "layers/test_embedding.py::test_products_of_rotated_vectors_depend_only_on_distances",
     ),
     "apply_rotary": (
         "what rotary turns by",
-        "layers/test_embedding.py::test_some_features_of_packed_sequences_turn_in_neighbouring_pairs",
+        "layers/test_embedding.py::test_rotary_of_some_features_in_neighboring_pairs_of_packed_sequences",
     ),
     "alibi": ("none in PyTorch, but in attention's row", "layers/test_embedding.py::test_alibi_has_the_slopes_of_the_paper"),
     "moe": ("none in PyTorch: NumPy", "layers/test_attention.py::test_moe_is_its_formula"),
-    "carried": ("no arithmetic", "layers/test_recurrent.py::test_a_stack_fed_in_pieces_equals_one_pass"),
+    "carried": ("no arithmetic", "layers/test_recurrent.py::test_a_stack_applied_to_a_sequence_in_parts_equals_one_pass"),
     **dict.fromkeys(
         ("dropout", "spatial_dropout", "alpha_dropout"),
-        ("its numbers are random: PyTorch's two values", "layers/test_dropout.py::test_the_values_are_pytorch_s"),
+        ("its numbers are random: PyTorch's two values", "layers/test_dropout.py::test_values_are_pytorchs"),
     ),
-    "drop_path": ("none in PyTorch", "layers/test_dropout.py::test_a_path_is_dropped_whole_and_scaled"),
+    "drop_path": ("none in PyTorch", "layers/test_dropout.py::test_drop_path_drops_or_scales_whole_samples"),
     **dict.fromkeys(
         ("gaussian_dropout", "gaussian_noise"),
         ("none in PyTorch: moments", "layers/test_dropout.py::test_moments_of_standard_normal_inputs"),

@@ -1,4 +1,4 @@
-"""Composition: its laws, its names, its errors."""
+"""Combinators: laws, names and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def test_repeat_equals_the_unrolled_stack(n, training):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_remat_changes_nothing_but_memory():
+def test_remat_keeps_values_and_gradients():
     plain, lean = nn.serial(block(), nn.dense(2)), nn.remat(nn.serial(block(), nn.dense(2)))
     params, state = plain.init(KEY, X)
 
@@ -71,7 +71,7 @@ def test_tied_output_through_run_params():
     assert model(params, tokens).shape == (1, 3, 11)
     assert nn.trees.count(params) == 44 + 20
     gradient = jax.grad(lambda p: model(p, tokens).sum())(params)["embed"]["embedding"]
-    assert bool((gradient[0] != 0).all())  # a token that never came in still goes out
+    assert bool((gradient[0] != 0).all())  # the output uses the rows of all tokens, also of those that are not in the input
 
 
 def test_two_dropouts_and_one_run_twice_draw_different_masks():
@@ -102,7 +102,7 @@ def test_state_passes_from_one_run_of_a_shared_layer_to_the_next():
     np.testing.assert_allclose(after["norm"]["mean"], expected["mean"], rtol=1e-5, atol=1e-6)
 
 
-def test_names_count_by_kind():
+def test_layers_of_one_kind_are_numbered():
     model = nn.serial(nn.dense(4), nn.relu, nn.dense(4), nn.dropout(0.1), nn.dense(4), nn.serial(nn.dense(4)))
     assert list(model.init(KEY, X)[0]) == ["dense", "dense_2", "dense_3", "serial"]
 
@@ -119,11 +119,11 @@ def test_a_mismatched_residual_names_both_shapes():
     [
         (lambda: nn.serial(nn.dense(3), dense=nn.dense(4)), "two layers are called 'dense'"),
         (lambda: nn.residual(nn.as_layer(nn.relu), shortcut=nn.dense(4), relu=nn.dense(4)), "two layers are called 'relu'"),
-        (lambda: nn.serial(**{"a/b": nn.dense(3)}), "without any of"),
-        (lambda: nn.serial(), "no layer here"),
+        (lambda: nn.serial(**{"a/b": nn.dense(3)}), "'a/b': '/' separates the names"),
+        (lambda: nn.serial(), "at least one layer"),
         (lambda: nn.repeat(nn.dense(4), 0), "at least 1, got 0"),
         (lambda: nn.repeat(nn.dense(4), 2.0), "whole number"),
-        (lambda: nn.repeat(nn.dense(3), 2).init(KEY, X), "output is like its input"),
+        (lambda: nn.repeat(nn.dense(3), 2).init(KEY, X), "output has the shape and dtype of its input"),
         (lambda: nn.parallel(nn.dense(3), nn.dense(3)).init(KEY, X), "tuple of as many inputs"),
         (lambda: nn.parallel(nn.dense(3)).init(KEY, (X, X)), "1 layers .* got 2"),
         (lambda: nn.block(lambda run, x: run("b", x), a=nn.dense(3)).init(KEY, X), "no such child; the children are"),
@@ -137,17 +137,41 @@ def test_wrong_compositions_are_explained(make, words):
         make()
 
 
+@pytest.mark.parametrize("name", ["", " ", "a/b", "max_pool[taps]", "*", "a?", "·input", "(itself)", 3])
+def test_names_that_paths_patterns_and_reports_use_are_refused(name):
+    with pytest.raises(ValueError, match="a layer's name must be|a layer cannot be called"):
+        nn.serial(nn.Layer(lambda key, x: ({}, {}), lambda params, state, x, **_: (x, state), name))
+    if isinstance(name, str):
+        with pytest.raises(ValueError, match="a layer's name must be|a layer cannot be called"):
+            nn.block(lambda run, x: run(name, x), **{name: nn.dense(3)})
+
+
+def test_a_shortcut_is_the_other_branch_of_a_residual():
+    def shortcut(x):
+        return x
+
+    for layer in (nn.residual(nn.dense(4), shortcut=nn.dense(4)), nn.serial(shortcut)):
+        layer.init(KEY, X)
+    with pytest.raises(ValueError, match="another name"):
+        nn.residual(shortcut)
+
+
+def test_a_child_of_a_block_may_be_called_forward():
+    model = nn.block(lambda run, x: run("forward", x), forward=nn.dense(3))
+    assert list(model.init(KEY, X)[0]) == ["forward"]
+
+
 def test_parameters_of_another_model_are_refused():
     model, other = nn.serial(nn.dense(4)), nn.serial(head=nn.dense(4))
     params, _ = other.init(KEY, X)
-    with pytest.raises(ValueError, match=r"has the children \['dense'\], the parameters are for \['head'\]"):
+    with pytest.raises(ValueError, match=r"has the children \['dense'\], and got parameters for \['head'\]"):
         model(params, X)
     stacked, _ = nn.repeat(nn.dense(4), 3).init(KEY, X)
     with pytest.raises(ValueError, match="2 copies"):
         nn.repeat(nn.dense(4), 2)(stacked, X)
 
 
-def test_policy_stores_and_computes_in_what_it_says():
+def test_dtype_policy_sets_the_dtypes_of_storage_and_computation():
     model = nn.dtype_policy(
         nn.serial(nn.dense(4), nn.repeat(nn.dense(4), 2), nn.batch_norm()), dtype=jnp.float16, param_dtype=jnp.bfloat16
     )

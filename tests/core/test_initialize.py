@@ -1,4 +1,4 @@
-"""Initialization: exact distributions, numbers that depend on key and path alone, one program for every model."""
+"""Initialization: exact distributions, values that depend only on key and path, one program for all models."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import jaxnn as nn
-from jaxnn.core import initialize as draw
+from jaxnn.core import initialize
 from jaxnn.core.naming import child_key
 
 KEY = jax.random.key(0)
 
 
 def leaf(initializer, shape, key=KEY):
-    """One leaf drawn as a model's leaf is."""
+    """One leaf, drawn like the leaves of a model."""
 
     def init(key, x):
         return {"kernel": nn.param(initializer, shape)}
@@ -39,14 +39,14 @@ def leaf(initializer, shape, key=KEY):
 def test_distributions_are_exact(initializer, law):
     drawn = np.asarray(leaf(initializer, (300, 200))).ravel()
     assert stats.kstest(drawn, law.cdf).pvalue > 1e-3
-    blocks = drawn[: drawn.size // draw.BLOCK * draw.BLOCK].reshape(-1, draw.BLOCK)
-    assert len(np.unique(blocks)) > 0.99 * blocks.size  # no block drawn twice
+    blocks = drawn[: drawn.size // initialize.BLOCK * initialize.BLOCK].reshape(-1, initialize.BLOCK)
+    assert len(np.unique(blocks)) > 0.99 * blocks.size  # no block is drawn twice
     assert abs(np.corrcoef(blocks[0], blocks[1])[0, 1]) < 0.06
 
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=4), st.integers(0, 2**31))
-def test_a_leaf_drawn_alone_is_the_leaf_drawn_with_others(shape, seed):
+def test_a_leaf_does_not_depend_on_the_leaves_drawn_with_it(shape, seed):
     shape, key = tuple(shape), jax.random.key(seed)
 
     def init(key, x):
@@ -74,6 +74,21 @@ def test_a_child_is_initialized_from_the_key_of_its_name():
     np.testing.assert_array_equal(params["encoder"]["dense"]["kernel"], nested["kernel"])
 
 
+def test_parameters_and_state_at_one_path_draw_from_different_keys():
+    def jax_normal(key, shape, dtype):
+        return jax.random.normal(key, shape, dtype)
+
+    for initializer in (nn.initializers.normal(1.0), jax_normal):
+
+        def init(key, x, initializer=initializer):
+            return {"kernel": nn.param(initializer, (50,))}, {"kernel": nn.param(initializer, (50,))}
+
+        layer = nn.Layer(init, lambda params, state, x, **_: (x, state), "both")
+        for model in (layer, nn.serial(layer), nn.repeat(layer, 2)):
+            params, state = jax.tree.leaves(model.init(KEY, jnp.ones((1, 1))))
+            assert abs(np.corrcoef(params.ravel(), state.ravel())[0, 1]) < 0.5
+
+
 def test_leaves_of_one_shape_differ():
     params, _ = nn.serial(*[nn.dense(50) for _ in range(4)]).init(KEY, jnp.ones((1, 50)))
     kernels = np.stack([params[name]["kernel"].ravel() for name in params])
@@ -81,7 +96,7 @@ def test_leaves_of_one_shape_differ():
 
 
 def test_the_program_does_not_depend_on_the_model():
-    program = draw._chunk_program("normal", np.dtype(np.float32))
+    program = initialize._chunk_program("normal", np.dtype(np.float32))
     nn.dense(3).init(KEY, jnp.ones((1, 4)))
     compiled = program._cache_size()
     for depth in (2, 7):
@@ -101,12 +116,12 @@ def test_any_function_is_an_initializer():
 
 
 def test_an_initializer_of_the_wrong_shape_is_named():
-    with pytest.raises(ValueError, match=r"'kernel' was asked for \(2, 3\), returned \(3,\)"):
+    with pytest.raises(ValueError, match=r"'kernel' must return the shape \(2, 3\), got \(3,\)"):
         nn.dense(3, kernel_init=lambda key, shape, dtype: jnp.zeros(3, dtype)).init(KEY, jnp.ones((1, 2)))
 
 
-def test_a_layer_that_draws_for_itself_gets_its_own_key():
-    def own():
+def test_a_layer_that_draws_its_own_arrays_gets_its_own_key():
+    def custom():
         def init(key, x):
             return {
                 "kernel": jax.random.normal(key, (x.shape[-1], 3)),
@@ -115,7 +130,7 @@ def test_a_layer_that_draws_for_itself_gets_its_own_key():
 
         return nn.stateless(init, lambda params, x: x @ params["kernel"])
 
-    params, _ = nn.serial(first=own(), copies=nn.repeat(own(), 2)).init(KEY, jnp.ones((1, 3)))
+    params, _ = nn.serial(first=custom(), copies=nn.repeat(custom(), 2)).init(KEY, jnp.ones((1, 3)))
     np.testing.assert_array_equal(params["first"]["kernel"], jax.random.normal(child_key(KEY, "first"), (3, 3)))
     second = child_key(child_key(KEY, "copies"), "1")
     np.testing.assert_array_equal(params["copies"]["kernel"][1], jax.random.normal(second, (3, 3)))
@@ -146,12 +161,12 @@ def test_other_dtypes(x64):
     ("key", "error", "words"),
     [
         (0, TypeError, r"jax.random.key\(0\)"),
-        (None, TypeError, "a key is needed"),
-        (jnp.ones(2), TypeError, "a key is needed"),
+        (None, TypeError, "expected a random key"),
+        (jnp.ones(2), TypeError, "expected a random key"),
         (jax.random.split(KEY, 3), ValueError, "vmap"),
     ],
     ids=["int", "None", "floats", "several keys"],
 )
-def test_what_is_no_key_is_refused(key, error, words):
+def test_values_that_are_not_keys_are_refused(key, error, words):
     with pytest.raises(error, match=words):
         nn.dense(3).init(key, jnp.ones((1, 2)))

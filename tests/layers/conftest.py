@@ -1,4 +1,4 @@
-"""One comparison with PyTorch for all layers: values, and the gradients of the input and of every parameter."""
+"""A comparison of any layer with PyTorch: values, and gradients of the input and of every parameter."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ def random(*shape, seed=0):
 def equals_pytorch():
     """`equals_pytorch(layer, shape, peer)`: `peer(torch, x, **params)` computes the same from tensors in our layout.
 
-    So PyTorch's gradients come in our layout too. Both compute in float32 with sums in another order: the tolerance is
-    some hundred roundings of a value of order one.
+    PyTorch's gradients are then in our layout too. Both compute in float32 with sums in different orders: the tolerance is
+    about a hundred roundings of a value of order one.
     """
     torch = pytest.importorskip("torch")
 

@@ -1,4 +1,4 @@
-"""Activations that are layers, against PyTorch."""
+"""Activations with learned or random slopes, against PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def test_prelu_is_torchs():
     torch = pytest.importorskip("torch")
     x = torch.tensor(X, requires_grad=True)
     slopes = torch.tensor(SLOPES, requires_grad=True)
-    theirs = torch.nn.functional.prelu(x.movedim(-1, 1), slopes).movedim(1, -1)  # channels second there
+    theirs = torch.nn.functional.prelu(x.movedim(-1, 1), slopes).movedim(1, -1)  # PyTorch has channels second
     (theirs**2).sum().backward()
     layer = nn.prelu()
     loss = lambda p, x: jnp.sum(layer(p, x) ** 2)  # noqa: E731
@@ -28,7 +28,7 @@ def test_prelu_is_torchs():
 def test_prelu_starts_at_a_quarter_and_names_another_width():
     params, _ = nn.prelu().init(jax.random.key(0), X)
     np.testing.assert_array_equal(params["negative_slope"], np.full(5, 0.25))
-    with pytest.raises(ValueError, match=r"prelu was made for 5 features, got an input of shape \[4, 3\]"):
+    with pytest.raises(ValueError, match=r"prelu was initialized for 5 features, got an input of shape \[4, 3\]"):
         nn.prelu()(params, X[..., 0])
 
 

@@ -15,7 +15,7 @@ def random(*shape, seed=0):
 
 
 def from_attention(peer):
-    """Our parameters of a `torch.nn.MultiheadAttention`, or of its gradients."""
+    """Our parameters from those of a `torch.nn.MultiheadAttention`, or from their gradients."""
     e, h = peer.embed_dim, peer.num_heads
 
     def parameters(of):
@@ -44,7 +44,7 @@ def from_block(peer, cross):
 
 
 def against_pytorch(torch, layer, x, peer_run, inputs, parameters):
-    """Values, and gradients of every parameter and of the input; `parameters(of)` builds our tree from theirs."""
+    """Compare values and gradients of every parameter and of the input; `parameters(of)` converts PyTorch's to our tree."""
     params = jax.tree.map(jnp.asarray, parameters(lambda p: p.detach().numpy()))
     shapes = jax.tree.map(jnp.shape, jax.eval_shape(layer.init, KEY, x)[0])
     assert jax.tree.map(jnp.shape, params) == shapes
@@ -81,7 +81,7 @@ def test_attention_against_pytorch(case):
     if case == "cross, padded":
         mask = np.array([[True, True, False], [True, True, True]])
         inputs, given = (a, b), (x, (memory, mask))
-        run = lambda: peer(a, b, b, key_padding_mask=torch.tensor(~mask))[0]  # noqa: E731  # theirs is true where padding is
+        run = lambda: peer(a, b, b, key_padding_mask=torch.tensor(~mask))[0]  # noqa: E731  # PyTorch's mask is true for padding
     else:
         hidden = torch.triu(torch.ones(5, 5, dtype=torch.bool), 1) if case == "causal" else None
         inputs, given = (a,), x
@@ -157,7 +157,7 @@ def test_attention_is_its_formula(options, mask_shape):
 def language_model(cache=None):
     stateful = cache is not None
     attention = nn.attention(8, 2, key_heads=1, is_causal=True, rotary_base=100.0, window=4, softcap=5.0, cache=cache)
-    block = nn.transformer_block(attention, nn.feed_forward(8, 16), rate=0.1)
+    block = nn.transformer_block(attention, nn.feed_forward(8, 16), dropout=0.1)
     return nn.serial(nn.embedding(11, 8), nn.learned_positions(12, stateful=stateful), nn.repeat(block, 2), nn.dense(11))
 
 
@@ -169,11 +169,11 @@ def test_decoding_with_the_cache_equals_the_full_pass_at_every_position():
     expected = language_model()(params, tokens)
     step = jax.jit(lambda state, tokens: model.apply(params, state, tokens))
     first, state = step(state, tokens[:, :4])
-    rows = [first]
+    parts = [first]
     for t in range(4, 9):
         y, state = step(state, tokens[:, t : t + 1])
-        rows.append(y)
-    np.testing.assert_allclose(jnp.concatenate(rows, 1), expected, rtol=1e-5, atol=1e-5)
+        parts.append(y)
+    np.testing.assert_allclose(jnp.concatenate(parts, 1), expected, rtol=1e-5, atol=1e-5)
     y, _ = step(state, tokens[:, :4])  # 13 positions in a cache of 12
     assert bool(jnp.isnan(y).any())
 
@@ -186,18 +186,18 @@ def test_moe_is_its_formula(k, capacity_factor):
     params, state = layer.init(KEY, given)
     (y, _), state = jax.jit(lambda p, s, x: layer.apply(p, s, x, training=True))(params, state, given)
     p = jax.tree.map(np.float64, params)
-    rows, valid = np.float64(x).reshape(-1, 4), mask.reshape(-1)
-    scores = np.exp(rows @ p["router"])
+    vectors, valid = np.float64(x).reshape(-1, 4), mask.reshape(-1)
+    scores = np.exp(vectors @ p["router"])
     scores /= scores.sum(-1, keepdims=True)
     chosen = np.argsort(-scores, axis=-1)[:, :k]
-    capacity = np.inf if capacity_factor is None else np.ceil(capacity_factor * k * len(rows) / experts)
-    expected, taken, choices = np.zeros((len(rows), 6)), np.zeros(experts), np.zeros(experts)
+    capacity = np.inf if capacity_factor is None else np.ceil(capacity_factor * k * len(vectors) / experts)
+    expected, taken, choices = np.zeros((len(vectors), 6)), np.zeros(experts), np.zeros(experts)
     for choice in range(k):
         for n in np.flatnonzero(valid):
             e = chosen[n, choice]
             gate = scores[n, e] / (1 if k == 1 else scores[n, chosen[n]].sum())
             if taken[e] < capacity:
-                expected[n] += gate * (rows[n] @ p["expert"]["kernel"][e] + p["expert"]["bias"][e])
+                expected[n] += gate * (vectors[n] @ p["expert"]["kernel"][e] + p["expert"]["bias"][e])
             taken[e] += 1
             choices[e] += 1
     np.testing.assert_allclose(y.reshape(-1, 6), expected, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Convolutions against PyTorch, and what they refuse."""
+"""Convolutions against PyTorch, and their errors."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def last(x):
 
 
 def convolved(pad=(), mode="constant", **options):
-    """PyTorch's convolution after a padding, which is given from the last axis on, as F.pad takes it."""
+    """PyTorch's convolution after a padding in the order of F.pad, last axis first."""
 
     def peer(torch, x, kernel, bias=None):
         f = torch.nn.functional
@@ -86,7 +86,7 @@ def test_against_pytorch(layer, shape, peer, equals_pytorch):
 
 
 def test_spectral_norm_against_pytorch():
-    """Three calls in training and one at inference, from the same vectors; the gradient knows nothing of them."""
+    """Three calls in training and one at inference, from the same vectors, to which no gradient flows."""
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     layer = nn.spectral_norm(nn.dense(5))
@@ -120,7 +120,7 @@ def test_spectral_norm_against_pytorch():
     assert same is state or jax.tree.all(jax.tree.map(lambda a, b: a is b, same, state))
 
 
-def test_wrappers_begin_from_the_layer_as_it_was_and_take_whole_models():
+def test_reparametrizations_keep_the_initial_output_and_take_whole_models():
     plain = nn.serial(nn.conv(4, 3), nn.relu, nn.repeat(nn.conv(4, 1), 2))
     normed = nn.serial(nn.weight_norm(nn.conv(4, 3)), nn.relu, nn.repeat(nn.weight_norm(nn.conv(4, 1)), 2))
     x, key = jnp.ones((1, 5, 3)), jax.random.key(0)
@@ -140,7 +140,7 @@ def test_wrappers_begin_from_the_layer_as_it_was_and_take_whole_models():
     }
 
 
-def test_causal_means_that_no_output_sees_a_later_input():
+def test_with_causal_padding_no_output_depends_on_a_later_input():
     layer, x = nn.conv(2, 3, padding="CAUSAL", dilation=2), jax.random.normal(jax.random.key(1), (1, 6, 2))
     params, _ = layer.init(jax.random.key(0), x)
     seen = jax.jacobian(lambda x: layer(params, x)[0].sum(-1))(x)[:, 0].any(-1)  # (output time, input time)
@@ -175,5 +175,5 @@ def test_mistakes_are_named(layer, shape, match):
 def test_spectral_norm_without_its_state():
     layer, x = nn.spectral_norm(nn.dense(2)), jnp.ones((1, 2))
     params, _ = layer.init(jax.random.key(0), x)
-    with pytest.raises(ValueError, match="carries state"):
+    with pytest.raises(ValueError, match="has state"):
         layer(params, x)

@@ -1,4 +1,4 @@
-"""Dropout in its kinds, against PyTorch's values and moments: the random numbers themselves cannot be the same."""
+"""Variants of dropout against values and moments of PyTorch's, whose random numbers differ."""
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ def trained(layer, x, key=KEY):
 
 
 @pytest.mark.parametrize("name", ROOT)
-def test_the_values_are_pytorch_s(name):
-    """Of one input value there are two outputs, what is kept and what is dropped: both, and both slopes, are PyTorch's."""
+def test_values_are_pytorchs(name):
+    """Each input value has two possible outputs, kept and dropped: both, and both slopes, equal PyTorch's."""
     torch = pytest.importorskip("torch")
     x = np.full((2, 3, 3, 40), 0.7, np.float32)
     y, back = jax.vjp(lambda x: trained(getattr(nn, name)(0.3), x), jnp.asarray(x))
@@ -33,7 +33,7 @@ def test_the_values_are_pytorch_s(name):
     np.testing.assert_allclose(ours, pairs(expected.detach().numpy(), inputs.grad.numpy()), atol=2e-4)
 
 
-def test_what_is_dropped_together():
+def test_units_that_are_dropped_together():
     x = jnp.ones((50, 4, 5, 6))
     for layer, together in (
         (nn.spatial_dropout(0.5), (1, 2)),
@@ -44,7 +44,7 @@ def test_what_is_dropped_together():
         y = np.asarray(trained(layer, x))
         assert set(np.unique(y)) == {0, 2}
         np.testing.assert_array_equal(y.max(together), y.min(together))
-        for axis in set(range(4)) - set(together):  # and what is not
+        for axis in set(range(4)) - set(together):  # axes along which units are dropped separately
             assert (y != y.take([0], axis)).any()
 
 
@@ -66,7 +66,7 @@ def test_moments_of_standard_normal_inputs(layer, mean, variance):
     np.testing.assert_allclose(y.var(), variance, rtol=0.03)
 
 
-def test_the_rate_may_be_traced_and_none_is_none():
+def test_the_rate_may_be_traced_and_a_rate_of_zero_needs_no_key():
     x = jnp.linspace(-1, 1, 12).reshape(2, 2, 3)
     for make in (nn.alpha_dropout, nn.gaussian_dropout, nn.gaussian_noise, nn.drop_path):
         traced = jax.jit(lambda rate: trained(make(rate), x))(0.5)
@@ -74,13 +74,13 @@ def test_the_rate_may_be_traced_and_none_is_none():
         np.testing.assert_array_equal(make(0.0).apply({}, {}, x, training=True)[0], x)
 
 
-def test_a_dropped_infinity_is_gone():
+def test_a_dropped_infinity_becomes_zero():
     x = jnp.full((64, 3), jnp.inf)
     y = trained(nn.drop_path(0.5), x)
     assert set(np.unique(y).tolist()) == {0, np.inf}
 
 
-def test_a_path_is_dropped_whole_and_scaled():
+def test_drop_path_drops_or_scales_whole_samples():
     model = nn.residual(nn.dense(3, kernel_init=nn.initializers.ones), nn.drop_path(0.25))
     x = jnp.ones((200, 3))
     params, state = model.init(KEY, x)

@@ -51,7 +51,7 @@ def test_sinusoidal_positions_are_the_papers(d):
 
 
 @pytest.mark.parametrize("make", [lambda s: nn.learned_positions(7, stateful=s), lambda s: nn.sinusoidal_positions(stateful=s)])
-def test_positions_in_pieces_are_those_of_the_whole(make):
+def test_positions_of_a_sequence_in_parts_equal_one_pass(make):
     x = jnp.asarray(random(2, 7, 4))
     params, state = make(True).init(KEY, x)
     first, state = make(True).apply(params, state, x[:, :3])
@@ -66,7 +66,7 @@ def test_positions_in_pieces_are_those_of_the_whole(make):
             make(False).init(KEY, jnp.ones((1, 8, 4)))
 
 
-def test_products_of_rotated_vectors_depend_on_distances_alone():
+def test_products_of_rotated_vectors_depend_only_on_distances():
     q, k = jnp.asarray(random(1, 5, 2, 6)), jnp.asarray(random(1, 5, 2, 6, seed=1))
 
     def products(shift):
@@ -80,14 +80,14 @@ def test_products_of_rotated_vectors_depend_on_distances_alone():
     np.testing.assert_allclose(nn.rotary(q), np.concatenate([turned.real, turned.imag], -1), rtol=1e-4, atol=1e-5)
 
 
-def test_some_features_of_packed_sequences_turn_in_neighbouring_pairs():
+def test_rotary_of_some_features_in_neighboring_pairs_of_packed_sequences():
     x, at = random(2, 5, 3, 8), np.array([[0, 1, 2, 0, 1], [3, 4, 5, 6, 7]])
     z = np.float64(x[..., 0:6:2]) + 1j * np.float64(x[..., 1:6:2])
     z = z * np.exp(1j * at[..., None] / 100.0 ** (np.arange(3) / 3))[:, :, None]
     expected = np.concatenate([np.stack([z.real, z.imag], -1).reshape(2, 5, 3, 6), x[..., 6:]], -1)
     y = nn.rotary(jnp.asarray(x), jnp.asarray(at), base=100.0, features=6, interleaved=True)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="turns an even number, got .* and 5"):
+    with pytest.raises(ValueError, match="an even number of which it rotates, got .* and 5"):
         nn.rotary(jnp.asarray(x), features=5)
     with pytest.raises(ValueError, match=r"2n features, got \[2, 5, 3, 8\], cos \[4, 3\]"):
         nn.apply_rotary(jnp.asarray(x), jnp.ones((4, 3)), jnp.ones((4, 3)))

@@ -1,4 +1,4 @@
-"""Each layer's numbers against NumPy in float64, and against PyTorch where it is installed."""
+"""Values of each layer against NumPy in float64, and against PyTorch if it is installed."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def random(*shape, seed=0):
 
 
 def drawn(layer, x):
-    """Parameters with no zeros in them."""
+    """Parameters without zeros."""
     params, state = layer.init(KEY, x)
     leaves, structure = jax.tree.flatten(params)
     return jax.tree.unflatten(structure, [jnp.asarray(random(*leaf.shape, seed=i)) for i, leaf in enumerate(leaves)]), state
@@ -29,14 +29,14 @@ def f64(tree):
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=3), st.integers(1, 6), st.integers(1, 6))
-def test_dense_is_the_neuron_of_the_notes(leading, n_in, n_out):
+def test_dense_is_the_formula_of_the_notes(leading, n_in, n_out):
     """z = Σᵢ wᵢ xᵢ + b for each neuron, over any leading axes; n_in · n_out + n_out parameters."""
     x = random(*leading, n_in)
     params, _ = drawn(nn.dense(n_out), x)
     w, b = f64(params["kernel"]), f64(params["bias"])
     expected = np.stack([(np.float64(x) * w[:, j]).sum(-1) + b[j] for j in range(n_out)], axis=-1)
     np.testing.assert_allclose(nn.dense(n_out)(params, x), expected, rtol=1e-5, atol=1e-5)
-    one = nn.dense(n_out)(params, x.reshape(-1, n_in)[0]) if x.size else np.zeros(n_out)  # and for a sample without a batch
+    one = nn.dense(n_out)(params, x.reshape(-1, n_in)[0]) if x.size else np.zeros(n_out)  # a sample without a batch axis
     np.testing.assert_allclose(one, expected.reshape(-1, n_out)[0] if x.size else 0, rtol=1e-5, atol=1e-5)
     assert nn.trees.count(params) == n_in * n_out + n_out
 
@@ -52,7 +52,7 @@ def test_dense_backpropagation_is_the_analytic_gradient():
     np.testing.assert_allclose(to_input, g @ np.asarray(params["kernel"]).T, rtol=1e-5, atol=1e-5)
 
 
-def test_embedding_is_a_row_and_a_token_outside_is_nan():
+def test_embedding_looks_up_rows_and_gives_nan_for_unknown_tokens():
     layer, tokens = nn.embedding(4, 3), jnp.array([[0, 3], [1, 1]])
     params, _ = layer.init(KEY, tokens)
     np.testing.assert_array_equal(layer(params, tokens), np.asarray(params["embedding"])[np.asarray(tokens)])
@@ -149,7 +149,7 @@ def test_recurrences_are_their_formulas(kind, masked):
 
 
 @pytest.mark.parametrize("kind", [nn.rnn, nn.lstm, nn.gru], ids=["rnn", "lstm", "gru"])
-def test_what_is_padded_reaches_neither_value_nor_gradient(kind):
+def test_padding_changes_neither_values_nor_gradients(kind):
     mask = jnp.array([[True, True, False, False]])
     x, params = jnp.asarray(random(1, 4, 2)), drawn(kind(3), jnp.ones((1, 4, 2)))[0]
     layer = kind(3, return_sequences=False)

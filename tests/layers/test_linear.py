@@ -1,4 +1,4 @@
-"""Products over any axes, bilinear forms, einsums and LoRA, against NumPy in float64 and PyTorch."""
+"""Dense layers over any axes, bilinear layers, einsums and LoRA, against NumPy in float64 and PyTorch."""
 
 import functools
 
@@ -27,7 +27,7 @@ def drawn(layer, x):
 
 @settings(max_examples=8)
 @given(st.permutations([1, 2, 3]), st.integers(1, 3), st.lists(st.integers(1, 3), min_size=1, max_size=2))
-def test_dense_sums_over_the_axes_it_is_given(places, n, features):
+def test_dense_sums_over_the_given_axes(places, n, features):
     axes = tuple(places[:n])
     x = random(2, 3, 4, 5)
     layer = nn.dense(tuple(features), axis=tuple(a - 4 for a in axes))
@@ -37,7 +37,7 @@ def test_dense_sums_over_the_axes_it_is_given(places, n, features):
     np.testing.assert_allclose(layer(params, x), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_kernel_of_many_axes_is_drawn_as_a_matrix():
+def test_a_kernel_with_many_axes_is_drawn_as_a_matrix():
     x = jnp.ones((1, 20, 50))
     for layer in (
         nn.dense((40, 5), axis=(1, 2)),
@@ -88,9 +88,9 @@ def test_lora_adds_a_product_of_low_rank_and_merges(layer):
     params = drawn(adapted, x)
     merged = nn.merge_lora(params, alpha=8.0)
     np.testing.assert_allclose(nn.serial(f=layer)(merged, x), adapted(params, x), rtol=1e-5, atol=1e-5)
-    own = params["f"]
-    change = 4 * np.float64(own["down"]) @ np.float64(own["up"])
-    expected = np.float64(own["base"]["kernel"]) + change.reshape(own["base"]["kernel"].shape)
+    lora = params["f"]
+    change = 4 * np.float64(lora["down"]) @ np.float64(lora["up"])
+    expected = np.float64(lora["base"]["kernel"]) + change.reshape(lora["base"]["kernel"].shape)
     np.testing.assert_allclose(merged["f"]["kernel"], expected, rtol=1e-4, atol=1e-4)
     optimizer = nn.by_path({"*/base/*": None}, otherwise=optax.sgd(0.1))
     gradients = jax.grad(lambda p: (adapted(p, x) ** 2).sum())(params)
@@ -99,13 +99,13 @@ def test_lora_adds_a_product_of_low_rank_and_merges(layer):
     assert moved == {"f/base/bias": False, "f/base/kernel": False, "f/down": True, "f/up": True}
 
 
-def test_what_cannot_be_is_an_error():
+def test_wrong_options_and_inputs_are_errors():
     x = jnp.ones((2, 3, 4))
     for make, text in [
         (lambda: nn.dense(5, axis=0).init(KEY, x), "not the batch"),
         (lambda: nn.bilinear(3).init(KEY, x), "pair"),
-        (lambda: nn.einsum("bti,io->bto"), "needs the sizes"),
-        (lambda: nn.einsum("bi,io->bo", o=3).init(KEY, x), "got an input"),
+        (lambda: nn.einsum("bti,io->bto"), "takes the sizes"),
+        (lambda: nn.einsum("bi,io->bo", o=3).init(KEY, x), "2 axes, got one"),
         (lambda: nn.lora(nn.relu, 2).init(KEY, x), "kernel"),
         (lambda: nn.add((x, x[:1])), "one shape"),
         (lambda: nn.multiply(x), "tuple"),

@@ -1,4 +1,4 @@
-"""Normalization against PyTorch; batch statistics over masks and devices; and what is refused."""
+"""Normalization against PyTorch; batch statistics with masks and over devices; errors."""
 
 import jax
 import jax.numpy as jnp
@@ -68,8 +68,8 @@ def drawn(*shape):
 
 
 @pytest.mark.parametrize("per_position", [True, False], ids=["positions", "samples"])
-def test_batch_norm_of_a_padded_batch_is_that_of_what_is_there(per_position):
-    """Values, running statistics and gradients are those of the real values alone, whatever stands in the padding."""
+def test_batch_norm_ignores_padding(per_position):
+    """Values, running statistics and gradients do not depend on the values of the padding."""
     x = drawn(4, 5, 2)
     mask = jnp.arange(5)[None, :] < jnp.array([2, 5, 0, 3])[:, None] if per_position else jnp.array([True, False, True, True])
     layer = nn.batch_norm(epsilon=1e-3)
@@ -97,7 +97,7 @@ def test_batch_norm_of_a_padded_batch_is_that_of_what_is_there(per_position):
     assert bool(jnp.isfinite(y).all()) and same is after
 
 
-def test_batch_norm_of_nothing_but_padding_learns_nothing():
+def test_batch_norm_of_only_padding_keeps_the_running_statistics():
     x, mask = jnp.full((2, 3, 2), jnp.nan), jnp.zeros((2, 3), bool)
     layer = nn.batch_norm()
     params, state = layer.init(jax.random.key(0), (x, mask))
@@ -108,7 +108,7 @@ def test_batch_norm_of_nothing_but_padding_learns_nothing():
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
 def test_statistics_over_devices_are_those_of_the_whole_batch(masked):
-    """The batch cut in four over a mapped axis: the same values, state and gradients as in one piece."""
+    """A batch split in four over a mapped axis has the same values, state and gradients as in one part."""
     x, weights = drawn(8, 3, 2), drawn(8, 3, 2)
     mask = jnp.arange(3)[None, :] < jnp.arange(8)[:, None] % 4
     whole, apart = nn.batch_norm(), nn.batch_norm(axis_name="devices")
@@ -152,8 +152,8 @@ def test_half_precision_is_summed_in_float32():
     [
         (nn.group_norm(3), (2, 4, 4), "dividing"),
         (nn.instance_norm(), (2, 1, 4), "no variance"),
-        (nn.layer_norm(axis=3), (2, 4), "takes the axes"),
-        (nn.rms_norm(axis=()), (2, 4), "takes the axes"),
+        (nn.layer_norm(axis=3), (2, 4), "normalizes over the axes"),
+        (nn.rms_norm(axis=()), (2, 4), "normalizes over the axes"),
     ],
 )
 def test_mistakes_are_named(layer, shape, match):
@@ -162,6 +162,6 @@ def test_mistakes_are_named(layer, shape, match):
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
-def test_a_vector_of_zeros_has_no_length_and_no_nan(p):
+def test_unit_norm_of_a_zero_vector_is_zero_with_a_finite_gradient(p):
     value, gradient = jax.value_and_grad(lambda x: nn.unit_norm(p=p)({}, x).sum())(jnp.zeros((1, 3)))
     assert value == 0 and jnp.isfinite(gradient).all()

@@ -1,4 +1,4 @@
-"""Pooling and the layers that only move values, against PyTorch; and what they refuse."""
+"""Pooling and layers that rearrange values, against PyTorch; errors."""
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ CASES = {
     ),
     "corners aligned": (
         nn.upsample(3, method="linear", align_corners=True),
-        (2, 3, 1, 2),  # and an axis of one pixel
+        (2, 3, 1, 2),  # one axis has a single pixel
         functional("interpolate", scale_factor=3, mode="bilinear", align_corners=True),
     ),
     "resize, corners aligned": (
@@ -168,7 +168,7 @@ def test_a_p_norm_of_zeros_has_no_gradient_and_no_nan():
 
 
 @pytest.mark.parametrize("layer", [nn.global_max_pool(), nn.adaptive_max_pool(1), nn.max_pool(2)])
-def test_the_first_of_equal_values_takes_the_gradient(layer):
+def test_the_gradient_goes_to_the_first_of_equal_values(layer):
     gradient = jax.grad(lambda x: layer({}, x).sum())(jnp.array([[0.0, 2.0], [2.0, 2.0]]).reshape(1, 2, 2, 1))
     assert gradient.ravel().tolist() == [0, 1, 0, 0]
 
@@ -189,7 +189,7 @@ def test_shuffling_crop_and_permutation_have_inverses():
     [
         (lambda: nn.max_pool(2, dilation=3, padding=((2, 1),)), (1, 1, 1), "covers nothing"),
         (lambda: nn.lp_pool(2, p=0.5), (1, 4, 1), "at least 1"),
-        (lambda: nn.reshape(5, -1), (2, 4, 3), "does not fill"),
+        (lambda: nn.reshape(5, -1), (2, 4, 3), "does not fit"),
         (lambda: nn.reshape(-1, -1), (2, 4), "one size"),
         (lambda: nn.permute(0, 1), (2, 4), "batch axis"),
         (lambda: nn.permute(2, 1), (2, 4), "3 axes"),
@@ -198,7 +198,7 @@ def test_shuffling_crop_and_permutation_have_inverses():
         (lambda: nn.crop(2), (2, 4, 1), "leaves nothing"),
         (lambda: nn.upsample(2, method="fast"), (2, 4, 1), "method"),
         (lambda: nn.pixel_shuffle(2), (2, 4, 4, 6), "multiple of 4"),
-        (lambda: nn.pixel_unshuffle(2), (2, 3, 4, 6), "divides"),
+        (lambda: nn.pixel_unshuffle(2), (2, 3, 4, 6), "divisible"),
     ],
 )
 def test_mistakes_are_named(call, shape, match):

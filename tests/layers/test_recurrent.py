@@ -1,4 +1,4 @@
-"""Recurrent layers against PyTorch, and loops in float64; pieces against the whole."""
+"""Recurrent layers against PyTorch and against loops in float64; sequences in parts against one pass."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_every_gradient_against_pytorch(kind, projection, both):
     def one_way(of, end, gradient):
         w, u, b, a = (of(getattr(peer, f"{name}_l0{end}")) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
         tree = {"kernel": w.T, "recurrent_kernel": u.T, "bias": b if gradient else b + a}
-        if kind == "GRU":  # their second bias of n is inside the reset
+        if kind == "GRU":  # PyTorch's second bias of n is inside the reset
             tree |= {"bias": b if gradient else b + np.r_[a[:10], np.zeros(5, a.dtype)], "recurrent_bias": a[10:]}
         return tree | ({"projection": of(peer.weight_hr_l0).T} if projection else {})
 
@@ -102,30 +102,30 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_recurrences_are_their_formulas_and_pieces_make_the_whole(kind):
+def test_recurrences_are_their_formulas_also_for_sequences_in_parts(kind):
     x, mask = random(3, 6, 2), np.arange(6)[None] < np.array([[4], [6], [1]])
     given = (jnp.asarray(x), jnp.asarray(mask))
     layer = KINDS[kind](4, stateful=True)
     params, state = drawn(layer, given)
     p = jax.tree.map(np.float64, params)
-    h, c, rows = np.zeros(state["h"].shape), np.zeros((3, 4)), []
+    h, c, outputs = np.zeros(state["h"].shape), np.zeros((3, 4)), []
     for t in range(6):
         new_h, new_c = cell(kind, p, np.float64(x[:, t]), h, c)
         valid = mask[:, t, None]
         h, c = np.where(valid, new_h, h), np.where(valid, new_c, c)
-        rows.append(np.where(valid, h, 0))
+        outputs.append(np.where(valid, h, 0))
     (y, _), after = jax.jit(layer.apply)(params, state, given)
-    np.testing.assert_allclose(y, np.stack(rows, 1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(y, np.stack(outputs, 1), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(after["h"], h, rtol=1e-4, atol=1e-4)
-    pieces = []
+    parts = []
     for part in (slice(0, 2), slice(2, 6)):
-        (piece, _), state = jax.jit(layer.apply)(params, state, (given[0][:, part], given[1][:, part]))
-        pieces.append(piece)
-    np.testing.assert_allclose(jnp.concatenate(pieces, 1), y, rtol=1e-5, atol=1e-6)
+        (output, _), state = jax.jit(layer.apply)(params, state, (given[0][:, part], given[1][:, part]))
+        parts.append(output)
+    np.testing.assert_allclose(jnp.concatenate(parts, 1), y, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [nn.lstm, nn.gru])
-def test_activations_of_ones_own(make):
+def test_custom_activations(make):
     """One step from a carry of ones, by hand: every gate is ¼ and every candidate its sum plus 1."""
     layer = make(2, stateful=True, activation=lambda v: v + 1, gate_activation=lambda v: 0 * v + 0.25)
     x = jnp.asarray(random(3, 1, 2))
@@ -147,7 +147,7 @@ def test_activations_of_ones_own(make):
 @pytest.mark.parametrize(
     "kind", [nn.rnn, nn.lstm, nn.gru, lambda n, **o: nn.conv_lstm(n, 3, **o)], ids=["rnn", "lstm", "gru", "conv"]
 )
-def test_a_stack_fed_in_pieces_equals_one_pass(kind):
+def test_a_stack_applied_to_a_sequence_in_parts_equals_one_pass(kind):
     x = jnp.asarray(random(2, 6, 5, 3) if kind not in (nn.rnn, nn.lstm, nn.gru) else random(2, 6, 3))
     model = nn.serial(kind(4, stateful=True), kind(3, stateful=True))
     params, state = model.init(KEY, x)

@@ -1,4 +1,4 @@
-"""The models: parameter counts against the papers' or the reference implementations', and one small training step of each."""
+"""Models: parameter counts of the papers or reference implementations, and one small training step of each."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ TOKENS, PAIR = integers(2, 16), (integers(2, 7), integers(2, 5))
 BOTTLENECKS = 25_557_032
 LSTM, ATTENTION, MLP = 2 * 4 * 1000 * 1000 + 4 * 1000, 4 * (512 * 512 + 512), 2 * 512 * 2048 + 2048 + 512
 
-# (model, input, the output's shape, parameters): torchvision's and timm's numbers where the papers round theirs
+# (model, input, shape of the output, parameters): numbers of torchvision and timm where those of the papers are rounded
 PUBLISHED = {
     "lenet5": (M.lenet5(10), floats(2, 32, 32, 1), (2, 10), 156 + 2_416 + 48_120 + 10_164 + 850),
     "alexnet_small, Zhang et al. 2017": (M.alexnet_small(10), floats(2, 28, 28, 3), (2, 10), 1_387_786),
@@ -37,7 +37,7 @@ PUBLISHED = {
     "resnet50, torchvision": (M.resnet(50, 1000), IMAGE, (2, 1000), BOTTLENECKS),
     "resnet101, torchvision": (M.resnet(101, 1000), IMAGE, (2, 1000), 44_549_160),
     "resnet152, torchvision": (M.resnet(152, 1000), IMAGE, (2, 1000), 60_192_808),
-    # the norms after the shortcuts are gone (4 · 2 · features), those after each block are before the next one
+    # without the norms after the shortcuts (4 · 2 · features); the norm after each block comes before the next one
     "resnet50 v2, timm": (M.resnet(50, 1000, pre_activation=True), IMAGE, (2, 1000), 25_549_352),
     "resnet18 for CIFAR, kuangliu": (M.resnet(18, 10, small_images=True), SMALL, (2, 10), 11_173_962),
     "wide_resnet 28-10": (M.wide_resnet(28, 10, 10), SMALL, (2, 10), 36_479_194),
@@ -72,7 +72,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_and_the_outputs_shape(name):
+def test_parameter_counts_and_output_shapes(name):
     model, x, shape, parameters = PUBLISHED[name]
     params, state = jax.eval_shape(model.init, jax.random.key(0), x)
     y, after = jax.eval_shape(model.apply, params, state, x)
@@ -101,7 +101,7 @@ def test_the_transformers_blocks_are_pytorchs():
 TINY = {
     "alexnet_small": (lambda: M.alexnet_small(3, features=4, hidden=(6, 5)), floats(3, 8, 8, 3)),
     "autoencoder": (lambda: M.autoencoder(12, hidden=(8, 6), code=3), floats(3, 12)),
-    "cnn": (lambda: M.cnn(3, channels=(2,), hidden=4), floats(3, 4, 4, 1)),
+    "cnn": (lambda: M.cnn(3, features=(2,), hidden=4), floats(3, 4, 4, 1)),
     "convnext": (lambda: M.convnext(3, blocks=(1, 2), features=(4, 8), drop_path=0.1), floats(3, 16, 16, 3)),
     "gpt2": (lambda: M.gpt2(11, features=8, layers=2, heads=2, context=6), integers(2, 6)),
     "lenet5": (lambda: M.lenet5(3), floats(2, 16, 16, 1)),
@@ -126,7 +126,7 @@ TINY = {
 
 
 def drawn(tree, seed=0):
-    """Any numbers for parameters, so that none is 0 as a layer's first may be; tokens from 0 to 6 for integers."""
+    """Random parameters without zeros, which some initializers draw; tokens from 0 to 6 for integers."""
     rng = np.random.default_rng(seed)
 
     def leaf(a):
@@ -138,13 +138,13 @@ def drawn(tree, seed=0):
 
 
 def compiled(function, *values):
-    """For the shapes of these values, in little time: the fast forms of layers have tests of their own."""
+    """The function compiled quickly for the shapes of these values; fast kernels are tested elsewhere."""
     with definitions():
         lowered = jax.jit(function).lower(*values)
     return lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
 
 
-def test_every_model_is_trained_here():
+def test_the_table_has_every_model():
     assert set(TINY) == set(M.__all__)
 
 
@@ -166,7 +166,7 @@ def test_one_step_reaches_every_parameter(name):
     assert not still
 
 
-def test_gpt2_sees_no_later_token_and_decodes_what_the_whole_pass_gives():
+def test_gpt2_is_causal_and_decoding_equals_the_full_pass():
     whole, cached = (M.gpt2(11, features=8, layers=2, heads=2, context=6, cache=cache) for cache in (False, True))
     tokens = np.array([[1, 5, 2, 6, 0, 3]], np.int32)
     params, state = jax.eval_shape(cached.init, jax.random.key(0), tokens)
@@ -180,7 +180,7 @@ def test_gpt2_sees_no_later_token_and_decodes_what_the_whole_pass_gives():
         np.testing.assert_allclose(y[:, 0], logits[:, t], atol=1e-5)
 
 
-def test_gpt2_draws_what_is_added_to_the_stream_smaller():
+def test_gpt2_draws_smaller_weights_before_residual_sums():
     params, _ = M.gpt2(11, features=32, layers=8, heads=2, context=6).init(jax.random.key(0), integers(1, 6))
     blocks = params["blocks"]
     for inner, outer in (("query", "output"), ("up", "down")):
@@ -190,7 +190,7 @@ def test_gpt2_draws_what_is_added_to_the_stream_smaller():
 
 
 @pytest.mark.parametrize("name", ["seq2seq", "transformer"])
-def test_padding_of_the_source_and_later_targets_change_nothing(name):
+def test_padding_of_the_source_and_later_targets_do_not_change_outputs(name):
     make, (source, target) = TINY[name]
     model, source, target = make(), drawn(source), drawn(target)
     params = drawn(jax.eval_shape(model.init, jax.random.key(0), (source, target))[0])
@@ -205,12 +205,12 @@ def test_padding_of_the_source_and_later_targets_change_nothing(name):
     assert (np.abs(later[:, 2:] - y[:, 2:]).max(-1) > 1e-4).all()
 
 
-def test_an_lstm_language_model_in_pieces_equals_one_pass():
-    whole, pieces = (M.lstm_language_model(11, features=6, stateful=stateful) for stateful in (False, True))
+def test_an_lstm_language_model_on_a_text_in_parts_equals_one_pass():
+    whole, stateful_model = (M.lstm_language_model(11, features=6, stateful=stateful) for stateful in (False, True))
     tokens = drawn(integers(2, 6))
-    params, state = jax.eval_shape(pieces.init, jax.random.key(0), tokens)
+    params, state = jax.eval_shape(stateful_model.init, jax.random.key(0), tokens)
     params, state = drawn(params), jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), state)
-    step = compiled(pieces.apply, params, state, tokens[:, :3])
+    step = compiled(stateful_model.apply, params, state, tokens[:, :3])
     first, state = step(params, state, tokens[:, :3])
     second, _ = step(params, state, tokens[:, 3:])
     at_once = compiled(whole, params, tokens)(params, tokens)
@@ -223,14 +223,14 @@ def test_an_lstm_language_model_in_pieces_equals_one_pass():
         (lambda: M.resnet(20, 10), SMALL, r"depths \[18, 34, 50, 101, 152\], got 20"),
         (lambda: M.wide_resnet(27, 10, 10), SMALL, "depth 6 n"),
         (lambda: M.vgg(12, 10), SMALL, r"depths \[11, 13, 16, 19\], got 12"),
-        (lambda: M.convnext(10, blocks=(3, 3)), SMALL, "as many stages"),
-        (lambda: M.vit(10), floats(1, 30, 32, 3), "16×16 pixels"),
+        (lambda: M.convnext(10, blocks=(3, 3)), SMALL, "as many blocks as features"),
+        (lambda: M.vit(10), floats(1, 30, 32, 3), "divisible by 16"),
         (lambda: M.unet(2), floats(1, 30, 32, 3), "pad or crop"),
         (lambda: M.transformer(9), integers(1, 3), "takes .source, target."),
         (lambda: M.seq2seq(9, 9), (integers(1, 3), (integers(1, 3), integers(1, 3))), "takes .source, target."),
     ],
 )
-def test_what_does_not_fit_is_said(make, x, says):
+def test_wrong_options_and_inputs_are_errors(make, x, says):
     with pytest.raises(ValueError, match=says):
         make().setup(x)
 
@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_said(make, x, says):
 def test_a_vision_transformer_is_for_one_size_of_images():
     model = M.vit(3, patch_size=4, features=8, layers=1, heads=2)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), floats(1, 8, 8, 3))
-    with pytest.raises(ValueError, match="made for 5 positions"):
+    with pytest.raises(ValueError, match="initialized for 5 positions"):
         jax.eval_shape(model, params, floats(1, 8, 12, 3))
 
 

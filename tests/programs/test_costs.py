@@ -41,7 +41,7 @@ def convolutional():
 MODELS = {
     "alexnet_small": (lambda: nn.models.alexnet_small(3, features=4, hidden=(6, 5)), floats(2, 8, 8, 3)),
     "autoencoder": (lambda: nn.models.autoencoder(12, hidden=(8, 6), code=3), floats(3, 12)),
-    "cnn": (lambda: nn.models.cnn(10, channels=(8, 16), hidden=32), floats(2, 16, 16, 1)),
+    "cnn": (lambda: nn.models.cnn(10, features=(8, 16), hidden=32), floats(2, 16, 16, 1)),
     "convnext": (lambda: nn.models.convnext(3, blocks=(1, 2), features=(8, 16)), floats(2, 32, 32, 3)),
     "gpt2": (lambda: nn.models.gpt2(50, features=16, layers=2, heads=2, context=8), integers(2, 8)),
     "lenet5": (lambda: nn.models.lenet5(10), floats(2, 32, 32, 1)),
@@ -140,7 +140,7 @@ def test_loops_branches_and_sums():
 
 
 def test_what_is_kept_is_what_vjp_keeps():
-    model = nn.models.cnn(10, channels=(4,), hidden=8)
+    model = nn.models.cnn(10, features=(4,), hidden=8)
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
     params, state = model.init(jax.random.key(0), x)
     with definitions():

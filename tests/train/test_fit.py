@@ -227,7 +227,7 @@ def test_pytrees_in_and_out():
 def test_integer_images_and_integer_labels_of_any_width():
     images = RNG.integers(0, 256, (50, 6, 6, 1)).astype(np.uint8)
     labels = RNG.integers(0, 3, 50)  # int64
-    result = nn.fit(nn.models.cnn(3, channels=(4,), hidden=8), (images, labels), **OPTIONS)
+    result = nn.fit(nn.models.cnn(3, features=(4,), hidden=8), (images, labels), **OPTIONS)
     assert np.isfinite(result.history["loss"]).all()
 
 

@@ -36,12 +36,14 @@ class Saver:
         Raises:
             ValueError: if it is of another sweep.
         """
+        from jaxnn.io.leaves import MismatchError
+
         found = self._store.restore(self._tree())
         if found is None:
             return {}
         trees, info = found
         if info["sweep"] != self._of:
-            raise ValueError(
+            raise MismatchError(
                 f"the checkpoints in {self._store.folder} are of a sweep with another key, space or seeds: use another folder"
             )
         for work, tree in zip(self._task.works, trees, strict=True):

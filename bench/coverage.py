@@ -62,8 +62,8 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "convolution": (
         Row("1–3-D, strided", "conv", "layers/test_layers.py::test_conv_against_pytorch", "nnx.Conv", "nn.Conv", "ConvND",
             "GeneralConv", "layers.Conv3D", "nn.Conv3d"),
-        Row("transposed, 1–3-D", "conv_transpose", "kernels/test_conv_transpose.py::test_equals_pytorch", "nnx.ConvTranspose",
-            "nn.ConvTranspose", "ConvNDTranspose", "GeneralConvTranspose", "layers.Conv3DTranspose", "nn.ConvTranspose3d"),
+        Row("transposed, 1–3-D", "conv_transpose", "kernels/convolution/test_conv_transpose.py::test_equals_pytorch",
+            "nnx.ConvTranspose", "nn.ConvTranspose", "ConvNDTranspose", "GeneralConvTranspose", "layers.Conv3DTranspose", "nn.ConvTranspose3d"),
         Row("circular, reflecting, causal padding", "conv:padding", "layers/test_convolution.py::test_against_pytorch",
             "nnx.Conv:padding", "nn.Conv:padding_mode", "pad.causal", torch="nn.Conv2d:padding_mode", keras=HAND),
         Row("depthwise, separable", "separable_conv", "layers/test_convolution.py::test_against_pytorch",
@@ -136,7 +136,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             haiku="nets.ResNet50", keras="applications.ResNet50"),
         Row("with pretrained weights", keras="applications.ResNet50:weights"),
         Row("a table of shapes, FLOPs and memory", "summary",
-            "inspect/test_flops.py::test_the_count_agrees_with_xla_within_2_percent",
+            "programs/test_costs.py::test_the_count_agrees_with_xla_within_2_percent",
             "nnx.tabulate", haiku="experimental.tabulate", keras="Model.summary"),
     ),
     "training": (

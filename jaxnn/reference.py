@@ -54,7 +54,7 @@ def write(folder: Path) -> None:
     pages: dict[str, Any] = {name: pdoc.doc.Module(module) for name, module in namespaces.items()}
     for name, page in pages.items():
         page.submodules = [inner for path, inner in pages.items() if path.rpartition(".")[0] == name]
-        for variable in page.variables:  # metrics and initializers have docstrings of their own; other values show theirs
+        for variable in page.variables:  # only metrics and initializers have their own docstrings
             value = variable.default_value
             variable.docstring = "" if value.__doc__ == type(value).__doc__ else inspect.cleandoc(value.__doc__)
 

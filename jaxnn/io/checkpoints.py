@@ -32,8 +32,8 @@ class Checkpoints:
     """A folder of checkpoints, for one run at a time.
 
     A checkpoint consists of a tree of arrays and a JSON description. Orbax writes it in a separate thread, under a
-    temporary name until it is complete: a killed process or a full disk never leaves an incomplete checkpoint, nor
-    touches the earlier ones. A checkpoint contains checksums of every leaf and of the description, so that later damage
+    temporary name until it is complete: a killed process or a full disk leaves neither an incomplete checkpoint nor
+    damage to earlier ones. A checkpoint contains checksums of every leaf and of the description, so that later damage
     is detected. Nothing is pickled. Orbax can read a checkpoint without jaxnn: the folder `tree` contains the arrays, as
     a dict by path, and `manifest.json` the description.
 

@@ -1,4 +1,4 @@
-"""python -m jaxnn.reference [FOLDER]: write the docstrings as web pages, one for each namespace, into `reference`."""
+"""Write the API reference as web pages, one per namespace: `python -m jaxnn.reference [FOLDER]`, by default `reference`."""
 
 import inspect
 import re
@@ -16,14 +16,14 @@ import jaxnn
 
 
 def public(name: str = "jaxnn", module: ModuleType = jaxnn) -> dict[str, ModuleType]:
-    """Return the namespaces as users see them: by the name they write, with what `__all__` names and nothing else.
+    """Return the public namespaces by the names that users write, each with only the names in `__all__`.
 
     Args:
-        name: how users write the module.
-        module: where it is defined; it may import lazily.
+        name: The name of the module as users write it.
+        module: The module; its members may be imported lazily.
 
     Returns:
-        The module's copy, with everything imported, and those of the modules in it, by name.
+        Copies of the module and of the modules in it, by name, with all members imported.
     """
     seen = ModuleType(name, module.__doc__)
     seen.__dict__.update({member: getattr(module, member) for member in module.__all__}, __all__=module.__all__)
@@ -35,10 +35,10 @@ def public(name: str = "jaxnn", module: ModuleType = jaxnn) -> dict[str, ModuleT
 
 
 def write(folder: Path) -> None:
-    """Write a page a namespace, an index and a search.
+    """Write one page per namespace, an index and a search.
 
     Args:
-        folder: where to; it is made where it is missing.
+        folder: The output folder, created if it does not exist.
 
     Raises:
         ImportError: pdoc is not installed.
@@ -46,19 +46,19 @@ def write(folder: Path) -> None:
     try:
         import pdoc
     except ImportError as error:
-        raise ImportError('the reference needs pdoc: pip install "jaxnn[docs]"') from error
+        raise ImportError('the reference requires pdoc: pip install "jaxnn[docs]"') from error
 
     namespaces = public()
-    for module in namespaces.values():  # what `jax.custom_jvp` and its like wrap
+    for module in namespaces.values():  # functions that `jax.custom_jvp` and the like wrap
         vars(module).update({name: inspect.unwrap(vars(module)[name]) for name in module.__all__})
     pages: dict[str, Any] = {name: pdoc.doc.Module(module) for name, module in namespaces.items()}
     for name, page in pages.items():
         page.submodules = [inner for path, inner in pages.items() if path.rpartition(".")[0] == name]
-        for variable in page.variables:  # a metric, an initializer; a tuple says what it is
+        for variable in page.variables:  # only metrics and initializers have their own docstrings
             value = variable.default_value
             variable.docstring = "" if value.__doc__ == type(value).__doc__ else inspect.cleandoc(value.__doc__)
 
-    pdoc.doc._remove_collections_abc = _short(namespaces)  # type: ignore[assignment]  # its last look at a type
+    pdoc.doc._remove_collections_abc = _short(namespaces)  # type: ignore[assignment]  # the last function that pdoc applies to the text of a type
     pdoc.render.configure(docformat="google", footer_text=f"jaxnn {jaxnn.__version__}")
     texts = {f"{name.replace('.', '/')}.html": pdoc.render.html_module(page, pages) for name, page in pages.items()}
     texts |= {"index.html": pdoc.render.html_index(pages), "search.js": pdoc.render.search_index(pages)}
@@ -70,7 +70,7 @@ def write(folder: Path) -> None:
 
 
 def _short(namespaces: dict[str, ModuleType]) -> Callable[[str], str]:
-    """Return the function that writes types by the names users know, where Python has where they are defined."""
+    """Return a function that replaces the defining module in the text of a type by the public name."""
     arrays = map(inspect.formatannotation, (jax.typing.ArrayLike, np.typing.ArrayLike))
     names = {union.removeprefix("Union[").removesuffix("]"): "ArrayLike" for union in arrays}
     names |= {"jax.jaxlib._jax.Array": "jax.Array", "NoneType": "None"}

@@ -1,4 +1,4 @@
-"""The README's table of what there is: our names and the tests that hold them are there, and the table is the script's."""
+"""The comparison with other libraries in the README: its names and tests exist, and the table is what the script writes."""
 
 import ast
 import functools
@@ -29,7 +29,7 @@ def defined_in(file):
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
-def test_every_row_of_ours_has_a_name_and_a_test():
+def test_every_row_has_a_name_and_a_test():
     for row in rows():
         assert bool(row.ours) == bool(row.test), row.what
         if row.ours:
@@ -38,15 +38,15 @@ def test_every_row_of_ours_has_a_name_and_a_test():
             assert name in defined_in(file), row.test
 
 
-def test_the_readme_has_the_scripts_rows_and_our_column():
+def test_the_readme_has_the_rows_and_the_column_of_jaxnn():
     text = (ROOT / "README.md").read_text()
     written = text.split(script().BEGIN)[1].split(script().END)[0].strip().splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")][1:3] for line in written]
     assert cells == [[row.what, script().ours(row)] for row in rows()]
 
 
-@pytest.mark.slow  # importing them all takes its time
-def test_the_peers_columns_are_what_is_found(monkeypatch):
+@pytest.mark.slow  # importing all libraries takes long
+def test_the_columns_of_the_other_libraries_are_current(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     for peer in ("flax", "equinox", "haiku", "keras", "torch"):
         pytest.importorskip(peer)
@@ -54,7 +54,7 @@ def test_the_peers_columns_are_what_is_found(monkeypatch):
         assert script().table() in (ROOT / "README.md").read_text()
 
 
-def test_a_name_that_is_gone_is_noticed():
-    for gone in ("convolve", "conv:paddings", "inspect.nothing"):
-        with pytest.raises(AttributeError, match=gone.rpartition(".")[2].rpartition(":")[2]):
-            script().look_up("jaxnn", gone)
+def test_a_removed_name_is_an_error():
+    for removed in ("convolve", "conv:paddings", "inspect.nothing"):
+        with pytest.raises(AttributeError, match=removed.rpartition(".")[2].rpartition(":")[2]):
+            script().look_up("jaxnn", removed)

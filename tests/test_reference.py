@@ -1,4 +1,4 @@
-"""Every public name has what the reference promises: summary, arguments, result, errors and an example, formula and source."""
+"""Every public name is documented: summary, arguments, result, errors and an example; formula and source where they apply."""
 
 import ast
 import doctest
@@ -32,12 +32,12 @@ def entries(section):
 
 
 def ours(value):
-    """Whether we wrote it: optax's schedules are documented as optax documents them."""
+    """Return whether the value is defined in jaxnn; optax's schedules keep optax's documentation."""
     return (getattr(value, "__module__", None) or "").startswith("jaxnn.")
 
 
 def code(value):
-    """The Python function that is called in the end: under `jax.jit`, `jax.custom_jvp`, `functools.lru_cache`."""
+    """Return the Python function under `jax.jit`, `jax.custom_jvp` or `functools.lru_cache`."""
     return inspect.unwrap(value)
 
 
@@ -46,9 +46,9 @@ def is_value(value):
 
 
 def is_formula(space, name, value):
-    """Whether a formula and its source are asked of it."""
+    """Return whether the docstring must contain a formula and its source."""
     if space in ("jaxnn.losses", "jaxnn.metrics", "jaxnn.initializers", "jaxnn.schedules"):
-        return not isinstance(value, type) and name not in ("as_metric", "mean")  # which turn losses into metrics
+        return not isinstance(value, type) and name not in ("as_metric", "mean")  # these turn losses into metrics
     return space == "jaxnn" and (name in activations.__all__ or value.__module__.startswith("jaxnn.layers."))
 
 
@@ -57,7 +57,7 @@ PUBLIC_CODE = {code(value) for members in PUBLIC.values() for value in members.v
 
 @cache
 def raises(function):
-    """Whether a `raise` is in its text, or in that of a function of ours that it calls and that is not public itself."""
+    """Return whether the function, or a private function of jaxnn that it calls, contains a `raise`."""
     if not isinstance(function, FunctionType) or not ours(function):
         return False
     nodes = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))))
@@ -67,16 +67,16 @@ def raises(function):
 
 
 def example(section):
-    """Whether there is one to run: its own, or for what a function returns the function's."""
-    maker = re.match(r"See `(\w+)`, ", section)
-    if maker:
-        [of_maker] = {members[maker[1]].__doc__ for members in PUBLIC.values() if maker[1] in members}
-        return ">>> result" in of_maker
+    """Return whether the section has an example that runs, or refers to that of the function that returns such a value."""
+    function = re.match(r"See `(\w+)`, ", section)
+    if function:
+        [docstring] = {members[function[1]].__doc__ for members in PUBLIC.values() if function[1] in members}
+        return ">>> result" in docstring
     return ">>>" in section and "+SKIP" not in section
 
 
 def lacking(function, found):
-    """Which of the sections that every function and method has are not there, or not of what it takes."""
+    """Return the required sections that are missing, or whose entries differ from the signature."""
     signature, lacks = inspect.signature(function), []
     stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     named = [stars.get(p.kind, "") + p.name for p in signature.parameters.values() if p.name != "self"]
@@ -90,7 +90,7 @@ def lacking(function, found):
 
 
 def methods(kind):
-    """A class's own public methods, and not what is a field's default."""
+    """Yield the public methods that the class itself defines, without functions that are defaults of fields."""
     for name in vars(kind):
         method = getattr(kind, name)
         if not name.startswith("_") and inspect.isroutine(method) and method.__qualname__ == f"{kind.__name__}.{name}":
@@ -98,24 +98,24 @@ def methods(kind):
 
 
 def gaps(space, name, value):
-    """What the docstring of a public name lacks."""
+    """Return what the docstring of a public name lacks."""
     docstring = inspect.cleandoc(value.__doc__ or "")
     if isinstance(value, ModuleType) or not ours(value):
         return [] if docstring else ["docstring"]
     if is_value(value) and value.__doc__ == type(value).__doc__:
-        return ["docstring of its own"]
+        return ["its own docstring"]
     found, lacks = sections(docstring), []
     if not re.match(r".+[.:]$", docstring.partition("\n")[0]):
         lacks.append("summary line")
     if not example(found.get("Example", "")):
         lacks.append("Example")
     if isinstance(value, type):
-        made = [] if issubclass(value, BaseException) else inspect.signature(value).parameters
-        named = [name for name in made if not name.startswith("_")]
-        if named != entries(found.get("Args", "")) + entries(found.get("Attributes", "")) and made:
+        parameters = [] if issubclass(value, BaseException) else inspect.signature(value).parameters
+        named = [name for name in parameters if not name.startswith("_")]
+        if named != entries(found.get("Args", "")) + entries(found.get("Attributes", "")) and parameters:
             lacks.append(f"Args or Attributes {named}")
-        for of_class, method in methods(value):
-            lacks += [f"{of_class}: {lack}" for lack in lacking(method, sections(inspect.getdoc(method) or ""))]
+        for method_name, method in methods(value):
+            lacks += [f"{method_name}: {lack}" for lack in lacking(method, sections(inspect.getdoc(method) or ""))]
     elif not is_value(value):
         lacks += lacking(value, found)
     if is_formula(space, name, value):
@@ -131,7 +131,7 @@ def test_every_public_name_is_documented(space):
     assert not {name: lacks for name, lacks in found.items() if lacks}
 
 
-def test_what_is_not_ours_are_schedules_of_optax():
+def test_the_foreign_names_are_schedules_of_optax():
     foreign = [
         (space, value.__module__.partition(".")[0])
         for space, members in PUBLIC.items()
@@ -142,19 +142,19 @@ def test_what_is_not_ours_are_schedules_of_optax():
     assert len(foreign) == 14
 
 
-def test_the_examples_of_values_are_true():
-    """doctest looks at functions and classes only, and so at no metric and no initializer."""
+def test_the_examples_of_values_run():
+    """`doctest` collects functions and classes only, so it finds no metric and no initializer."""
     values = [value for members in PUBLIC.values() for value in members.values() if ours(value)]
-    apart = [value for value in values if not inspect.isroutine(value) and not isinstance(value, type)]
-    for value in apart:
+    values = [value for value in values if not inspect.isroutine(value) and not isinstance(value, type)]
+    for value in values:
         example = doctest.DocTestParser().get_doctest(value.__doc__, {}, repr(value), None, None)
         assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example).failed == 0
-    assert len(apart) == 13
+    assert len(values) == 13
 
 
-def test_a_gap_is_seen():
+def test_gaps_are_found():
     def lacking(x, y):
-        """Do something without an end"""
+        """Do something without a full stop"""
         if x:
             raise ValueError
 

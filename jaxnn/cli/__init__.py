@@ -1,1 +1,40 @@
-"""The command line, `python -m jaxnn`."""
+"""The command line: `python -m jaxnn` trains a network on real data, prints its test score, and draws one picture."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from jaxnn.cli.arguments import parser as make_parser
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0, 1 if the training diverged, 130 after Ctrl-C. An invalid argument exits with code 2, through
+        `SystemExit` as in argparse.
+    """
+    started = time.perf_counter()
+    parser = make_parser()
+    try:
+        arguments = parser.parse_args(argv)
+        from jaxnn.cli import job, sweep, train  # after parsing, so that --help and most errors come at once
+        from jaxnn.io.leaves import MismatchError
+
+        try:
+            prepared = job.prepare(arguments)
+        except (ValueError, OSError, ImportError) as error:
+            parser.error(str(error))
+        try:
+            return (sweep if arguments.command == "sweep" else train).run(prepared, started)
+        except MismatchError as error:  # no other error comes from resuming
+            parser.error(f"--resume cannot continue from {arguments.checkpoint}: {error}")
+    except KeyboardInterrupt:
+        print("\njaxnn: interrupted", file=sys.stderr)
+        return 130

@@ -1,4 +1,4 @@
-"""The options of `python -m jaxnn`: what they are called, what they allow, and how a mistake is answered."""
+"""The options of `python -m jaxnn`: their names, allowed values and help texts, and the messages about invalid ones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jaxnn.data import NAMES
 MODELS = ("mlp", "cnn", "rnn")
 SCHEDULES = ("constant", "linear", "exponential", "inverse", "cyclic", "cosine", "onecycle")
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")
-INITS = ("random", "xavier", "glorot", "he", "lecun", "orthogonal")
+INITS = ("random", "fan-in", "glorot", "xavier", "he", "lecun", "orthogonal")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answer a mistake with one line on stderr and exit code 2."""
+    """Report an invalid argument in one line on stderr, with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"jaxnn: error: {' '.join(message.split())}\n")
@@ -29,94 +29,119 @@ class _Parser(argparse.ArgumentParser):
             known = [option for option in self._option_string_actions if option.startswith("--")]
             near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            self.error(f"unknown argument {unknown[0]!r}{hint}; known are train, sweep, {', '.join(known)}")
-        if parsed.command not in ("train", "sweep"):  # looked at last: the value of a misspelt option lands here
+            self.error(f"unknown argument {unknown[0]!r}{hint}; known arguments: train, sweep, {', '.join(known)}")
+        if parsed.command not in ("train", "sweep"):  # checked last: the value of a misspelled option ends up here
             self.error(f"unknown command {parsed.command!r}; expected train or sweep")
         if parsed.command == "train" and (parsed.grid or parsed.seeds != 1):
-            self.error("--grid and --seeds are of the command sweep: python -m jaxnn sweep ...")
+            self.error("--grid and --seeds apply only to the command sweep: python -m jaxnn sweep ...")
         if parsed.command == "sweep" and not parsed.grid:
-            self.error("sweep needs something to try: --grid learning_rate=0.01,0.001")
+            self.error("sweep requires values to try: --grid learning_rate=0.01,0.001")
         return parsed
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the parser of the whole command line."""
-    made = _Parser(
+    """Build the parser of the whole command line."""
+    root = _Parser(
         prog="jaxnn",
         usage="python -m jaxnn [train | sweep] [options]",
         description="Train a neural network on real data. Without options: a small CNN on handwritten digits.",
-        epilog="Options left out are chosen to suit the data and the model. The test part, 20% of the samples or the data "
-        "set's own, is looked at once, at the end; of the rest, 10% are held out for validation, which is all that "
-        "--patience looks at.",
+        epilog="The defaults of the options depend on the data and the model. 20% of the samples are the test part, unless "
+        "the data set has its own; it is used once, at the end. Of the remaining samples, 10% are the validation part, the "
+        "only one that --patience uses.",
         allow_abbrev=False,
     )
-    made.add_argument("command", nargs="?", metavar="train | sweep", default="train", help="one network, or many at once")
-    data = made.add_argument_group("data and model")
-    data.add_argument("--data", metavar="NAME", default="digits", help=f"{', '.join(NAMES)}, or FILE.npz (default digits)")
+    root.add_argument(
+        "command", nargs="?", metavar="train | sweep", default="train", help="train one network (default), or many at once"
+    )
+    data = root.add_argument_group("data and model")
+    data.add_argument("--data", metavar="NAME", default="digits", help=f"{', '.join(NAMES)}, or FILE.npz (default: digits)")
     data.add_argument("--model", choices=MODELS, help="default: cnn for images, rnn for sequences, mlp for tables")
     data.add_argument(
         "--activation",
         choices=ACTIVATIONS,
-        help="of the hidden layers of mlp and cnn (default tanh for tables, else relu)",
+        help="activation of the hidden layers of mlp and cnn (default: tanh for tables, relu otherwise)",
     )
     data.add_argument(
         "--init",
         choices=INITS,
-        help="of the kernels (default: he for the relu family, xavier for tanh, sigmoid and rnn)",
+        help="initializer of the kernels. fan-in: the form in the teaching notes, U(-sqrt(1/n), sqrt(1/n)) with n inputs; "
+        "glorot, also called xavier: the form of Glorot and Bengio, U(-a, a) with a = sqrt(6 / (n_in + n_out)) (default: "
+        "fan-in with tanh and sigmoid and for rnn, he otherwise)",
     )
-    training = made.add_argument_group("training")
-    training.add_argument("--epochs", type=_whole(1), metavar="N", help="passes over the training part")
-    training.add_argument("--batch-size", type=_whole(1), metavar="N", help="samples a step")
+    training = root.add_argument_group("training")
+    training.add_argument("--epochs", type=_whole(1), metavar="N", help="number of passes over the training part")
+    training.add_argument("--batch-size", type=_whole(1), metavar="N", help="samples per step")
     training.add_argument(
-        "--optimizer", metavar="NAME", default="adam", help="any of optax's: sgd, adamw, lion, lamb, ... (default adam)"
+        "--optimizer",
+        metavar="NAME",
+        default="adam",
+        help="any optimizer of optax: sgd, adamw, lion, lamb, ... (default: adam)",
     )
     training.add_argument(
-        "--learning-rate", type=_number(0, math.inf), metavar="RATE", help="at its highest; the default suits adam"
+        "--learning-rate",
+        type=_number(0, math.inf),
+        metavar="RATE",
+        help="highest learning rate of the schedule; the default suits adam",
     )
     training.add_argument(
         "--weight-decay",
         type=_number(0, math.inf, or_low=True),
         metavar="RATE",
-        help="of kernels, not of biases and norms (default: the optimizer's own, mostly none)",
+        help="weight decay of the kernels, but not of biases and norms (default: that of the optimizer, mostly 0)",
     )
     training.add_argument(
         "--freeze",
         action="append",
         metavar="PATTERN",
         default=[],
-        help="leave the parameters as drawn whose paths match, such as 'dense/*' or '*/bias'; may come again",
+        help="keep the initial values of the parameters whose paths match PATTERN, such as 'dense/*' or '*/bias'; may be "
+        "repeated",
     )
-    training.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate (default cosine)")
     training.add_argument(
-        "--dropout", type=_number(0, 1, or_low=True), metavar="RATE", help="share of units dropped in training"
+        "--schedule", choices=SCHEDULES, default="cosine", help="schedule of the learning rate (default: cosine)"
+    )
+    training.add_argument(
+        "--dropout", type=_number(0, 1, or_low=True), metavar="RATE", help="fraction of units dropped in training"
     )
     training.add_argument(
         "--patience",
         type=_whole(1),
         metavar="N",
-        help="stop after N epochs without a better validation loss, keep the best",
+        help="stop after N epochs without a better validation loss, and keep the best parameters",
     )
-    training.add_argument("--seed", type=_whole(0, 2**32 - 1), metavar="N", default=0, help="of everything random (default 0)")
-    many = made.add_argument_group("sweep")
+    training.add_argument(
+        "--seed", type=_whole(0, 2**32 - 1), metavar="N", default=0, help="seed of everything random (default: 0)"
+    )
+    many = root.add_argument_group("sweep")
     many.add_argument(
-        "--grid", type=_values, action="append", metavar="NAME=V,V", help=f"values to try, once a name: {', '.join(GRID)}"
+        "--grid",
+        type=_values,
+        action="append",
+        metavar="NAME=V,V",
+        help=f"values to try for one hyperparameter; may be repeated. Hyperparameters: {', '.join(GRID)}",
     )
-    many.add_argument("--seeds", type=_whole(1), metavar="N", default=1, help="networks of each combination (default 1)")
-    output = made.add_argument_group("output")
+    many.add_argument("--seeds", type=_whole(1), metavar="N", default=1, help="number of networks per combination (default: 1)")
+    output = root.add_argument_group("output")
     output.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("jaxnn-run"), help="folder of the picture (default jaxnn-run)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("jaxnn-run"),
+        help="folder of the picture and, in a sweep, of the table (default: jaxnn-run)",
     )
-    output.add_argument("--csv", type=Path, metavar="FILE", help="write each epoch's numbers to a table")
-    output.add_argument("--checkpoint", type=Path, metavar="DIR", help="save the run there, once a minute and at its end")
-    output.add_argument("--resume", action="store_true", help="go on from what --checkpoint has, if anything")
-    return made
+    output.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write the values of each epoch, or in a sweep of each network, to FILE"
+    )
+    output.add_argument("--checkpoint", type=Path, metavar="DIR", help="save the run in DIR regularly and at its end")
+    output.add_argument("--resume", action="store_true", help="continue the run in --checkpoint DIR, if there is one")
+    return root
 
 
 def _values(text: str) -> tuple[str, list[Any]]:
     name, _, values = text.partition("=")
     name = name.replace("-", "_")
     if name not in GRID or not values:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; expected NAME=V,V with a name of {', '.join(GRID)}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; expected NAME=V,V with one of the names {', '.join(GRID)}")
     try:
         return name, [GRID[name](value) for value in values.split(",")]
     except ValueError as error:
@@ -172,4 +197,4 @@ GRID: dict[str, Callable[[str], Any]] = {
     "init": _one_of(INITS),
     "optimizer": str,
 }
-"""What a sweep can try, and how a value of it is read."""
+"""The hyperparameters that a sweep can vary, and the parser of their values."""

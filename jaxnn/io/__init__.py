@@ -1,4 +1,4 @@
-"""Out of memory and back: checkpoints of a run by Orbax, parameters by safetensors. Never by pickle."""
+"""Save and load: checkpoints of a run with Orbax, parameters with safetensors. Nothing is pickled."""
 
 from jaxnn.io.checkpoints import Checkpoints
 from jaxnn.io.tensors import load, save

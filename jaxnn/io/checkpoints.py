@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written in the background, whole or not at all, and checked bit by bit when they are read."""
+"""Checkpoints of a run: written in the background, complete or not at all, and verified bit by bit when they are read."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxnn.io import storage
-from jaxnn.io.leaves import HostLeaf, LeavesDiffer, forms, from_host, to_host
+from jaxnn.io.leaves import HostLeaf, MismatchError, forms, from_host, to_host
 
 _NAME = re.compile(r"(\d+)-step-(\d+)")
 _DELETED = ".deleted"
 
 
 class _Entry(NamedTuple):
-    number: int  # counts the saves, so that the newest is the last written, whatever its step
+    number: int  # counts the saves: the newest checkpoint is the one written last, whatever its step
     step: int
     path: Path
 
@@ -31,23 +31,23 @@ class _Entry(NamedTuple):
 class Checkpoints:
     """A folder of checkpoints, for one run at a time.
 
-    A checkpoint is a tree of arrays and a JSON description. It is written by Orbax in a thread of its own, under another
-    name until it is complete: whatever ends the process, and however full the disk is, there are only whole ones, and
-    the earlier are untouched. Each carries a checksum of every leaf and of the description, so that damage done later is
-    noticed. Nothing is pickled. Without jaxnn, Orbax reads the arrays of a checkpoint from the folder `tree` in it, as
-    a dict by path; `manifest.json` beside it is the description.
+    A checkpoint consists of a tree of arrays and a JSON description. Orbax writes it in a separate thread, under a
+    temporary name until it is complete: a killed process or a full disk leaves neither an incomplete checkpoint nor
+    damage to earlier ones. A checkpoint contains checksums of every leaf and of the description, so that later damage
+    is detected. Nothing is pickled. Orbax can read a checkpoint without jaxnn: the folder `tree` contains the arrays, as
+    a dict by path, and `manifest.json` the description.
 
-    Use it as a context manager, or call `close`: the interpreter's end does not wait for a save.
+    Use it as a context manager or call `close`: the interpreter does not wait for a save when it exits.
 
     Args:
-        folder: where they are; made if it is not there.
-        keep: how many to keep, the newest ones.
-        best: `(name, "min" or "max")`: the one with the best metric of that name is kept besides.
-        every: how many seconds lie between two saves for `due` to hold. `save` itself always saves.
+        folder: The folder of the checkpoints, created if it does not exist.
+        keep: The number of checkpoints to keep; the newest ones are kept.
+        best: `(name, "min" or "max")`. The checkpoint with the best metric of that name is kept in addition.
+        every: The least time in seconds between two saves, for `due`. `save` itself always saves.
 
     Raises:
         ImportError: Orbax is not installed.
-        ValueError: `keep` is below 1, or `best` is not as above.
+        ValueError: `keep` is below 1, or `best` is not such a pair.
 
     Example:
         >>> import tempfile, jax.numpy as jnp
@@ -65,24 +65,24 @@ class Checkpoints:
         self, folder: str | PathLike, *, keep: int = 3, best: tuple[str, str] | None = None, every: float = 0.0
     ) -> None:
         if not storage.is_installed():
-            raise ImportError('checkpoints need Orbax: pip install "jaxnn[checkpoint]"')
+            raise ImportError('checkpoints require Orbax: pip install "jaxnn[checkpoint]"')
         if keep < 1:
-            raise ValueError(f"keep says how many checkpoints stay, at least 1; got {keep}")
+            raise ValueError(f"keep is the number of checkpoints to keep, at least 1; got {keep}")
         if best is not None and (not isinstance(best, tuple) or len(best) != 2 or best[1] not in ("min", "max")):
-            raise ValueError(f'best takes the name of a metric and "min" or "max", as ("val_loss", "min"); got {best!r}')
+            raise ValueError(f'best is the name of a metric and "min" or "max", such as ("val_loss", "min"); got {best!r}')
         self.folder = Path(folder).expanduser().absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keep, self._best, self.every = keep, best, every
-        self._begun = -math.inf
+        self._last_begun = -math.inf
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._metrics: dict[str, dict] = {}
 
     def within(self, name: str) -> Checkpoints:
-        """A store of the same kind in a folder of this one, for one of several runs.
+        """Return a store with the same options in a subfolder, for one of several runs.
 
         Args:
-            name: of the folder.
+            name: The name of the subfolder.
 
         Returns:
             The store.
@@ -90,12 +90,12 @@ class Checkpoints:
         return Checkpoints(self.folder / name, keep=self._keep, best=self._best, every=self.every)
 
     def due(self) -> bool:
-        """Whether `every` seconds have passed since the last save began.
+        """Return whether at least `every` seconds have passed since the last save began.
 
         Returns:
-            Whether it is time.
+            Whether a save is due.
         """
-        return time.monotonic() - self._begun >= self.every
+        return time.monotonic() - self._last_begun >= self.every
 
     def save(
         self,
@@ -108,52 +108,54 @@ class Checkpoints:
     ) -> None:
         """Copy the tree to the host and write it in the background.
 
-        When this returns, the tree's buffers may be donated. The save before this one is waited for. One that fails, as
-        for want of space, does not end the run: it is reported by a warning, at the next call of `save`, `restore`,
-        `wait` or `close`, and leaves the earlier checkpoints as they were; the next save tries again.
+        The tree's buffers may be donated once this returns. The call waits for the previous save. A save that fails,
+        for example because the disk is full, does not end the run: the next call of `save`, `restore`, `wait` or `close`
+        reports it by a warning, the earlier checkpoints are unchanged, and the next save tries again.
 
         Args:
-            step: how far the run is. A checkpoint of the same step is replaced once the new one is complete.
-            tree: any pytree of arrays: bits, dtypes and typed random keys come back as they are.
-            info: what belongs to it, as JSON can hold it; NumPy's and JAX's numbers are taken, too.
-            metrics: what is known of this step by name, for `best`.
-            wait: return when it is written.
+            step: The step of the run. A checkpoint of the same step is replaced once the new one is complete.
+            tree: Any pytree of arrays. Bits, dtypes and typed random keys are restored exactly.
+            info: Additional information that JSON can represent; NumPy and JAX numbers and arrays are converted.
+            metrics: Metrics of this step by name, for `best`.
+            wait: Whether to return only after the checkpoint is written.
 
         Raises:
-            TypeError: a leaf is no array, or `info` holds what JSON cannot.
-            ValueError: `metrics` lacks the one that `best` names.
+            TypeError: A leaf is not an array, or `info` contains a value that JSON cannot represent.
+            ValueError: `metrics` lacks the metric that `best` names.
 
         Warns:
-            RuntimeWarning: a save failed.
+            RuntimeWarning: The previous save failed.
         """
         if self._best is not None and metrics is not None and self._best[0] not in metrics:
-            raise ValueError(f"best={self._best!r} names none of the metrics, which are {', '.join(metrics) or 'none'}")
+            raise ValueError(
+                f"best={self._best!r} names a metric that was not given; the metrics are {', '.join(metrics) or 'none'}"
+            )
         self._finish()
-        self._begun = time.monotonic()
-        described = json.dumps({"info": info or {}, "metrics": metrics or {}}, default=_as_number)
-        work = (int(step), to_host(tree), described)
-        self._thread = threading.Thread(target=self._write, args=work, name=f"checkpoint of step {step}")
+        self._last_begun = time.monotonic()
+        description = json.dumps({"info": info or {}, "metrics": metrics or {}}, default=_to_json)
+        arguments = (int(step), to_host(tree), description)
+        self._thread = threading.Thread(target=self._write, args=arguments, name=f"checkpoint of step {step}")
         self._thread.start()
         if wait:
             self._finish()
 
     def restore(self, like: Any, *, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
-        """Read the newest checkpoint that is sound.
+        """Read the newest intact checkpoint.
 
         Args:
-            like: a tree of arrays, or of `jax.ShapeDtypeStruct`, as the one that was saved. Leaves come to the devices
-                where its leaves are, and into NumPy's memory where it has NumPy arrays.
-            step: read the checkpoint of this step only.
+            like: A tree of arrays or of `jax.ShapeDtypeStruct` with the structure of the saved tree. Each leaf is placed
+                on the devices of the corresponding leaf, or becomes a NumPy array if that leaf is one.
+            step: Read only the checkpoint of this step.
 
         Returns:
-            `(tree, info)`, or `None` if there is no sound checkpoint.
+            `(tree, info)`, or `None` if there is no intact checkpoint.
 
         Raises:
-            ValueError: the checkpoint is of another model or optimizer, whose leaves have other paths, shapes or dtypes;
-                or there is none of the step that was asked for.
+            ValueError: The checkpoint belongs to another model or optimizer, whose leaves have other paths, shapes or
+                dtypes; or there is no checkpoint of the requested step.
 
         Warns:
-            RuntimeWarning: a damaged checkpoint was passed over.
+            RuntimeWarning: A damaged checkpoint was skipped.
         """
         expected = forms(like)
         self._finish()
@@ -161,50 +163,50 @@ class Checkpoints:
         if step is not None:
             entries = [entry for entry in entries if entry.step == step]
             if not entries:
-                raise ValueError(f"{self.folder} has no checkpoint of step {step}; there are {self.steps() or 'none'}")
+                raise ValueError(f"{self.folder} has no checkpoint of step {step}; available steps: {self.steps() or 'none'}")
         for entry in entries:
             try:
                 arrays, info = storage.read(entry.path, expected)
-            except LeavesDiffer:
+            except MismatchError:
                 raise
-            except Exception as error:  # whatever Orbax and what it stands on make of a damaged file
-                warnings.warn(f"passed over a damaged checkpoint, {entry.path}: {_said(error)}", RuntimeWarning, stacklevel=2)
+            except Exception as error:  # Orbax and its libraries raise many types on a damaged file
+                warnings.warn(f"skipped a damaged checkpoint, {entry.path}: {_one_line(error)}", RuntimeWarning, stacklevel=2)
             else:
                 return from_host(arrays, like), info
         return None
 
     def steps(self) -> list[int]:
-        """The steps there are checkpoints of, in the order they were written.
+        """Return the steps of the checkpoints, in the order in which they were written.
 
         Returns:
-            The steps, the oldest checkpoint's first.
+            The steps, that of the oldest checkpoint first.
         """
         return [entry.step for entry in reversed(self._entries())]
 
     def best(self) -> int | None:
-        """The step with the best metric, or `None` if no checkpoint has it.
+        """Return the step with the best metric, or `None` if no checkpoint has that metric.
 
         Returns:
             The step, or `None`.
 
         Raises:
-            ValueError: the store was made without `best`.
+            ValueError: The store was created without `best`.
         """
         if self._best is None:
-            raise ValueError('which step is the best needs a metric: Checkpoints(folder, best=("val_loss", "min"))')
+            raise ValueError('the best step requires a metric to compare: Checkpoints(folder, best=("val_loss", "min"))')
         entry = self._best_of(self._entries())
         return None if entry is None else entry.step
 
     def wait(self) -> None:
-        """Wait until what was to be saved is.
+        """Wait until the last save is complete.
 
         Warns:
-            RuntimeWarning: the save failed.
+            RuntimeWarning: The save failed.
         """
         self._finish()
 
     def close(self) -> None:
-        """The same as `wait`, for the end."""
+        """Wait for the last save, as `wait` does; to be called at the end."""
         self._finish()
 
     def __enter__(self) -> Checkpoints:
@@ -214,7 +216,7 @@ class Checkpoints:
         self._finish()
 
     def _finish(self) -> None:
-        """Wait, and say to the caller's caller what failed."""
+        """Wait for the save; if it failed, warn at the line that called the public method."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -223,7 +225,7 @@ class Checkpoints:
             warnings.warn(failure, RuntimeWarning, stacklevel=3)
 
     def _entries(self) -> list[_Entry]:
-        """The checkpoints, newest first; of those of one step the newest only."""
+        """Return the checkpoints, newest first; only the newest one of each step."""
         matches = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
         newest: dict[int, _Entry] = {}
         for entry in sorted((_Entry(int(m[1]), int(m[2]), path) for m, path in matches if m), reverse=True):
@@ -240,48 +242,48 @@ class Checkpoints:
         if entry.path.name not in self._metrics:
             try:
                 self._metrics[entry.path.name] = storage.read_manifest(entry.path)["metrics"]
-            except Exception:  # a damaged one has none; `restore` says so
+            except Exception:  # a damaged checkpoint has no metrics; `restore` reports it
                 self._metrics[entry.path.name] = {}
         return self._metrics[entry.path.name]
 
-    def _write(self, step: int, leaves: dict[str, HostLeaf], described: str) -> None:
-        """What the thread does; a failure is left for `_finish` to report."""
-        what = f"the checkpoint of step {step} could not be written to {self.folder}; the next save tries again"
+    def _write(self, step: int, leaves: dict[str, HostLeaf], description: str) -> None:
+        """Write a checkpoint and remove old ones, in the thread; `_finish` reports a failure."""
+        failed = f"the checkpoint of step {step} could not be written to {self.folder}; the next save tries again"
         try:
-            self._remove_left_over()
+            self._remove_leftovers()
             number = 1 + max((entry.number for entry in self._entries()), default=0)
-            name, content = f"{number:06d}-step-{step}", json.loads(described)
+            name, content = f"{number:06d}-step-{step}", json.loads(description)
             storage.write(self.folder / name, leaves, content)
             self._metrics[name] = content["metrics"]
-            what = f"checkpoints that are no longer to be kept could not be removed from {self.folder}"
-            self._tidy()
+            failed = f"old checkpoints could not be removed from {self.folder}"
+            self._remove_old()
         except Exception as error:
-            self._failure = f"{what}. {_said(error)}"
+            self._failure = f"{failed}. {_one_line(error)}"
             with suppress(OSError):
-                self._remove_left_over()
+                self._remove_leftovers()
 
-    def _tidy(self) -> None:
+    def _remove_old(self) -> None:
         entries = self._entries()
         best = self._best_of(entries) if self._best else None
-        stay = {entry.path for entry in [*entries[: self._keep], best] if entry is not None}
+        kept = {entry.path for entry in [*entries[: self._keep], best] if entry is not None}
         for path in self.folder.iterdir():
-            if _NAME.fullmatch(path.name) and path not in stay:
-                path.rename(path.with_name(path.name + _DELETED))  # so that none is ever there in part
-        self._remove_left_over()
+            if _NAME.fullmatch(path.name) and path not in kept:
+                path.rename(path.with_name(path.name + _DELETED))  # never visible with files missing
+        self._remove_leftovers()
 
-    def _remove_left_over(self) -> None:
+    def _remove_leftovers(self) -> None:
         for path in self.folder.iterdir():
             if path.name.endswith((storage.PARTIAL, _DELETED)) and _NAME.match(path.name):
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _as_number(value: Any) -> Any:
-    """What JSON does not know: a number of NumPy's or JAX's, or an array of them."""
+def _to_json(value: Any) -> Any:
+    """Convert NumPy and JAX numbers and arrays, which `json` does not support."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"a checkpoint's info and metrics must be what JSON can hold, got {value!r}")
+    raise TypeError(f"the info and metrics of a checkpoint must be values that JSON can represent, got {value!r}")
 
 
-def _said(error: BaseException) -> str:
-    """The error in one line."""
+def _one_line(error: BaseException) -> str:
+    """Return type and message of the error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]

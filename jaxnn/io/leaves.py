@@ -1,4 +1,4 @@
-"""A tree as arrays by path, on the host, and back into the form of another tree."""
+"""Convert a tree to host arrays by path, and back to the structure and devices of another tree."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import numpy as np
 
 from jaxnn.core.trees import path_of
 
-_SHOWN = 6
+_MAX_SHOWN = 6  # leaves that an error message lists
 
 
-class LeavesDiffer(ValueError):
-    """What was stored is sound, but of another model, optimizer or kind of tree."""
+class MismatchError(ValueError):
+    """Stored arrays are intact, but belong to another model, optimizer or run than the one they are loaded into."""
 
 
 class HostLeaf(NamedTuple):
-    """A leaf in the host's memory."""
+    """A leaf in host memory."""
 
-    form: str  # of the leaf itself
-    array: np.ndarray  # of a typed key, its numbers
-    generator: str | None  # of a typed key
+    form: str  # dtype and shape of the leaf, as `form` writes them
+    array: np.ndarray  # for a typed key, its key data
+    generator: str | None  # for a typed key, the name of its implementation
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-    """The leaves by path, of which there must be one for each.
+    """Return the leaves by path, each path exactly once.
 
     Raises:
-        TypeError: a leaf is no array.
-        ValueError: two leaves have the same path, since a name holds a slash.
+        TypeError: A leaf is not an array.
+        ValueError: Two leaves have the same path, because a name contains a slash.
     """
     leaves: dict[str, Any] = {}
     for steps, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         path = path_of(steps)
         if path in leaves:
-            raise ValueError(f"two leaves have the path {path!r}: names in a tree that is stored must not hold a slash")
+            raise ValueError(f"two leaves have the path {path!r}: names in a stored tree must not contain a slash")
         if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")) or not _is_storable(leaf.dtype):
-            raise TypeError(f"leaf {path!r} is {leaf!r}; what is stored are arrays of numbers, as jnp.asarray makes them")
+            raise TypeError(f"leaf {path!r} is {leaf!r}; expected an array of numbers, such as jnp.asarray makes")
         leaves[path] = leaf
     return leaves
 
@@ -53,23 +53,23 @@ def _is_storable(dtype: Any) -> bool:
 
 
 def form(leaf: Any) -> str:
-    """Dtype and shape as text: `float32[3, 4]`."""
+    """Return dtype and shape as text, such as `float32[3, 4]`."""
     return f"{leaf.dtype.name}[{', '.join(map(str, leaf.shape))}]"
 
 
 def forms(tree: Any) -> dict[str, str]:
-    """The form of every leaf, by path."""
+    """Return the form of every leaf by path."""
     return {path: form(leaf) for path, leaf in by_path(tree).items()}
 
 
 def to_host(tree: Any) -> dict[str, HostLeaf]:
-    """Copies of the leaves in the host's memory, by path.
+    """Copy the leaves to host memory and return them by path.
 
-    Nothing of them is shared with the tree, whose buffers may be donated as soon as this returns.
+    The copies share no memory with the tree, whose buffers may be donated as soon as this returns.
     """
     leaves = by_path(tree)
     numbers = {path: jax.random.key_data(leaf) if _is_key(leaf) else leaf for path, leaf in leaves.items()}
-    fetched = jax.device_get(numbers)  # starts every transfer before it waits for the first
+    fetched = jax.device_get(numbers)  # all at once: it starts every transfer before it waits for the first
     return {
         path: HostLeaf(
             form(leaf),
@@ -81,7 +81,7 @@ def to_host(tree: Any) -> dict[str, HostLeaf]:
 
 
 def from_host(leaves: Mapping[str, HostLeaf], like: Any) -> Any:
-    """A tree like `like` of the leaves, each where the leaf of `like` is: in NumPy's memory, on a device or on several."""
+    """Build a tree of the structure of `like`, each leaf on the devices of the leaf of `like`, or in NumPy."""
 
     def place(path: str, leaf: Any) -> Any:
         _, array, generator = leaves[path]
@@ -97,17 +97,18 @@ def from_host(leaves: Mapping[str, HostLeaf], like: Any) -> Any:
 
 
 def check_forms(found: Mapping[str, str], expected: Mapping[str, str], what: str) -> None:
-    """Compare what is stored with what is asked for.
+    """Compare the forms of the stored leaves with the expected ones; `what` names the file or folder.
 
     Raises:
-        LeavesDiffer: they differ; the message names the paths, and at each what was found and what was expected.
+        MismatchError: They differ. The message lists the paths with the form found and the form expected.
     """
     differing = [path for path in {**expected, **found} if found.get(path) != expected.get(path)]
     if not differing:
         return
     lines = [
         f"  {path or '(the leaf)'}: found {found.get(path, 'nothing')}, expected {expected.get(path, 'nothing')}"
-        for path in differing[:_SHOWN]
+        for path in differing[:_MAX_SHOWN]
     ]
-    more = [f"  + {len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
-    raise LeavesDiffer("\n".join([f"{what} does not fit; of {len(expected)} leaves these differ:", *lines, *more]))
+    more = [f"  + {len(differing) - _MAX_SHOWN} more"] if len(differing) > _MAX_SHOWN else []
+    heading = f"{what} does not match; of the {len(expected)} expected leaves, these differ:"
+    raise MismatchError("\n".join([heading, *lines, *more]))

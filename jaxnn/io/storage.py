@@ -1,6 +1,7 @@
-"""One checkpoint on disk: the leaves as Orbax writes them, and a manifest that says what each leaf and file must be.
+"""One checkpoint on disk: the leaves as Orbax writes them, and a manifest with checksums of every leaf and file.
 
-Checksums of the files show damage before Orbax meets it; those of the leaves, that the arrays are what was given.
+The checksums of the files show damage before Orbax reads them; those of the leaves show that the arrays read are the
+arrays that were saved.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ import numpy as np
 
 from jaxnn.io.leaves import HostLeaf, check_forms
 
-PARTIAL = ".partial"  # what the name of an incomplete checkpoint ends with
-_ONE_AT_A_TIME = threading.Lock()
+PARTIAL = ".partial"  # the suffix of an incomplete checkpoint's name
+_ORBAX_LOCK = threading.Lock()
 
 
 def is_installed() -> bool:
-    """Whether Orbax is, which is not imported to see it."""
+    """Return whether Orbax is installed, without importing it."""
     try:
         return importlib.util.find_spec("orbax.checkpoint") is not None
-    except ModuleNotFoundError:  # nor is the package it lies in
+    except ModuleNotFoundError:  # the package `orbax` is missing as well
         return False
 
 
-def write(path: Path, leaves: Mapping[str, HostLeaf], described: Mapping[str, Any]) -> None:
-    """Write a checkpoint, which is at `path` when it is complete; `described` is what its manifest holds besides."""
+def write(path: Path, leaves: Mapping[str, HostLeaf], description: Mapping[str, Any]) -> None:
+    """Write a checkpoint, which appears at `path` once it is complete; `description` is added to its manifest."""
     _check_space(path.parent, sum(leaf.array.nbytes for leaf in leaves.values()))
     partial = path.with_name(path.name + PARTIAL)
     partial.mkdir()
@@ -45,8 +46,8 @@ def write(path: Path, leaves: Mapping[str, HostLeaf], described: Mapping[str, An
             checkpointer.save(partial / "tree", args=args.PyTreeSave(arrays))
     files = {str(file.relative_to(partial)): file for file in partial.rglob("*") if file.is_file()}
     content = {
-        **described,
-        "leaves": {name: _description(leaf) for name, leaf in leaves.items()},
+        **description,
+        "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
         "files": {name: zlib.crc32(file.read_bytes()) for name, file in files.items()},
     }
     with open(partial / "manifest.json", "w") as manifest:
@@ -57,30 +58,30 @@ def write(path: Path, leaves: Mapping[str, HostLeaf], described: Mapping[str, An
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What `write` was told, and what it says of the leaves and files.
+    """Return the content of the manifest: the description given to `write`, and the checksums of leaves and files.
 
     Raises:
-        Exception: of any kind, if it is damaged.
+        Exception: The manifest is damaged. The type of the exception depends on the damage.
     """
     manifest = json.loads((path / "manifest.json").read_bytes())
     if manifest["checksum"] != _checksum_of_text(manifest["content"]):
-        raise ValueError("manifest.json is not what was written, as its checksum shows")
+        raise ValueError("manifest.json has changed since it was written: its checksum differs")
     return manifest["content"]
 
 
 def read(path: Path, expected: Mapping[str, str]) -> tuple[dict[str, HostLeaf], dict[str, Any]]:
-    """The leaves and the `info` of a checkpoint.
+    """Return the leaves and the `info` of a checkpoint.
 
     Raises:
-        LeavesDiffer: it is sound as far as its manifest goes, but its leaves have not the forms that are expected.
-        Exception: of any kind, if it is damaged.
+        MismatchError: The manifest is intact, but the leaves do not have the expected forms.
+        Exception: The checkpoint is damaged. The type of the exception depends on the damage.
     """
     manifest = read_manifest(path)
     leaves = manifest["leaves"]
     check_forms({name: leaf["form"] for name, leaf in leaves.items()}, expected, f"the checkpoint {path}")
     for name, checksum in manifest["files"].items():
         if zlib.crc32((path / name).read_bytes()) != checksum:
-            raise ValueError(f"{name} is not what was written, as its checksum shows")
+            raise ValueError(f"{name} has changed since it was written: its checksum differs")
     stored: dict[str, np.ndarray] = {}
     if manifest["files"]:
         with _orbax() as (checkpointer, args):
@@ -90,19 +91,20 @@ def read(path: Path, expected: Mapping[str, str]) -> tuple[dict[str, HostLeaf], 
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    """Most full disks are met here, in words, and not in the middle of a file."""
+    """Raise a clear error on a full disk before a file is begun, in most cases."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / 1e6:,.1f} MB are needed, and {free / 1e6:,.1f} MB are free")
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:,.1f} MB are needed, but only {free / 1e6:,.1f} MB are free")
 
 
 @contextmanager
 def _orbax() -> Iterator[tuple[Any, Any]]:
-    """A checkpointer of Orbax's and the kinds of its arguments.
+    """Yield an Orbax checkpointer and the module of its argument types.
 
-    Imported here, since that takes a quarter of a second. Silent: what fails is said by a warning of ours.
+    Orbax is imported here, since the import takes a quarter of a second. Its log is turned off: failures are reported by
+    the warnings of `Checkpoints`.
     """
-    with _ONE_AT_A_TIME:
+    with _ORBAX_LOCK:
         import orbax.checkpoint as ocp
 
         log = logging.getLogger("absl")
@@ -115,23 +117,23 @@ def _orbax() -> Iterator[tuple[Any, Any]]:
             log.setLevel(level)
 
 
-def _description(leaf: HostLeaf) -> dict[str, Any]:
+def _describe(leaf: HostLeaf) -> dict[str, Any]:
     array = leaf.array
     kind = {"form": leaf.form, "generator": leaf.generator}
     return kind | {"dtype": array.dtype.name, "shape": array.shape, "checksum": _checksum(array)}
 
 
 def _array(name: str, leaf: dict[str, Any], stored: dict[str, np.ndarray]) -> np.ndarray:
-    """The leaf as it was before `_storable`, if it is what its description says."""
+    """Undo `_storable`, and check the leaf against its description."""
     dtype, shape = np.dtype(leaf["dtype"]), tuple(leaf["shape"])
     array = np.zeros(shape, dtype) if 0 in shape else np.asarray(stored[name]).view(dtype).reshape(shape)
     if _checksum(array) != leaf["checksum"]:
-        raise ValueError(f"leaf {name!r} is not what was written, as its checksum shows")
+        raise ValueError(f"leaf {name!r} has changed since it was written: its checksum differs")
     return array
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
-    """The array itself, or its bytes if it has one of the short dtypes, of which TensorStore knows only some."""
+    """Return the array itself, or its bytes for the short dtypes, only some of which TensorStore supports."""
     is_short = array.dtype.isbuiltin != 1 and array.dtype != ml_dtypes.bfloat16
     return array.reshape(-1).view(np.uint8) if is_short else array
 

@@ -1,4 +1,4 @@
-"""Parameters in one file, in the safetensors format, which other libraries read, too."""
+"""Save and load parameters in the safetensors format, which other libraries read as well."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _DTYPES = (
 
 
 def save(path: str | PathLike, tree: Any) -> None:
-    """Write a tree of arrays, usually parameters, to a safetensors file, one tensor a leaf under its path.
+    """Write a tree of arrays, usually parameters, to a safetensors file: one tensor per leaf, named by its path.
 
-    The file is there whole or not at all: it is written under another name first.
+    The file is written under a temporary name first, so that an incomplete file never appears at `path`.
 
     Args:
-        path: of the file; one that exists is replaced.
-        tree: any pytree of arrays. Typed random keys belong into a checkpoint.
+        path: The path of the file. An existing file is replaced.
+        tree: Any pytree of arrays. Typed random keys are not supported; save them in a checkpoint.
 
     Raises:
         ImportError: safetensors is not installed.
-        TypeError: a leaf is no array, or of a dtype that such a file does not hold.
-        OSError: the file could not be written; one that was there is as it was.
+        TypeError: A leaf is not an array, or has a dtype that the format does not support.
+        OSError: The file could not be written; an existing file is unchanged.
 
     Example:
         >>> import tempfile, jax.numpy as jnp
@@ -45,9 +45,11 @@ def save(path: str | PathLike, tree: Any) -> None:
     leaves = to_host(tree)
     for name, leaf in leaves.items():
         if leaf.generator is not None:
-            raise TypeError(f"leaf {name!r} is a random key, {leaf.form}: jax.random.key_data makes an array of it")
+            raise TypeError(
+                f"leaf {name!r} is a random key, {leaf.form}; expected an array, which jax.random.key_data makes of it"
+            )
         if leaf.array.dtype.name not in _DTYPES:
-            raise TypeError(f"leaf {name!r} is {leaf.form}; a safetensors file holds {', '.join(_DTYPES)}")
+            raise TypeError(f"leaf {name!r} is {leaf.form}; a safetensors file supports {', '.join(_DTYPES)}")
     target = Path(path).expanduser()
     partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
@@ -63,17 +65,19 @@ def load(path: str | PathLike, like: Any = None) -> Any:
     """Read a tree of arrays from a safetensors file.
 
     Args:
-        path: of the file.
-        like: a tree of arrays, or of `jax.ShapeDtypeStruct`, as the one expected: `jax.eval_shape(model.init, key, x)[0]`
-            for the parameters of a model. Without it, paths are split at slashes and become nested dicts.
+        path: The path of the file.
+        like: A tree of arrays or of `jax.ShapeDtypeStruct` with the expected structure, shapes and dtypes, such as
+            `jax.eval_shape(model.init, key, x)[0]` for the parameters of a model. Without it, the paths are split at
+            slashes into nested dicts.
 
     Returns:
-        The tree; as `like`, if that is given.
+        The tree, with the structure of `like` if that is given.
 
     Raises:
         ImportError: safetensors is not installed.
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or of another format, or does not fit `like`, and where.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged or has another format, or its tensors do not match `like`; the message lists the
+            tensors that differ.
 
     Example:
         >>> import tempfile, jax, jax.numpy as jnp
@@ -96,9 +100,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         return numpy.load_file(path)
     except error_type as error:
-        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
     except (AttributeError, KeyError) as error:
-        raise ValueError(f"{path} has arrays of a dtype that NumPy does not have: {error}") from error
+        raise ValueError(f"{path} contains a dtype that NumPy does not support: {error}") from error
 
 
 def _nested(arrays: dict[str, np.ndarray], path: str | PathLike) -> dict[str, Any]:
@@ -109,13 +113,13 @@ def _nested(arrays: dict[str, np.ndarray], path: str | PathLike) -> dict[str, An
         for parent in parents:
             node = node.setdefault(parent, {}) if isinstance(node, dict) else node
         if not isinstance(node, dict) or last in node:
-            raise ValueError(f"{path} has a tensor {name!r} and another above or below it; load(path, like) can read it")
+            raise ValueError(f"{path} has a tensor {name!r} and another one inside that path; give like= to load both")
         node[last] = _on_device(array)
     return tree
 
 
 def _on_device(array: np.ndarray) -> Any:
-    """As an array of JAX's, unless that would change it: 64 bits stay with NumPy where JAX has 32."""
+    """Return a JAX array, unless that would change the values: 64-bit arrays stay in NumPy where JAX has x64 disabled."""
     return jnp.array(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
 
 
@@ -123,5 +127,5 @@ def _safetensors() -> tuple[Any, type[Exception]]:
     try:
         from safetensors import SafetensorError, numpy
     except ImportError as error:
-        raise ImportError('saving and loading parameters needs safetensors: pip install "jaxnn[checkpoint]"') from error
+        raise ImportError('saving and loading parameters requires safetensors: pip install "jaxnn[checkpoint]"') from error
     return numpy, SafetensorError

@@ -36,12 +36,14 @@ class Saver:
         Raises:
             ValueError: If it is of another sweep.
         """
+        from jaxnn.io.leaves import MismatchError
+
         found = self._store.restore(self._tree())
         if found is None:
             return {}
         trees, info = found
         if info["sweep"] != self._of:
-            raise ValueError(
+            raise MismatchError(
                 f"the checkpoints in {self._store.folder} are of a sweep with another key, space or seeds: use another folder"
             )
         for run, tree in zip(self._task.runs, trees, strict=True):

@@ -31,16 +31,18 @@ class Saver:
         Raises:
             ValueError: If it is of another run.
         """
+        from jaxnn.io.leaves import MismatchError
+
         found = self._store.restore(start)
         if found is None:
             return start, History()
         train_state, info = found
         if not np.array_equal(jax.random.key_data(train_state.key), jax.random.key_data(start.key)):
-            raise ValueError(
+            raise MismatchError(
                 f"the checkpoints in {self._store.folder} are of a run with another key: use it, or another folder"
             )
         if info["run"] != self._run:
-            raise ValueError(
+            raise MismatchError(
                 f"the checkpoints in {self._store.folder} are of a run with {info['run']}, this one has {self._run}: "
                 "its batches would be others; use another folder"
             )

@@ -1,4 +1,4 @@
-"""`Checkpoints`: what comes back, what is kept, what is refused, and that nothing a disk or a signal does goes unnoticed."""
+"""`Checkpoints`: what is restored, kept and rejected, and that damage, full disks and killed processes are handled."""
 
 import random
 import resource
@@ -27,13 +27,13 @@ class Pair(NamedTuple):
 
 
 def raw(leaf):
-    """The bits of a leaf, keys included."""
+    """Return the bits of a leaf; for a key, those of its data."""
     array = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
     return np.asarray(array).tobytes()
 
 
 def assert_same(left, right):
-    """Equal in structure, dtype, shape and bits."""
+    """Check that structure, dtypes, shapes and bits are equal."""
     assert jax.tree.structure(left) == jax.tree.structure(right)
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
         assert (a.dtype, a.shape, raw(a)) == (b.dtype, b.shape, raw(b))
@@ -47,11 +47,11 @@ def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-# --- what comes back ------------------------------------------------------------------------------------------------------
+# --- what is restored -----------------------------------------------------------------------------------------------------
 
 
-def peculiar():
-    """Leaves of every kind, with bits that a conversion would lose, at paths that no file could have."""
+def unusual_tree():
+    """Return leaves of every kind, with bits that a conversion would change, at paths that are invalid file names."""
     nans = np.array([0x7FC00001, 0xFFC12345, 0x7F800001, 0x80000000], np.uint32)
     params = {
         "nans": jax.lax.bitcast_convert_type(jnp.asarray(nans), jnp.float32),
@@ -61,7 +61,7 @@ def peculiar():
         **{name: jnp.asarray([1, 2], name) for name in ("int4", "uint4", "float8_e4m3fn", "float8_e5m2")},
         "bool": jnp.asarray([True, False]),
         "scalar": jnp.asarray(2.5, jnp.float32),
-        "none of 3": jnp.zeros((0, 3), jnp.bfloat16),
+        "zero by 3": jnp.zeros((0, 3), jnp.bfloat16),
         "empty": {},
         "..": [jnp.arange(2), (jnp.arange(3), Pair(jnp.arange(4), None))],
         "schräg\n%2F": jnp.arange(5),
@@ -76,19 +76,19 @@ def peculiar():
     }
 
 
-def test_every_bit_comes_back(tmp_path):
-    tree = peculiar()
-    info = {"history": [{"loss": np.float32(0.1), "val_loss": float("nan")}], "epoch": jnp.asarray(3)}
+def test_every_bit_is_restored(tmp_path):
+    tree = unusual_tree()
+    saved = {"history": [{"loss": np.float32(0.1), "val_loss": float("nan")}], "epoch": jnp.asarray(3)}
     with Checkpoints(tmp_path) as store:
-        store.save(7, tree, info)
-        restored, described = store.restore(jax.eval_shape(lambda: tree))
+        store.save(7, tree, saved)
+        restored, info = store.restore(jax.eval_shape(lambda: tree))
     assert_same(restored, tree)
-    assert np.float32(described["history"][0]["loss"]) == np.float32(0.1) and np.isnan(described["history"][0]["val_loss"])
-    assert described["epoch"] == 3
+    assert np.float32(info["history"][0]["loss"]) == np.float32(0.1) and np.isnan(info["history"][0]["val_loss"])
+    assert info["epoch"] == 3
     assert jax.random.key_impl(restored["keys"]) == "rbg"
 
 
-def test_numpy_stays_numpy(tmp_path):
+def test_numpy_arrays_stay_numpy_arrays(tmp_path):
     tree = {"wide": np.array([1.5, -0.0, np.nan]), "long": np.array(2**62), "swapped": np.arange(3, dtype=">i4")}
     with Checkpoints(tmp_path) as store:
         store.save(0, tree)
@@ -104,7 +104,7 @@ def test_the_smallest_trees(tree, tmp_path):
         assert_same(store.restore(tree)[0], tree)
 
 
-def test_leaves_come_where_those_of_like_are(tmp_path):
+def test_leaves_are_placed_on_the_devices_of_like(tmp_path):
     device = jax.devices()[0]
     like = {"free": jnp.ones(3), "fixed": jax.device_put(jnp.ones(3), device), "key": jax.device_put(jax.random.key(0), device)}
     with Checkpoints(tmp_path) as store:
@@ -113,7 +113,7 @@ def test_leaves_come_where_those_of_like_are(tmp_path):
     assert {name: leaf.committed for name, leaf in restored.items()} == {"free": False, "fixed": True, "key": True}
 
 
-def test_buffers_may_be_donated_at_once(tmp_path):
+def test_buffers_may_be_donated_after_save(tmp_path):
     advance = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     state = {"x": jnp.zeros(100_000), "n": jnp.zeros((), jnp.int32)}
     with Checkpoints(tmp_path, keep=5) as store:
@@ -126,7 +126,7 @@ def test_buffers_may_be_donated_at_once(tmp_path):
             advance(restored)
 
 
-def test_without_jaxnn_it_is_a_dict_of_arrays_by_path(tmp_path):
+def test_orbax_alone_reads_a_dict_of_arrays_by_path(tmp_path):
     import orbax.checkpoint as ocp
 
     with Checkpoints(tmp_path) as store:
@@ -140,7 +140,7 @@ def test_without_jaxnn_it_is_a_dict_of_arrays_by_path(tmp_path):
 # --- what is kept ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_newest_are_kept_and_the_best(tmp_path):
+def test_the_newest_and_the_best_are_kept(tmp_path):
     losses = {1: 0.5, 2: 0.2, 3: float("nan"), 4: 0.3, 5: 0.4}
     with Checkpoints(tmp_path, keep=2, best=("val_loss", "min")) as store:
         assert store.restore(small()) is None and store.best() is None and store.steps() == []
@@ -153,30 +153,30 @@ def test_the_newest_are_kept_and_the_best(tmp_path):
         assert_same(restored, small(2))
         assert info == {"step": 2}
     again = Checkpoints(tmp_path, best=("val_loss", "max"))
-    assert again.best() == 5  # of those that are there
+    assert again.best() == 5  # of the checkpoints that remain
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_the_newest_is_the_last_written(tmp_path):
+def test_the_newest_checkpoint_is_the_one_written_last(tmp_path):
     with Checkpoints(tmp_path, keep=2) as store:
-        for value, step in enumerate([10, 20, 30, 20, 25]):  # a run that went back to step 20
+        for value, step in enumerate([10, 20, 30, 20, 25]):  # a run that returned to step 20
             store.save(step, small(value), wait=True)
             assert store.steps()[-1] == step
         assert store.steps() == [20, 25]
         assert_same(store.restore(small(), step=20)[0], small(3))
         assert_same(store.restore(small())[0], small(4))
-        with pytest.raises(ValueError, match=r"no checkpoint of step 30; there are \[20, 25\]"):
+        with pytest.raises(ValueError, match=r"no checkpoint of step 30; available steps: \[20, 25\]"):
             store.restore(small(), step=30)
 
 
-def test_due_by_time(tmp_path):
+def test_a_save_is_due_after_some_time(tmp_path):
     store = Checkpoints(tmp_path, every=1000.0)
     assert store.due()
     store.save(0, small(), wait=True)
     assert not store.due() and Checkpoints(tmp_path).due()
 
 
-def test_a_save_takes_the_caller_little_time(tmp_path):
+def test_save_returns_quickly(tmp_path):
     state = {f"layer_{index}": jnp.ones(900) for index in range(30)}  # 100 kB
     with Checkpoints(tmp_path) as store:
         seconds = []
@@ -188,17 +188,17 @@ def test_a_save_takes_the_caller_little_time(tmp_path):
     assert np.median(seconds) < 0.02
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------------
+# --- what is rejected -----------------------------------------------------------------------------------------------------
 
 
-def test_another_model_is_refused_by_its_paths(tmp_path):
+def test_a_checkpoint_of_another_model_is_rejected(tmp_path):
     other = {"dense": {"kernel": np.zeros((8, 3), np.float32), "scale": np.zeros(3)}, "step": np.zeros((), np.int32)}
     with Checkpoints(tmp_path) as store:
         store.save(0, small())
         with pytest.raises(ValueError) as caught:
             store.restore(other)
         for line in (
-            "000001-step-0 does not fit; of 3 leaves these differ:",
+            "000001-step-0 does not match; of the 3 expected leaves, these differ:",
             "  dense/kernel: found float32[4, 3], expected float32[8, 3]",
             "  dense/scale: found nothing, expected float64[3]",
             "  step: found nothing, expected int32[]",
@@ -216,33 +216,33 @@ def test_another_model_is_refused_by_its_paths(tmp_path):
     ("arguments", "words"),
     [
         ({"keep": 0}, "at least 1; got 0"),
-        ({"best": "val_loss"}, r'as \("val_loss", "min"\); got \'val_loss\''),
+        ({"best": "val_loss"}, r'such as \("val_loss", "min"\); got \'val_loss\''),
         ({"best": ("val_loss", "least")}, '"min" or "max"'),
     ],
 )
-def test_unknown_settings(arguments, words, tmp_path):
+def test_invalid_options(arguments, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         Checkpoints(tmp_path, **arguments)
 
 
-def test_what_cannot_be_stored(tmp_path):
+def test_what_cannot_be_saved(tmp_path):
     with Checkpoints(tmp_path, best=("val_loss", "min")) as store:
-        with pytest.raises(TypeError, match=r"leaf 'dense/rate' is 0.1; what is stored are arrays"):
+        with pytest.raises(TypeError, match=r"leaf 'dense/rate' is 0.1; expected an array of numbers"):
             store.save(0, {"dense": {"rate": 0.1}})
         with pytest.raises(TypeError, match="leaf 'name' is"):
             store.save(0, {"name": np.array(["text"])})
         with pytest.raises(ValueError, match="two leaves have the path 'a/b'"):
             store.save(0, {"a": {"b": np.ones(1)}, "a/b": np.ones(1)})
-        with pytest.raises(TypeError, match="JSON can hold, got <object"):
+        with pytest.raises(TypeError, match="JSON can represent, got <object"):
             store.save(0, small(), {"model": object()})
-        with pytest.raises(ValueError, match="names none of the metrics, which are loss"):
+        with pytest.raises(ValueError, match="names a metric that was not given; the metrics are loss"):
             store.save(0, small(), metrics={"loss": 1.0})
         assert store.steps() == []
-    with pytest.raises(ValueError, match="needs a metric"):
+    with pytest.raises(ValueError, match="requires a metric"):
         Checkpoints(tmp_path).best()
 
 
-def test_orbax_is_asked_for(tmp_path, monkeypatch):
+def test_without_orbax_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "jaxnn\[checkpoint\]"'):
         Checkpoints(tmp_path)
@@ -252,7 +252,7 @@ def test_orbax_is_asked_for(tmp_path, monkeypatch):
 
 
 def flip(path, generator):
-    """Turn over one bit."""
+    """Flip one bit."""
     content = bytearray(path.read_bytes())
     content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
     path.write_bytes(content)
@@ -275,11 +275,12 @@ def noise(step):
 
 
 def damage_each_file(folder, damage, seed):
-    """However a file of the newest checkpoint is damaged, what is restored is whole: that one, or the one before.
+    """Damage each file of the newest checkpoint in turn; an intact checkpoint must be restored: the newest or the previous one.
 
-    Returns how often it was the one before.
+    Returns:
+        The number of times that the previous checkpoint was restored.
     """
-    generator, newest, passed_over = random.Random(seed), folder / "000002-step-2", 0
+    generator, newest, skipped = random.Random(seed), folder / "000002-step-2", 0
     with Checkpoints(folder) as store:
         for step in (1, 2):
             store.save(step, noise(step), {"step": step}, wait=True)
@@ -294,32 +295,32 @@ def damage_each_file(folder, damage, seed):
             if info["step"] == 1:
                 (warning,) = caught
                 assert warning.category is RuntimeWarning and warning.filename == __file__
-                assert str(warning.message).startswith(f"passed over a damaged checkpoint, {newest}: ")
-                passed_over += 1
+                assert str(warning.message).startswith(f"skipped a damaged checkpoint, {newest}: ")
+                skipped += 1
             path.write_bytes(content)
-    return passed_over
+    return skipped
 
 
 @pytest.mark.parametrize("damage", [flip, cut, garble, remove])
-def test_a_damaged_file_is_noticed(damage, tmp_path):
+def test_a_damaged_file_is_detected(damage, tmp_path):
     assert damage_each_file(tmp_path, damage, seed=0) >= 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip, cut, garble])
 @pytest.mark.parametrize("seed", range(1, 21))
-def test_many_damaged_files_are_noticed(damage, seed, tmp_path):
+def test_many_damaged_files_are_detected(damage, seed, tmp_path):
     damage_each_file(tmp_path, damage, seed)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (b'"loss": 0.25', b'"loss": 0.35', "manifest.json is not what was written"),
+        (b'"loss": 0.25', b'"loss": 0.35', "manifest.json has changed since it was written"),
         (b'"step": 2', b'"step": ', "JSONDecodeError"),
     ],
 )
-def test_a_changed_description_is_noticed(old, new, words, tmp_path):
+def test_a_changed_description_is_detected(old, new, words, tmp_path):
     with Checkpoints(tmp_path, best=("loss", "min")) as store:
         for step in (1, 2):
             store.save(step, noise(step), {"step": step}, metrics={"loss": 0.5 / step}, wait=True)
@@ -332,23 +333,23 @@ def test_a_changed_description_is_noticed(old, new, words, tmp_path):
 
 
 def test_a_changed_leaf_is_named(tmp_path, monkeypatch):
-    """Bits that change though the files are as they were written."""
+    """The bits of a leaf change although the files are unchanged."""
     import orbax.checkpoint as ocp
 
     with Checkpoints(tmp_path) as store:
         store.save(1, small(1.0), wait=True)
         changed = {"dense/kernel": np.full((4, 3), 1.0, np.float32), "dense/bias": np.full(3, 1e-45, np.float32)}
         monkeypatch.setattr(ocp.Checkpointer, "restore", lambda self, path, args: changed)
-        with pytest.warns(RuntimeWarning, match="leaf 'dense/bias' is not what was written"):
+        with pytest.warns(RuntimeWarning, match="leaf 'dense/bias' has changed since it was written"):
             assert store.restore(small()) is None
 
 
-def test_a_run_goes_on_past_damaged_checkpoints(tmp_path):
-    """They age as the others do, and are not taken for the newest."""
+def test_a_run_continues_after_damaged_checkpoints(tmp_path):
+    """Damaged checkpoints are removed in their turn, and are not taken for the newest one."""
     with Checkpoints(tmp_path, keep=1) as store:
         store.save(30, small(1.0), wait=True)
         (tmp_path / "000001-step-30" / "manifest.json").unlink()
-        with pytest.warns(RuntimeWarning, match="passed over"):
+        with pytest.warns(RuntimeWarning, match="skipped a damaged"):
             assert store.restore(small()) is None
         store.save(10, small(2.0), wait=True)
         assert store.steps() == [10]
@@ -358,15 +359,15 @@ def test_a_run_goes_on_past_damaged_checkpoints(tmp_path):
 # --- full disks and killed processes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what Orbax leaves of writes it gave up
-@pytest.mark.parametrize("most", [0, 4000, 30_000], ids=["no file", "no leaf", "not all leaves"])
-def test_a_failed_write_costs_one_checkpoint(most, tmp_path):
-    """No file may grow beyond some bytes while the second is written."""
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from writes that Orbax abandoned
+@pytest.mark.parametrize("limit", [0, 4000, 30_000], ids=["no file", "no leaf", "not all leaves"])
+def test_a_failed_write_loses_one_checkpoint(limit, tmp_path):
+    """The size of a file is limited while the second checkpoint is written."""
     state = {str(index): np.random.default_rng(index).normal(size=1000 * (1 + index)) for index in range(6)}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Checkpoints(tmp_path, keep=5) as store:
         store.save(1, state, wait=True)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
         try:
             store.save(2, state)
             store._thread.join()
@@ -382,14 +383,14 @@ def test_a_failed_write_costs_one_checkpoint(most, tmp_path):
         assert store.steps() == [1, 3]
 
 
-def test_a_full_disk_is_said_in_words(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     state = np.zeros(500_000)
     with Checkpoints(tmp_path) as store:
         with monkeypatch.context() as patch:
             patch.setattr("shutil.disk_usage", lambda path: usage)
             store.save(1, state)
-            with pytest.warns(RuntimeWarning, match=r"step 1 could not .*4\.0 MB are needed, and 1\.0 MB are free"):
+            with pytest.warns(RuntimeWarning, match=r"step 1 could not .*4\.0 MB are needed, but only 1\.0 MB are free"):
                 store.wait()
         store.save(2, state, wait=True)
         assert store.steps() == [2]
@@ -408,30 +409,30 @@ for step in range(1, 1_000_000):
 
 
 def kill_while_saving(folders, generator):
-    """Kill processes that do nothing but save; each folder must then hold what its process last said it had saved."""
+    """Kill processes that do nothing but save; each folder must then contain the last step that its process reported."""
     command = [sys.executable, "-W", "ignore", "-c", SAVES]
     children = [subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE, text=True) for folder in folders]
-    said = []
+    reported = []
     for child in children:
         with child:
-            first = child.stdout.readline()  # it is under way
+            first = child.stdout.readline()  # the saves have begun
             time.sleep(generator.uniform(0, 0.3))
             child.send_signal(signal.SIGKILL)
-            said.append([int(line) for line in [first, *child.stdout] if line.endswith("\n")][-1])
+            reported.append([int(line) for line in [first, *child.stdout] if line.endswith("\n")][-1])
     like = {f"layer_{i}": np.zeros(1000, np.float32) for i in range(10)}
-    for folder, last in zip(folders, said, strict=True):
+    for folder, last in zip(folders, reported, strict=True):
         store = Checkpoints(folder, keep=2)
-        restored, info = store.restore(like)  # warnings are errors: none is passed over
+        restored, info = store.restore(like)  # warnings are errors: no checkpoint is skipped
         assert info["step"] in (last, last + 1)
         assert all((leaf == info["step"]).all() for leaf in restored.values())
         assert last < 2 or len(store.steps()) >= 2
         for step in store.steps():
             assert store.restore(like, step=step)[1] == {"step": step}
         store.save(info["step"] + 1, like, wait=True)
-        assert len(list(folder.iterdir())) == 2  # nothing is left over
+        assert len(list(folder.iterdir())) == 2  # no partial checkpoint remains
 
 
-def test_a_killed_save_leaves_whole_checkpoints(tmp_path):
+def test_a_killed_save_leaves_complete_checkpoints(tmp_path):
     kill_while_saving([tmp_path / str(index) for index in range(2)], random.Random())
 
 

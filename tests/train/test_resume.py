@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     for path in newest.rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.warns(RuntimeWarning, match="passed over a damaged checkpoint"):
+    with pytest.warns(RuntimeWarning, match="skipped a damaged checkpoint"):
         resumed = fit(Checkpoints(tmp_path))
     assert resumed.history.same_as(fit().history)
 

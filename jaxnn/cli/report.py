@@ -1,0 +1,108 @@
+"""What the commands print, and the pictures and tables that they write."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxnn as nn
+from jaxnn.cli.job import Job
+from jaxnn.cli.recipes import Settings
+from jaxnn.inspect import plot_parallel_coordinates, plot_sweep
+from jaxnn.plots import figures
+
+
+def beginning(job: Job) -> str:
+    """Return the lines about data, model and settings that come before the training."""
+    settings = job.settings
+    return (
+        f"{job.data.name}: {len(job.train)} samples for training, {len(job.validation)} for validation, "
+        f"{len(job.test)} for testing\n\n{job.summary}\n\n"
+        f"{settings.model}, {settings.init} initialization, {settings.optimizer} at {settings.learning_rate:g} "
+        f"({settings.schedule}), {settings.epochs} epochs, batches of {settings.batch_size}, seed {settings.seed}"
+    )
+
+
+def ending(result: nn.FitResult, settings: Settings) -> str:
+    """Return the line that says how the training ended, and from which epoch the parameters are."""
+    done = len(result.history.get("loss", ()))
+    kept = f"the parameters are those of epoch {result.epoch}" if result.epoch else "no epoch was completed"
+    match result.stopped:
+        case "early":
+            return f"stopped early after epoch {done}: no better validation loss for {settings.patience} epochs; {kept}"
+        case "interrupted":
+            return f"interrupted after epoch {done} of {settings.epochs}; {kept}"
+        case "nonfinite":
+            return f"the loss became non-finite in epoch {done + 1}, try a lower --learning-rate; {kept}"
+    return f"trained for {done} epochs" + ("" if result.epoch == done else f"; {kept}")
+
+
+def evaluation(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
+    """Compare the predictions with the targets of the test part.
+
+    Args:
+        job: The job.
+        history: The history of the run.
+        output: The output of the model for the test part.
+
+    Returns:
+        The lines to print, and the figure.
+    """
+    return (_regression if job.is_regression else _classification)(job, history, output)
+
+
+def _regression(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
+    predicted = job.original_units(output)
+    score = f"test R² {float(nn.metrics.r2(output, job.standardize_targets(job.test.y))):.3f}"  # the same in every unit
+    error = np.mean((job.test.y - predicted) ** 2)
+    figure = figures.regression_figure(history, job.test.y, predicted, title=f"{job.title}: {score}")
+    return f"{score}, mean squared error {error:.4g} in the original units of the target", figure
+
+
+def _classification(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
+    test, predicted = job.test, output.argmax(axis=-1)
+    wrong = int((predicted != test.y).sum())
+    score = f"test accuracy {1 - wrong / len(test):.2%}"
+    figure = figures.classification_figure(history, test.x, test.y, predicted, test.classes, title=f"{job.title}: {score}")
+    return f"{score} ({wrong} of {len(test)} wrong)\n{_most_confused(test.y, predicted, test.classes)}", figure
+
+
+def _most_confused(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> str:
+    counts = figures.confusion(labels, predicted, len(classes))
+    mistakes = counts - np.diag(np.diag(counts))
+    true, read = np.unravel_index(mistakes.argmax(), mistakes.shape)
+    if not mistakes[true, read]:
+        return "most confused: none"
+    return f"most confused: {classes[true]} read as {classes[read]}, {mistakes[true, read]} of {counts[true].sum()}"
+
+
+def values(score: Mapping[str, float]) -> str:
+    """Return named values as text, such as `loss 0.25, accuracy 0.9`."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in score.items())
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the members of a sweep to a CSV file, one row per member."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sweep_figure(job: Job, result: nn.population.Sweep, monitor: str) -> Any:
+    """Draw a sweep: a map over two hyperparameters, or parallel coordinates of any other number."""
+    varied = [name for name in result.names if len(job.grid[name]) > 1]
+    title = f"{job.title}: {len(result)} networks"
+    if len(varied) == 2:
+        axes = plot_sweep(result, varied[0], varied[1], monitor)
+        axes.set_title(f"{title}, {axes.get_title(loc='left')}", loc="left")
+    else:
+        axes = plot_parallel_coordinates(result, monitor, names=varied or list(job.grid))
+        axes.set_title(title)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure

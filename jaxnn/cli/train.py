@@ -1,0 +1,60 @@
+"""The command `train`: train one network, print its test score, and draw a picture."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+
+import jaxnn as nn
+from jaxnn.cli import report
+from jaxnn.cli.factories import make_optimizer, make_schedule
+from jaxnn.cli.job import Job
+
+
+def run(job: Job, started: float) -> int:
+    """Run the command.
+
+    Args:
+        job: What to train.
+        started: When the process started, as `time.perf_counter()`.
+
+    Returns:
+        The exit code.
+    """
+    print(report.beginning(job), flush=True)
+    *fitted, (x_test, _) = job.standardized()
+    result = _fit(job, *fitted)
+    print(report.ending(result, job.settings))
+    if result.epoch:
+        predictions = np.asarray(nn.predict(job.model, result, x_test))
+        text, figure = report.evaluation(job, result.history, predictions)
+        print(text)
+        picture = job.out / "training.png"
+        figure.savefig(picture)
+        print(f"picture: {picture}")
+    print(f"time: {time.perf_counter() - started:.1f} s, of which {result.compile_seconds:.1f} s compiling the training")
+    return {"interrupted": 130, "nonfinite": 1}.get(result.stopped, 0)
+
+
+def _fit(job: Job, train: Any, validation: Any) -> nn.FitResult:
+    settings = job.settings
+    steps_per_epoch = math.ceil(len(job.train) / settings.batch_size)
+    rate = make_schedule(settings.schedule, settings.learning_rate, settings.epochs, steps_per_epoch)
+    with warnings.catch_warnings():
+        # The warning of `fit` about a non-finite loss: `report.ending` says it.
+        warnings.filterwarnings("ignore", category=RuntimeWarning, module=__name__)
+        return nn.fit(
+            job.model,
+            train,
+            optimizer=make_optimizer(
+                settings.optimizer, weight_decay=settings.weight_decay, freeze=settings.freeze, seed=settings.seed
+            ),
+            hyperparameters={"learning_rate": rate},
+            validation=validation,
+            callbacks=job.callbacks,
+            **job.options(),
+        )

@@ -1,6 +1,7 @@
 """Every test runs strict: no implicit dtype or rank promotion, no tracer leaks that go unseen, warnings are errors."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -27,6 +28,16 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")  # a killed run's
+
+
+EVENTS: Counter[str] = Counter()  # JAX's own events so far; a listener cannot be taken off again
+jax.monitoring.register_event_duration_secs_listener(lambda event, duration, **_: EVENTS.update([event]))
+
+
+@pytest.fixture
+def compilations():
+    """A function that returns the number of programs compiled in this process so far, those read from disk included."""
+    return lambda: EVENTS["/jax/core/compile/backend_compile_duration"]
 
 
 @pytest.fixture

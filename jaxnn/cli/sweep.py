@@ -32,7 +32,7 @@ def run(job: Job, started: float) -> int:
         print("no network completed an epoch")
         return 1
     best = result.best(monitor)
-    score = nn.evaluate(best.model, best, test)
+    score = nn.evaluate(best, test)
     print(f"* best setting by {monitor}; its best network reaches {report.values(score)} on the test part")
     table, picture = job.csv or job.out / "sweep.csv", job.out / "sweep.png"
     report.write_table(result.rows, table)

@@ -30,7 +30,7 @@ def run(job: Job, started: float) -> int:
     result = _fit(job, *fitted)
     print(report.ending(result, job.settings))
     if result.epoch:
-        predictions = np.asarray(nn.predict(job.model, result, x_test))
+        predictions = np.asarray(nn.predict(result, x_test))
         text, figure = report.evaluation(job, result.history, predictions)
         print(text)
         picture = job.out / "training.png"

@@ -83,9 +83,17 @@ def test_the_forms_that_kernels_choose(monkeypatch):
 
 def test_a_large_model_costs_nothing():
     x = jax.ShapeDtypeStruct((1, 4096), jnp.float32)
-    start = time.perf_counter()
-    table = nn.summary(nn.repeat(nn.residual(nn.dense(4096)), 400), x)
-    assert time.perf_counter() - start < 3
+
+    def traces(depth):
+        def activation(x):
+            traced.append(1)
+            return x
+
+        traced = []
+        return nn.summary(nn.repeat(nn.residual(nn.dense(4096), activation), depth), x), len(traced)
+
+    (table, deep), (_, shallow) = traces(400), traces(2)
+    assert deep == shallow
     assert table.parameters == 400 * (4096**2 + 4096)
     assert "26.9 GB" in str(table)
     # 2 · n² an application and two gradients, but for the first layer's input
@@ -103,19 +111,19 @@ def llama_2_7b(stack):
 
 
 @pytest.mark.parametrize(
-    "stack",
+    ("stack", "limit"),
     [
-        pytest.param(lambda block, n: nn.repeat(block(), n), id="repeated"),
-        pytest.param(lambda block, n: nn.serial(*(block() for _ in range(n))), id="unrolled", marks=pytest.mark.slow),
+        pytest.param(lambda block, n: nn.repeat(block(), n), 3, id="repeated"),
+        pytest.param(lambda block, n: nn.serial(*(block() for _ in range(n))), 30, id="unrolled", marks=pytest.mark.slow),
     ],
 )
-def test_seven_billion_parameters_in_three_seconds_and_no_memory(stack):
-    gc.freeze()  # what other tests left is not looked through again and again
-    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()  # a busy machine's clock runs on
+def test_seven_billion_parameters_in_seconds_of_cpu_time_and_no_memory(stack, limit):
+    gc.freeze()  # spare the collector what other tests left
+    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     table = nn.summary(llama_2_7b(stack), jax.ShapeDtypeStruct((1, 2048), jnp.int32))
     seconds = time.process_time() - start
     gc.unfreeze()
-    assert seconds < 3
+    assert seconds < limit
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # kB
     assert table.parameters == 6_738_415_616  # as published
     # two for each weight of a product and token, two products of attention over all pairs

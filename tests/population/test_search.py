@@ -267,7 +267,7 @@ def test_folds_leave_out_what_they_say():
     for k in range(4):
         assert np.ptp(np.bincount(y[fold == k])) <= 1
         member = result.member(2 * k)
-        here = nn.evaluate(member.model, member, (x[fold == k], y[fold == k]), metrics={"accuracy": nn.metrics.accuracy})
+        here = nn.evaluate(member, (x[fold == k], y[fold == k]), metrics={"accuracy": nn.metrics.accuracy})
         close(here["accuracy"], member.row["val_accuracy"])
         close(here["loss"], member.row["val_loss"], 1e-4)
 
@@ -308,7 +308,7 @@ def test_predictions_of_members_are_each_members_own(classifiers):
     together = population.predict_members(classifiers, X, batch_size=40)
     for i in range(8):
         member = classifiers.member(i)
-        close(together[i], nn.predict(member.model, member, X), 1e-5)
+        close(together[i], nn.predict(member, X), 1e-5)
     some = population.predict_members(classifiers, X, members=[6, 1])
     close(some, together[jnp.array([6, 1])])
     with pytest.raises(ValueError, match="numbers from 0 to 7"):

@@ -110,7 +110,7 @@ def test_the_table_has_a_row_for_each_setting_and_seed(mixed):
 
 def test_the_best_member_is_evaluated_as_any_other(mixed):
     best = mixed.best()
-    close(nn.evaluate(best.model, best, (X[:30], Y[:30]))["loss"], best.row["val_loss"])
+    close(nn.evaluate(best, (X[:30], Y[:30]))["loss"], best.row["val_loss"])
 
 
 def test_members_of_several_structures_are_not_stacked(mixed):

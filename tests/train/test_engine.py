@@ -191,12 +191,12 @@ def test_weights_are_numpys_weighted_least_squares_step():
         regression((X[:60], TARGETS[:60]), batch_size=60).params,
         rtol=1e-4,
     )
-    assert nn.evaluate(LINEAR, result, (X, TARGETS, half))["loss"] == pytest.approx(
-        nn.evaluate(LINEAR, result, (X[:60], TARGETS[:60]))["loss"], rel=1e-5
+    assert nn.evaluate(result, (X, TARGETS, half))["loss"] == pytest.approx(
+        nn.evaluate(result, (X[:60], TARGETS[:60]))["loss"], rel=1e-5
     )
 
 
-def test_hyperparameters_are_traced_and_do_not_compile_again():
+def test_hyperparameters_are_traced_and_do_not_compile_again(compilations):
     def model(rate):
         return nn.serial(nn.dense(8), nn.relu, nn.dropout(rate), nn.dense(2))
 
@@ -204,10 +204,12 @@ def test_hyperparameters_are_traced_and_do_not_compile_again():
     first = fit(model, **options)
     close(first.params, plain().params, rtol=1e-4)
     assert first.history["learning_rate"] == pytest.approx([1e-2] * 3)
+    before = compilations()
     second = fit(model, **{**options, "hyperparameters": {"learning_rate": 1e-3, "rate": 0.0}})
-    assert first.compile_seconds > 0.05 > second.compile_seconds
+    assert compilations() == before
+    assert second.compile_seconds < first.compile_seconds
     assert isinstance(second.model, nn.Layer)
-    assert nn.predict(second.model, second, X).shape == (103, 2)
+    assert nn.predict(second, X).shape == (103, 2)
     other = fit(lambda width: nn.dense(width), hyperparameters={"width": 2})  # an int decides on shapes
     assert other.params["kernel"].shape == (4, 2)
     delta = fit(LINEAR, (X, TARGETS), loss=nn.losses.huber, hyperparameters={"delta": 0.1})
@@ -313,7 +315,7 @@ def test_stop_returns_the_parameters_before():
     data, _ = bad_data()
     with pytest.warns(RuntimeWarning, match=f"step {BAD} is not finite"):
         result = regression(data, loss=bad_loss, batch_size=10)
-    assert result.stopped == "nonfinite"
+    assert result.stopped == "diverged"
     close(result.params, steps_by_hand(BAD - 1).params)
 
 
@@ -369,7 +371,7 @@ def test_averages_of_the_weights_are_their_formulas():
         d = min(0.5, (1 + step) / (10 + step))
         mean = jax.tree.map(lambda m, w, d=d: d * m + (1 - d) * w, mean, params)
     close(averaged.params, mean)
-    assert averaged.history["val_loss"][-1] == pytest.approx(nn.evaluate(LINEAR, averaged, (X, TARGETS))["loss"], rel=1e-5)
+    assert averaged.history["val_loss"][-1] == pytest.approx(nn.evaluate(averaged, (X, TARGETS))["loss"], rel=1e-5)
     swa = regression(**options, callbacks=[nn.callbacks.swa(3)])
     close(swa.params, jax.tree.map(lambda *w: np.mean(w, 0), *(params for params, _ in seen[2:])))
     close(regression(**options, callbacks=[nn.callbacks.swa(9)]).params, seen[-1][0])

@@ -36,8 +36,8 @@ def test_metrics_in_fit_and_evaluate(kind):
         model, (X, y), loss=loss, optimizer=optax.sgd(0.1), epochs=2, batch_size=25, key=jax.random.key(0),
         metrics={name: metric for name, (metric, _) in members.items()}, progress=False,
     )  # fmt: skip
-    predictions = np.asarray(nn.predict(model, result, X))
-    values = nn.evaluate(model, result, (X, y), batch_size=40)
+    predictions = np.asarray(nn.predict(result, X))
+    values = nn.evaluate(result, (X, y), batch_size=40)
     for name, (_, reference) in members.items():
         np.testing.assert_allclose(values[name], reference(predictions, y), rtol=2e-5, err_msg=name)
         assert abs(result.history[name][-1] - values[name]) < 0.2, name  # those of an epoch are of changing weights

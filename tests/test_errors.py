@@ -132,13 +132,18 @@ CASES = {
         ["one value per channel", "larger batches", "'norm'"],
     ),
     "no state for batch_norm": (
-        lambda: nn.predict(nn.batch_norm(), (nn.batch_norm().init(KEY, X)[0], {}), X),
+        lambda: nn.predict((nn.batch_norm(), nn.batch_norm().init(KEY, X)[0], {}), X),
         ValueError,
         ["running statistics", "model.apply(params, state, x)"],
     ),
-    "not a result": (lambda: nn.predict(nn.dense(3), {"kernel": 1}, X), TypeError, ["(params, state)", "fit"]),
+    "not a result": (lambda: nn.predict({"kernel": 1}, X), TypeError, ["(model, params, state)", "nn.fit"]),
+    "a model before the result": (
+        lambda: nn.predict(nn.dense(3), nn.dense(3).init(KEY, X)),
+        TypeError,
+        ["got a Layer first", "nn.predict(result, x)"],
+    ),
     "nothing to evaluate": (
-        lambda: nn.evaluate(nn.dense(3), nn.dense(3).init(KEY, X), (X, Y)),
+        lambda: nn.evaluate((nn.dense(3), *nn.dense(3).init(KEY, X)), (X, Y)),
         ValueError,
         ["loss=", "metrics="],
     ),

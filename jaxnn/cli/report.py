@@ -36,7 +36,7 @@ def ending(result: nn.FitResult, settings: Settings) -> str:
             return f"stopped early after epoch {done}: no better validation loss for {settings.patience} epochs; {kept}"
         case "interrupted":
             return f"interrupted after epoch {done} of {settings.epochs}; {kept}"
-        case "nonfinite":
+        case "diverged":
             return f"the loss became non-finite in epoch {done + 1}, try a lower --learning-rate; {kept}"
     return f"trained for {done} epochs" + ("" if result.epoch == done else f"; {kept}")
 

@@ -37,7 +37,7 @@ def run(job: Job, started: float) -> int:
         figure.savefig(picture)
         print(f"picture: {picture}")
     print(f"time: {time.perf_counter() - started:.1f} s, of which {result.compile_seconds:.1f} s compiling the training")
-    return {"interrupted": 130, "nonfinite": 1}.get(result.stopped, 0)
+    return {"interrupted": 130, "diverged": 1}.get(result.stopped, 0)
 
 
 def _fit(job: Job, train: Any, validation: Any) -> nn.FitResult:

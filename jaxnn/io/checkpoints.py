@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxnn.core.direction import better
 from jaxnn.io import storage
 from jaxnn.io.leaves import HostLeaf, MismatchError, forms, from_host, to_host
 
@@ -31,45 +32,53 @@ class _Entry(NamedTuple):
 class Checkpoints:
     """A folder of checkpoints, for one run at a time.
 
-    A checkpoint consists of a tree of arrays and a JSON description. Orbax writes it in a separate thread, under a
-    temporary name until it is complete: a killed process or a full disk leaves neither an incomplete checkpoint nor
-    damage to earlier ones. A checkpoint contains checksums of every leaf and of the description, so that later damage
-    is detected. Nothing is pickled. Orbax can read a checkpoint without jaxnn: the folder `tree` contains the arrays, as
-    a dict by path, and `manifest.json` the description.
+        A checkpoint consists of a tree of arrays and a JSON description. Orbax writes it in a separate thread, under a
+        temporary name until it is complete: a killed process or a full disk leaves neither an incomplete checkpoint nor
+        damage to earlier ones. A checkpoint contains checksums of every leaf and of the description, so that later damage
+        is detected. Nothing is pickled. Orbax can read a checkpoint without jaxnn: the folder `tree` contains the arrays, as
+        a dict by path, and `manifest.json` the description.
 
-    Use it as a context manager or call `close`: the interpreter does not wait for a save when it exits.
+        Use it as a context manager or call `close`: the interpreter does not wait for a save when it exits.
 
-    Args:
-        folder: The folder of the checkpoints, created if it does not exist.
-        keep: The number of checkpoints to keep; the newest ones are kept.
-        best: `(name, "min" or "max")`. The checkpoint with the best metric of that name is kept in addition.
-        every: The least time in seconds between two saves, for `due`. `save` itself always saves.
+        Args:
+            folder: The folder of the checkpoints, created if it does not exist.
+            keep: The number of checkpoints to keep; the newest ones are kept.
+            best: The name of a metric, such as `"val_accuracy"`, or `(name, "min" or "max")` where the name does not say which way
+                is better. The checkpoint with the best metric of that name is kept in addition.
+            every: The least time in seconds between two saves, for `due`. `save` itself always saves.
 
-    Raises:
-        ImportError: Orbax is not installed.
-        ValueError: `keep` is below 1, or `best` is not such a pair.
+        Raises:
+            ImportError: Orbax is not installed.
+            ValueError: If `keep` is below 1, `best` is neither a name nor such a pair, or its name does not say which way is
+                better.
 
-    Example:
-        >>> import tempfile, jax.numpy as jnp
-        >>> from jaxnn.io import Checkpoints
-        >>> params = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}}
-        >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, keep=2) as store:
-        ...     for step in (10, 20, 30):
-        ...         store.save(step, params, {"epoch": step // 10})
-        ...     restored, info = store.restore(params)
-        ...     print(store.steps(), info, restored["dense"]["bias"])
-        [20, 30] {'epoch': 3} [0. 0.]
+        Example:
+            >>> import tempfile, jax.numpy as jnp
+            >>> from jaxnn.core.direction import better
+    from jaxnn.io import Checkpoints
+            >>> params = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}}
+            >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, keep=2) as store:
+            ...     for step in (10, 20, 30):
+            ...         store.save(step, params, {"epoch": step // 10})
+            ...     restored, info = store.restore(params)
+            ...     print(store.steps(), info, restored["dense"]["bias"])
+            [20, 30] {'epoch': 3} [0. 0.]
     """
 
     def __init__(
-        self, folder: str | PathLike, *, keep: int = 3, best: tuple[str, str] | None = None, every: float = 0.0
+        self, folder: str | PathLike, *, keep: int = 3, best: str | tuple[str, str] | None = None, every: float = 0.0
     ) -> None:
         if not storage.is_installed():
             raise ImportError('checkpoints require Orbax: pip install "jaxnn[checkpoint]"')
         if keep < 1:
             raise ValueError(f"keep is the number of checkpoints to keep, at least 1; got {keep}")
+        if isinstance(best, str):
+            best = best, better(best)
         if best is not None and (not isinstance(best, tuple) or len(best) != 2 or best[1] not in ("min", "max")):
-            raise ValueError(f'best is the name of a metric and "min" or "max", such as ("val_loss", "min"); got {best!r}')
+            raise ValueError(
+                'best is the name of a metric, such as "val_loss", or a name and "min" or "max", such as ("speed", "max"); '
+                f"got {best!r}"
+            )
         self.folder = Path(folder).expanduser().absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keep, self._best, self.every = keep, best, every
@@ -193,7 +202,7 @@ class Checkpoints:
             ValueError: The store was created without `best`.
         """
         if self._best is None:
-            raise ValueError('the best step requires a metric to compare: Checkpoints(folder, best=("val_loss", "min"))')
+            raise ValueError('the best step requires a metric to compare: Checkpoints(folder, best="val_loss")')
         entry = self._best_of(self._entries())
         return None if entry is None else entry.step
 

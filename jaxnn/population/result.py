@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxnn.core.layer import Layer
-from jaxnn.functional.metrics.direction import better
+from jaxnn.core.direction import better
 from jaxnn.population.group_run import GroupRun, Trained
 from jaxnn.population.groups import OWN, Group
 from jaxnn.population.space import Setting

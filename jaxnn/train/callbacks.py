@@ -1,13 +1,9 @@
-"""Callbacks: what happens beside the steps of a run. `nn.callbacks.early_stopping(patience=5)`.
-
-Those that are pure are made once for each set of options, so that no program is compiled twice.
-"""
+"""Callbacks, which act between the steps and epochs of a run: `nn.callbacks.early_stopping(patience=5)`."""
 
 from __future__ import annotations
 
 import os
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.core.checks import whole
+from jaxnn.core.direction import better
 from jaxnn.train import table_files as logs
 from jaxnn.train.hooks import Callback
 
@@ -33,12 +30,11 @@ __all__ = [
 ]
 
 
-@lru_cache(maxsize=128)
 def early_stopping(
     patience: int,
     *,
     monitor: str | None = None,
-    mode: str = "min",
+    mode: str | None = None,
     min_delta: float = 0.0,
     restore_best: bool = True,
     name: str = "early_stopping",
@@ -48,25 +44,27 @@ def early_stopping(
     A value improves if it is better than the best one by more than `min_delta`.
 
     Args:
-        patience: how many epochs in a row without improvement end the run.
-        monitor: the value's name in the history; the validation loss by default, or the loss without validation data.
-        mode: `"min"` if smaller is better, `"max"` if larger is.
-        min_delta: at least 0.
-        restore_best: return the weights of the best epoch instead of the last one.
-        name: of the callback.
+        patience: The number of epochs in a row without improvement that ends the run.
+        monitor: The value's name in the history; by default the validation loss, or the loss without validation data.
+        mode: `"min"` if smaller is better, `"max"` if larger is; by default as the monitored value's name says: `"min"` for
+            losses and errors, `"max"` for accuracies and the like.
+        min_delta: The smallest change that counts as an improvement, at least 0.
+        restore_best: Return the weights of the best epoch instead of the last one.
+        name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: on a patience below 1, another mode, or a negative `min_delta`; in the run, if there is no such value.
+        ValueError: On a patience below 1, an unknown mode, a name that does not say which way is better, or a negative
+            `min_delta`; in the run, if there is no such value.
 
     Example:
-        >>> early_stopping(patience=5, monitor="val_accuracy", mode="max").name
+        >>> early_stopping(patience=5, monitor="val_accuracy").name
         'early_stopping'
     """
     whole("early_stopping", "patience", patience)
-    sign = _sign("early_stopping", mode)
+    sign = _sign(monitor, mode)
     if not min_delta >= 0:
         raise ValueError(f"early_stopping takes min_delta of at least 0, got {min_delta}")
 
@@ -90,27 +88,27 @@ def early_stopping(
     return Callback(name, init, after_epoch=after_epoch, finish=finish if restore_best else None)
 
 
-@lru_cache(maxsize=128)
-def target(monitor: str, value: float, *, mode: str = "max", name: str = "target") -> Callback:
-    """Stop as soon as a value of the history is reached.
+def target(monitor: str, value: float, *, mode: str | None = None, name: str = "target") -> Callback:
+    """Stop as soon as a monitored value reaches a target.
 
     Args:
-        monitor: its name, such as `"val_accuracy"`.
-        value: what is to be reached.
-        mode: `"max"` to stop at `value` or more, `"min"` to stop at `value` or less.
-        name: of the callback.
+        monitor: The value's name in the history, such as `"val_accuracy"`.
+        value: The target.
+        mode: `"max"` to stop at `value` or more, `"min"` to stop at `value` or less; by default as the monitored value's name
+            says, see `early_stopping`.
+        name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: on another mode; in the run, if there is no such value.
+        ValueError: On an unknown mode, or a name that does not say which way is better; in the run, if there is no such value.
 
     Example:
         >>> target("val_accuracy", 0.99).name
         'target'
     """
-    sign = _sign("target", mode)
+    sign = _sign(monitor, mode)
 
     def after_epoch(memory, train_state, values, weights):
         return memory, train_state, sign * _monitored(name, values, monitor) <= sign * value
@@ -118,22 +116,21 @@ def target(monitor: str, value: float, *, mode: str = "max", name: str = "target
     return Callback(name, after_epoch=after_epoch)
 
 
-@lru_cache(maxsize=128)
 def ema(decay: float | str = 0.999, *, name: str = "ema") -> Callback:
     """Validate and return an exponential moving average of the weights instead of the last ones (Polyak & Juditsky 1992).
 
-    After step t: m ← d m + (1 − d) W with d = min(decay, (1 + t)/(10 + t)), so that the first weights are soon forgotten.
-    The model's state is averaged likewise where it is floating-point.
+    After step t: m ← d m + (1 − d) W with d = min(decay, (1 + t)/(10 + t)), so that the first weights soon lose their
+    influence. The model's state is averaged likewise where it is floating-point.
 
     Args:
-        decay: in [0, 1), or the name of the traced hyperparameter that it is.
-        name: of the callback.
+        decay: The decay d in [0, 1), or the name of a traced hyperparameter that holds it.
+        name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: if the decay is not in [0, 1); at the start of a run without such a hyperparameter.
+        ValueError: If the decay is not in [0, 1); at the start of a run without such a hyperparameter.
 
     Example:
         >>> ema(0.99).name
@@ -157,21 +154,20 @@ def ema(decay: float | str = 0.999, *, name: str = "ema") -> Callback:
     return Callback(name, init, after_step=after_step, weights=lambda memory, weights: memory, hyperparameters=named)
 
 
-@lru_cache(maxsize=128)
 def swa(first_epoch: int, *, name: str = "swa") -> Callback:
     """Stochastic weight averaging: the mean of the weights at the end of each epoch from `first_epoch` on (Izmailov 2018).
 
     The model's state, such as batch norm's statistics, is averaged likewise.
 
     Args:
-        first_epoch: the first that counts, from 1.
-        name: of the callback.
+        first_epoch: The first epoch whose weights count, from 1.
+        name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: if `first_epoch` is below 1.
+        ValueError: If `first_epoch` is below 1.
 
     Example:
         >>> swa(10).name
@@ -194,14 +190,13 @@ def swa(first_epoch: int, *, name: str = "swa") -> Callback:
     return Callback(name, init, after_epoch=after_epoch, weights=averaged)
 
 
-@lru_cache(maxsize=128)
 def reduce_on_plateau(
     factor: float = 0.1,
     patience: int = 10,
     *,
     hyperparameter: str = "learning_rate",
     monitor: str | None = None,
-    mode: str = "min",
+    mode: str | None = None,
     min_delta: float = 0.0,
     minimum: float = 0.0,
     name: str = "reduce_on_plateau",
@@ -211,34 +206,36 @@ def reduce_on_plateau(
     The learning rate is a traced hyperparameter: `fit(..., optimizer=optax.adam, hyperparameters={"learning_rate": 1e-3})`.
 
     Args:
-        factor: in (0, 1).
-        patience: how many epochs in a row without improvement.
-        hyperparameter: the name of what is reduced.
-        monitor: the value's name in the history; the validation loss by default, or the loss without validation data.
-        mode: `"min"` if smaller is better, `"max"` if larger is.
-        min_delta: a value improves if it is better than the best one by more than this.
-        minimum: the hyperparameter does not fall below.
-        name: of the callback.
+        factor: The factor, in (0, 1).
+        patience: The number of epochs in a row without improvement after which the rate is reduced.
+        hyperparameter: The name of the hyperparameter that is reduced.
+        monitor: The value's name in the history; by default the validation loss, or the loss without validation data.
+        mode: `"min"` if smaller is better, `"max"` if larger is; by default as the monitored value's name says: `"min"` for
+            losses and errors, `"max"` for accuracies and the like.
+        min_delta: A value improves if it is better than the best one by more than this.
+        minimum: The smallest value of the hyperparameter.
+        name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: on options out of range; at the start of a run without such a traced hyperparameter.
+        ValueError: On options out of range, or a name that does not say which way is better; at the start of a run without
+            such a traced hyperparameter.
 
     Example:
         >>> reduce_on_plateau(0.5, patience=3).name
         'reduce_on_plateau'
     """
     whole("reduce_on_plateau", "patience", patience)
-    sign = _sign("reduce_on_plateau", mode)
+    sign = _sign(monitor, mode)
     if not 0 < factor < 1:
         raise ValueError(f"reduce_on_plateau takes a factor in (0, 1), got {factor}")
 
     def init(train_state):
         if hyperparameter not in train_state.hyperparameters:
             raise ValueError(
-                f"reduce_on_plateau changes the hyperparameter {hyperparameter!r}, which is not one that is traced here: "
+                f"reduce_on_plateau changes the hyperparameter {hyperparameter!r}, which is not a traced one of this run: "
                 f'fit(..., optimizer=optax.adam, hyperparameters={{"{hyperparameter}": 1e-3}})'
             )
         return jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32)
@@ -257,17 +254,17 @@ def reduce_on_plateau(
 
 
 def time_budget(seconds: float, *, name: str = "time_budget") -> Callback:
-    """Stop after the first epoch that ends more than so many seconds after the run began, compiling included.
+    """Stop after the first epoch that ends more than this number of seconds after the run began, compiling included.
 
     Args:
-        seconds: above 0.
-        name: of the callback.
+        seconds: The number of seconds, above 0.
+        name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: if the seconds are not above 0.
+        ValueError: If the seconds are not above 0.
 
     Example:
         >>> time_budget(3600).name
@@ -284,17 +281,17 @@ def time_budget(seconds: float, *, name: str = "time_budget") -> Callback:
 
 
 def csv_log(path: str | os.PathLike, *, name: str = "csv_log") -> Callback:
-    """Write each epoch's line of the history to a file of comma-separated values, at once.
+    """Write each row of the history to a file of comma-separated values, as soon as its epoch has ended.
 
     Args:
-        path: the file. A run that is resumed goes on in it, one from the start begins it anew.
-        name: of the callback.
+        path: The file. A resumed run appends to it; a new run replaces it.
+        name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        OSError: at once, if the file cannot be written.
+        OSError: Before the run, if the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -310,17 +307,17 @@ def csv_log(path: str | os.PathLike, *, name: str = "csv_log") -> Callback:
 
 
 def jsonl_log(path: str | os.PathLike, *, name: str = "jsonl_log") -> Callback:
-    """Write each epoch's line of the history as a line of JSON, at once; `nn.History.from_jsonl` reads them bit for bit.
+    """Write each row of the history as a line of JSON, as soon as its epoch has ended; `nn.History.from_jsonl` reads them.
 
     Args:
-        path: the file. A run that is resumed goes on in it, one from the start begins it anew.
-        name: of the callback.
+        path: The file. A resumed run appends to it; a new run replaces it.
+        name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        OSError: at once, if the file cannot be written.
+        OSError: Before the run, if the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -335,18 +332,18 @@ def jsonl_log(path: str | os.PathLike, *, name: str = "jsonl_log") -> Callback:
 
 
 def tensorboard_log(folder: str | os.PathLike, *, name: str = "tensorboard_log") -> Callback:
-    """Write each epoch's numbers for TensorBoard. Needs `pip install "jaxnn[tensorboard]"`.
+    """Write each epoch's numbers for TensorBoard. Needs tensorboardX (the extra `tensorboard`).
 
     Args:
-        folder: where TensorBoard looks. A run that is resumed goes on in it, one from the start begins it anew.
-        name: of the callback.
+        folder: The folder that TensorBoard reads. A resumed run appends to it; a new run replaces its files.
+        name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        ImportError: if tensorboardX is missing.
-        OSError: at once, if the folder cannot be written.
+        ImportError: If tensorboardX is not installed.
+        OSError: Before the run, if the folder cannot be written.
 
     Example:
         >>> import tempfile
@@ -361,17 +358,17 @@ def tensorboard_log(folder: str | os.PathLike, *, name: str = "tensorboard_log")
 
 
 def plot(path: str | os.PathLike, *, name: str = "plot") -> Callback:
-    """Draw the history when the run ends, however it ends. Needs `pip install "jaxnn[demo]"`.
+    """Plot the history when the run ends, however it ends. Needs matplotlib (the extra `demo`).
 
     Args:
-        path: the picture's file.
-        name: of the callback.
+        path: The file of the picture.
+        name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        ImportError: at the start of the run, if matplotlib is missing.
+        ImportError: At the start of the run, if matplotlib is not installed.
 
     Example:
         >>> plot("run/history.png").name
@@ -382,7 +379,7 @@ def plot(path: str | os.PathLike, *, name: str = "plot") -> Callback:
     def on_start(history):
         from jaxnn.plots import figures as plots
 
-        plots.new_figure()  # says now, not after the training, if matplotlib is missing
+        plots.new_figure()  # raises before the training if matplotlib is missing
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         watched[:] = [history]
 
@@ -410,15 +407,14 @@ def _mix(old: Any, new: Any, share: jax.Array) -> Any:
     return jax.tree.map(mixed, old, new)
 
 
-def _sign(caller: str, mode: str) -> int:
-    if mode not in ("min", "max"):
-        raise ValueError(f'{caller} takes mode "min" or "max", got {mode!r}')
-    return 1 if mode == "min" else -1
+def _sign(monitor: str | None, mode: str | None) -> int:
+    """The sign by which smaller values become better."""
+    return 1 if better("loss" if monitor is None else monitor, mode) == "min" else -1
 
 
 def _monitored(caller: str, values: dict, monitor: str | None) -> jax.Array:
     monitor = ("val_loss" if "val_loss" in values else "loss") if monitor is None else monitor
     if monitor not in values or jnp.shape(values[monitor]) != ():
         known = ", ".join(name for name, value in values.items() if jnp.shape(value) == ())
-        raise ValueError(f"{caller} monitors {monitor!r}, which is no number of this run; there are {known}")
+        raise ValueError(f"{caller} monitors {monitor!r}, which is not a number of this run's history; it has {known}")
     return values[monitor].astype(jnp.float32)

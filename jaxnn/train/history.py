@@ -10,15 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxnn.core.direction import direction
 from jaxnn.train.rows import SETTINGS, TIMES, column_order, csv_text, json_line, json_rows, plain_row, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-# Which way a column is better, from the words in its name. Of other columns no value is called the best.
-_FALLING = {"loss", "error", "mse", "rmse", "mae", "entropy", "hinge", "huber", "nll", "perplexity", "mape"}
-_RISING = {"accuracy", "acc", "precision", "recall", "f1", "auc", "r2", "iou", "score", "kappa", "pearson", "spearman", "bleu"}
 
 _ENDS, _WIDTH = 3, 120  # a displayed table's first and last rows, and the width of its text
 
@@ -31,8 +28,8 @@ class History(Mapping[str, list]):
     as a validation loss computed every fifth epoch, is NaN in its column and absent from its row. What is read is a copy:
     the table changes by `append` only. As in every mapping, `len` counts the columns; `len(history.rows)` counts rows.
 
-    A displayed table has the first rows, the last ones, and those with a column's best value, which is marked; a column is
-    said to be better when it falls or rises by the words in its name, such as `loss` or `accuracy`; of others none is marked.
+    A displayed table has the first rows, the last ones, and those with a column's best value, which is marked. Which way is
+    better follows from the column's name, such as `loss` or `accuracy`; other columns have no mark.
 
     Args:
         rows: the rows to begin with, each as `append` takes it.
@@ -237,8 +234,7 @@ class History(Mapping[str, list]):
         """The index of the row with the best value, for columns that have one: not those that never change."""
         found = {}
         for name in self:
-            words = set(name.removeprefix("val_").split("_"))
-            pick = max if words & _RISING else min if words & _FALLING else None
+            pick = {"min": min, "max": max, None: None}[direction(name)]
             values = self._finite(name)
             if pick and len(set(values.values())) > 1:
                 found[name] = pick(values, key=values.__getitem__)

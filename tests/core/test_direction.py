@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from jaxnn.functional import losses, metrics
-from jaxnn.functional.metrics.direction import better, direction
+from jaxnn.core.direction import better, direction
 
 AMBIGUOUS = {"dice", "jaccard", "tversky"}  # the coefficient, or one minus it
 SMALLER = {"calibration_error", "log_loss", "mae", "mape", "mse", "perplexity", "rmse"}

@@ -2,11 +2,14 @@
 
 import re
 
-from jaxnn.functional import losses
-
-# Names of losses that are also the usual names of the coefficients they are one minus of: neither direction is safe.
-_AMBIGUOUS = {"dice", "jaccard", "tversky"}
-_LOSSES = set(losses.__all__) - _AMBIGUOUS
+# Losses of `nn.losses` whose names have none of the words below. `dice`, `jaccard` and `tversky` are left out: they also
+# name the coefficients, which are one minus these losses, so neither direction is safe.
+_LOSSES = set(
+    """
+    binary_focal binary_sparsemax circle contrastive cosine_embedding ctc focal info_nce margin_ranking multi_margin
+    multiclass_perceptron multilabel_margin multilabel_soft_margin perceptron quantile soft_margin sparsemax triplet_margin
+    """.split()
+)
 
 # Words, or words joined by underscores, that may stand anywhere in a name.
 _SMALLER = """

@@ -4,12 +4,10 @@ import re
 
 # Losses of `nn.losses` whose names have none of the words below. `dice`, `jaccard` and `tversky` are left out: they also
 # name the coefficients, which are one minus these losses, so neither direction is safe.
-_LOSSES = set(
-    """
+_OTHER_LOSSES = """
     binary_focal binary_sparsemax circle contrastive cosine_embedding ctc focal info_nce margin_ranking multi_margin
     multiclass_perceptron multilabel_margin multilabel_soft_margin perceptron quantile soft_margin sparsemax triplet_margin
-    """.split()
-)
+"""
 
 # Words, or words joined by underscores, that may stand anywhere in a name.
 _SMALLER = """
@@ -76,7 +74,7 @@ def direction(name: str) -> str | None:
     plain = re.sub(r"_\d+$", "", words)
     if plain.rpartition("_")[2] in _OTHER:
         return None
-    smaller = True if plain in _LOSSES else _is_smaller(words)
+    smaller = True if plain in _OTHER_LOSSES.split() else _is_smaller(words)
     return None if smaller is None else "min" if smaller != reverse else "max"
 
 

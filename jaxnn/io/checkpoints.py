@@ -43,9 +43,9 @@ class Checkpoints:
         Args:
             folder: The folder of the checkpoints, created if it does not exist.
             keep: The number of checkpoints to keep; the newest ones are kept.
-            best: The name of a metric, such as `"val_accuracy"`, or `(name, "min" or "max")` where the name does not say which way
-                is better. The checkpoint with the best metric of that name is kept in addition.
-            every: The least time in seconds between two saves, for `due`. `save` itself always saves.
+            best: The name of a metric, such as `"val_accuracy"`, or `(name, "min" or "max")` where the name does not say which
+            way is better. The checkpoint with the best metric of that name is kept in addition.
+        every: The least time in seconds between two saves, for `due`. `save` itself always saves.
 
         Raises:
             ImportError: Orbax is not installed.

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.layer import Layer
 from jaxnn.core.direction import better
+from jaxnn.core.layer import Layer
 from jaxnn.population.group_run import GroupRun, Trained
 from jaxnn.population.groups import OWN, Group
 from jaxnn.population.space import Setting

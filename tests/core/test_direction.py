@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from jaxnn.functional import losses, metrics
 from jaxnn.core.direction import better, direction
+from jaxnn.functional import losses, metrics
 
 AMBIGUOUS = {"dice", "jaccard", "tversky"}  # the coefficient, or one minus it
 SMALLER = {"calibration_error", "log_loss", "mae", "mape", "mse", "perplexity", "rmse"}

@@ -30,7 +30,7 @@ class Bound(NamedTuple):
     layer: Layer
     objective: Callable[[Any, Any, Any, jax.Array | None], tuple[jax.Array, tuple[Any, Any]]]
     values: dict[str, Any]
-    key: jax.Array | None
+    key: Any
     augment: Callable[[Any], Any]
 
 
@@ -76,7 +76,7 @@ class Problem:
         values = self.hyperparameters.at(train_state.hyperparameters, train_state.step)
         return self.bound(values, jax.random.fold_in(child_key(train_state.key, "step"), train_state.step))
 
-    def bound(self, values: dict[str, Any], key: jax.Array | None, layer: Layer | None = None) -> Bound:
+    def bound(self, values: dict[str, Any], key: Any, layer: Layer | None = None) -> Bound:
         """The problem with these values of the hyperparameters, and another layer in place of the model if one is given."""
         layer = model_of(self.model, values) if layer is None else layer
         function = objective_of(self.loss, values).function

@@ -47,7 +47,7 @@ class TrainingConfig:
         loss: Any,
         optimizer: Any,
         *,
-        hyperparameters: Mapping[str, Any] | None = None,
+        hyperparameters: Mapping[str, Any] | Hyperparameters | None = None,
         augment: Callable | None = None,
         view: Callable | None = None,
         batch_size: int = 32,

@@ -169,7 +169,7 @@ def draw(key: jax.Array, params: Any, state: Any) -> tuple[Any, Any]:
             )
     for (distribution, dtype), requests in groups.items():
         for request, value in zip(requests, _drawn_together(key, distribution, dtype, requests), strict=True):
-            values[request.index] = value
+            values[request.at] = value
     return jax.tree.unflatten(structure, [_varying_as(key, value) for value in values])
 
 
@@ -192,7 +192,7 @@ def _varying_as(key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 class _Request(NamedTuple):
-    index: int  # among the tree's leaves
+    at: int  # among the tree's leaves
     leaf: Undrawn
     key_paths: list[tuple[str, ...]]  # one per copy
     scale: Any

@@ -52,7 +52,7 @@ class Spec:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A pair of pure functions and a name. Layers are compared by identity and are no pytrees: safe in closures and caches.
+    """A pair of pure functions and a name. Compared by identity and not a pytree, safe in closures and caches.
 
     Attributes:
         init: `init(key, x) -> (params, state)`. `x` is a batch or its `jax.ShapeDtypeStruct`: only shapes and dtypes are

@@ -93,7 +93,7 @@ def test_drop_path_drops_or_scales_whole_samples():
     "call, match",
     [
         (lambda: nn.alpha_dropout(1.0), "in \\[0, 1\\)"),
-        (lambda: nn.gaussian_noise(-1.0), "not negative"),
+        (lambda: nn.gaussian_noise(-1.0), "stddev of at least 0"),
         (lambda: trained(nn.dropout(0.5, broadcast_axes=(2,)), jnp.ones((2, 3))), "broadcast_axes"),
     ],
 )

@@ -87,7 +87,7 @@ def _in_chunks(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, labels: ja
     hidden, classes = jnp.pad(hidden, ((0, missing), (0, 0))), jnp.pad(classes, (0, missing))
     # Each chunk takes tokens from the whole batch, so that a batch that is sharded over devices is not moved.
     hidden, classes = (a.reshape(chunk, chunks, *a.shape[1:]).swapaxes(0, 1) for a in (hidden, classes))
-    losses_of_chunk = jax.checkpoint(lambda tokens: _losses(*tokens, kernel, bias))
+    losses_of_chunk = jax.checkpoint(lambda part: _losses(part[0], part[1], kernel, bias))
     losses = lax.map(losses_of_chunk, (hidden, classes)).swapaxes(0, 1)
     return losses.reshape(-1)[:tokens].reshape(labels.shape)
 

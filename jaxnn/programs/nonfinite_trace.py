@@ -57,14 +57,14 @@ class Extent(NamedTuple):
 
     Attributes:
         kind: `"nan"`, or `"inf"` if there is no NaN.
-        count: The number of non-finite values.
+        number: The number of non-finite values.
         size: The number of values.
         type: The dtype and shape, such as `"float32[128, 10]"`.
         indices: For each axis of the length of the batch, the indices along it at which a value is non-finite.
     """
 
     kind: str
-    count: int
+    number: int
     size: int
     type: str
     indices: dict[int, tuple[int, ...]]

@@ -37,7 +37,7 @@ def test_nested_repeated_and_shared_layers():
     for row in table.rows:
         if row.path in products:
             assert row.forward == products[row.path] + biases[row.path]
-    assert next(row.forward for row in table.rows if row.path == "body") == 5 * 8  # what residual adds
+    assert next(row.forward for row in table.rows if row.path == "body") == 5 * 8  # the sum of residual
 
 
 def test_a_layer_alone_several_outputs_and_other_dtypes():
@@ -52,9 +52,9 @@ def test_a_layer_alone_several_outputs_and_other_dtypes():
     assert str(nn.summary(nn.relu, jnp.ones((2, 4)))).splitlines()[-2] == "total: 0 parameters, 0 bytes"
 
 
-def test_integers_out_batches_of_one_and_wrong_inputs():
+def test_integer_outputs_batches_of_one_and_invalid_inputs():
     classes = nn.serial(nn.dense(3), nn.batch_norm(), lambda x: x.argmax(-1))
-    table = nn.summary(classes, jnp.ones((1, 4)))  # batch_norm refuses to train on it
+    table = nn.summary(classes, jnp.ones((1, 4)))  # batch_norm refuses to train on a batch of one
     assert table.batch == 1
     assert table.rows[0].forward == 2 * 4 * 3 + 3
     with pytest.raises(TypeError, match="embedding takes"):
@@ -81,7 +81,7 @@ def test_the_forms_that_kernels_choose(monkeypatch):
     assert elsewhere == {"conv xla", "max_pool xla", "recurrence xla", "attention xla"}
 
 
-def test_a_large_model_costs_nothing():
+def test_the_summary_of_a_large_model_allocates_nothing():
     x = jax.ShapeDtypeStruct((1, 4096), jnp.float32)
 
     def traces(depth):
@@ -96,7 +96,7 @@ def test_a_large_model_costs_nothing():
     assert deep == shallow
     assert table.parameters == 400 * (4096**2 + 4096)
     assert "26.9 GB" in str(table)
-    # 2 · n² an application and two gradients, but for the first layer's input
+    # 2 · n² per application and per gradient; the gradient of the first layer's input is not needed
     assert "13.4 GFLOP forward, 26.8 GFLOP backward" in str(table)
 
 
@@ -118,7 +118,7 @@ def llama_2_7b(stack):
     ],
 )
 def test_seven_billion_parameters_in_seconds_of_cpu_time_and_no_memory(stack, limit):
-    gc.freeze()  # spare the collector what other tests left
+    gc.freeze()  # collections would scan the objects of other tests
     memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     table = nn.summary(llama_2_7b(stack), jax.ShapeDtypeStruct((1, 2048), jnp.int32))
     seconds = time.process_time() - start
@@ -126,7 +126,7 @@ def test_seven_billion_parameters_in_seconds_of_cpu_time_and_no_memory(stack, li
     assert seconds < limit
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # kB
     assert table.parameters == 6_738_415_616  # as published
-    # two for each weight of a product and token, two products of attention over all pairs
+    # two per weight of a product and token, and two products of attention over all pairs of tokens
     products = 2 * 2048 * (table.parameters - 32_000 * 4096) + 32 * 4 * 2048**2 * 4096
     np.testing.assert_allclose(table.forward, products, rtol=0.01)
 
@@ -150,7 +150,7 @@ class Tags(HTMLParser):
             self.text.append(data)
 
 
-def test_html_folds_by_block_and_adds_up():
+def test_the_html_has_a_foldable_sum_per_block():
     model = nn.serial(nn.dense(4), body=nn.repeat(nn.residual(nn.dense(4), inner=nn.serial(nn.dense(4), nn.relu)), 5))
     table = nn.summary(model, jnp.ones((2, 3)))
     page = Tags()
@@ -158,7 +158,7 @@ def test_html_folds_by_block_and_adds_up():
     assert not page.open
     assert page.counts["details"] == 2
     assert page.text[:2] == ["body", "(B, 4)"]
-    assert "200" in page.text  # both dense layers, five times
+    assert "200" in page.text  # the parameters of both dense layers, five copies
     assert page.text[page.text.index("inner") :][:4] == ["inner", "(B, 4)", "100", "46.3%"]
 
 
@@ -172,6 +172,11 @@ def test_a_layer_shows_its_tree_and_escapes_names():
     assert "<details" not in nn.dense(3)._repr_html_()
 
 
+# treescope reads every public name of NumPy, deprecated ones included.
+deprecated_numpy = pytest.mark.filterwarnings("ignore:The chararray class:DeprecationWarning")
+
+
+@deprecated_numpy
 def test_treescope_shows_models_with_their_layers_params_and_results():
     treescope = pytest.importorskip("treescope")
     model = nn.serial(nn.dense(4), body=nn.repeat(nn.residual(nn.dense(4)), 2))
@@ -188,6 +193,7 @@ def test_treescope_shows_models_with_their_layers_params_and_results():
 
 
 @pytest.mark.slow
+@deprecated_numpy
 def test_treescope_shows_a_sweep():
     treescope = pytest.importorskip("treescope")
     space, options = {"learning_rate": [0.1, 0.01]}, {"loss": nn.losses.mse, "optimizer": optax.sgd, "epochs": 1}
@@ -196,7 +202,7 @@ def test_treescope_shows_a_sweep():
     assert "setting={'learning_rate': 0.01}" in treescope.render_to_text(result.member(1))
 
 
-def test_a_block_called_like_the_model_is_not_taken_for_it():
+def test_a_block_with_the_name_of_the_model_is_told_from_the_model():
     model = nn.serial(nn.serial(nn.dense(4), nn.branch(nn.dense(2), nn.dense(3))), lambda ys: ys[0].sum() + ys[1].sum())
 
     def doubled(run, x):

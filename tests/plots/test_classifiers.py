@@ -1,4 +1,4 @@
-"""What is drawn of classifiers, against scikit-learn."""
+"""Plots of classifiers against scikit-learn."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,11 +52,11 @@ def test_confusion_matrix_of_scores():
     np.testing.assert_allclose(
         ax.images[0].get_array(), sklearn_metrics.confusion_matrix(labels, scores.argmax(1), normalize="true")
     )
-    with pytest.raises(ValueError, match="from 0 to 2, and there are 2 classes"):
+    with pytest.raises(ValueError, match="2 classes must be 0 to 1, got 0 to 2"):
         nn.inspect.plot_confusion_matrix(labels, scores, ["a", "b"])
 
 
-def test_decision_boundary_stands_where_the_logit_is_zero():
+def test_the_decision_boundary_lies_where_the_logit_is_zero():
     x, labels = [[0.0, 0.0], [1.0, 1.0]], [0, 1]
     for predict in (lambda x: 40 * (x[:, 0] - 0.25), lambda x: np.stack([0 * x[:, 0], 40 * (x[:, 0] - 0.25)], axis=1)):
         ax = nn.inspect.plot_decision_boundary(predict, x, labels, points=63)
@@ -74,7 +74,7 @@ def test_decision_boundary_stands_where_the_logit_is_zero():
 @pytest.mark.parametrize("labels, scores, match", [
     ([0, 0], [0.1, 0.2], "both must occur"), ([0, 1], [0.1], "one prediction each"), ([0, 1], [0.1, np.nan], "1 of 2 scores"),
 ])  # fmt: skip
-def test_wrong_inputs_say_so(labels, scores, match):
+def test_invalid_inputs_raise(labels, scores, match):
     for plot in (nn.inspect.plot_roc, nn.inspect.plot_precision_recall):
         with pytest.raises(ValueError, match=match):
             plot(labels, scores)

@@ -30,6 +30,22 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")  # a killed run's
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    """Say in the last line what was skipped because PyTorch is not installed; a whole file counts as one."""
+    result = yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        skipped = [report for report in reporter.stats.get("skipped", []) if "'torch'" in str(report.longrepr)]
+        if skipped:
+            tests = sum(report.when != "collect" for report in skipped)
+            reporter.write_line(
+                f"Skipped without PyTorch: {len(skipped) - tests} files of the conformance suite and {tests} other tests. "
+                'pip install -e ".[test,conformance]" && pytest runs them.'
+            )
+    return result
+
+
 EVENTS: Counter[str] = Counter()  # JAX's own events so far; a listener cannot be taken off again
 jax.monitoring.register_event_duration_secs_listener(lambda event, duration, **_: EVENTS.update([event]))
 

@@ -37,7 +37,7 @@ def test_the_outputs_are_those_of_the_layers():
         (nn.serial(nn.lstm(4), nn.positionwise(nn.relu)), (jnp.ones((2, 3, 2)), jnp.ones((2, 3), bool))),
         (nn.relu, jnp.ones((2, 3))),
         (nn.dtype_policy(nn.models.mlp([4], 2), dtype=jnp.bfloat16), jnp.ones((2, 3))),
-        (nn.models.cnn(3, channels=(2,), hidden=4), jnp.ones((2, 4, 4, 1))),
+        (nn.models.cnn(3, features=(2,), hidden=4), jnp.ones((2, 4, 4, 1))),
     ],
     ids=["lstm", "padded", "function", "bfloat16", "cnn"],
 )

@@ -52,23 +52,20 @@ def workload(name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...], int, i
 
 def swept(x, y, sizes, batch, epochs, members: int = MEMBERS, threads: int | None = None) -> Callable[[], Any]:
     """Return `nn.sweep`, as users call it."""
-    from jaxnn.population import scheduler as runner
+    from jaxnn.population import scheduler, task
 
     rates = np.logspace(-4, -2, members).tolist()
-    model, data, usual = training.network(sizes), jax.device_put((x, y)), runner.strategy_for
+    model, data, usual = training.network(sizes), jax.device_put((x, y)), scheduler.strategy_for
 
     def run():
         if threads is not None:
-            import jaxnn.population.sweep  # noqa: F401
-
-            module = sys.modules["jaxnn.population.sweep"]
-            module.strategy_for = lambda *arguments: runner.Strategy(threads, 16, usual(*arguments).memory)
+            task.strategy_for = lambda *arguments: scheduler.Strategy(threads, 16, usual(*arguments).memory)
         options = {"loss": nn.losses.cross_entropy, "optimizer": optax.adam, "epochs": epochs, "batch_size": batch}
         try:
             return nn.sweep(model, data, {"learning_rate": rates}, key=jax.random.key(0), progress=False, **options).params
         finally:
             if threads is not None:
-                module.strategy_for = usual
+                task.strategy_for = usual
 
     return run
 

@@ -92,7 +92,7 @@ CASES = {
     "strings": (lambda: fit(X, np.array(["a"] * 20)), TypeError, ["numbers", "encode"]),
     "a layer that cannot be called": (lambda: nn.serial(nn.dense(3), "relu"), TypeError, ["'relu'", "function of x"]),
     "a layer not called": (lambda: nn.serial(nn.flatten), TypeError, ["call it", "flatten(...)"]),
-    "linear for dense": (lambda: nn.serial(nn.linear(10)), TypeError, ["the fully connected layer is `nn.dense(10)`"]),
+    "linear for dense": (lambda: nn.serial(nn.linear(10)), TypeError, ["the fully connected layer is nn.dense(10)"]),
     "a reserved name": (lambda: nn.serial(**{"a/b": nn.dense(3)}), ValueError, ["'a/b'", "separates the names", "instead"]),
     "two layers of one name": (
         lambda: nn.serial(nn.dense(3), dense=nn.dense(4)),

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits, load_iris
 
 import jaxnn as nn
 from jaxnn import population
-from jaxnn.population.group_run import Work
+from jaxnn.population.group_run import GroupRun
 
 KEY = jax.random.key(3)
 X = np.random.default_rng(1).normal(size=(96, 4)).astype(np.float32)
@@ -81,7 +81,7 @@ def test_a_search_that_was_cut_goes_on_to_the_same_bits(name, tmp_path, monkeypa
         search(checkpoints=tmp_path)
     trained = []
     with monkeypatch.context() as patch:
-        patch.setattr(Work, "keep", lambda *given, keep=Work.keep, **named: (trained.append(1), keep(*given, **named)))
+        patch.setattr(GroupRun, "keep", lambda *given, keep=GroupRun.keep, **named: (trained.append(1), keep(*given, **named)))
         resumed = search(checkpoints=tmp_path)
         assert trained
         trained.clear()
@@ -188,9 +188,9 @@ def test_copies_replace_the_worst():
     ],
 )  # fmt: skip
 def test_mistakes_are_named(call, message, monkeypatch):
-    from jaxnn.population import programs as block
+    from jaxnn import compiled
 
-    monkeypatch.setattr(block.Program, "compile", lambda self: pytest.fail("compiled"))
+    monkeypatch.setattr(compiled.Program, "compile", lambda self: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -15,7 +15,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import population
-from jaxnn.population import scheduler as runner
+from jaxnn.population import scheduler
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(90, 5)).astype(np.float32)
@@ -134,10 +134,10 @@ def test_a_crowd_of_another_size_gives_the_same_members():
 def test_members_that_keep_much_are_blocks_of_their_own(monkeypatch):
     """Of two dense layers and a relu, a step keeps the activations, and what relu and dropout are differentiated by."""
     space = {"learning_rate": [1e-4, 1e-3, 3e-3, 1e-2], "units": [40]}
-    monkeypatch.setattr(runner, "_cores", lambda: 2)
+    monkeypatch.setattr(scheduler, "_cores", lambda: 2)
     together = sweep(space, augment=lambda key, batch: batch)
     assert "blocks of 2;" in together.note
-    monkeypatch.setattr(runner, "CPU_KEPT", 20 * 40 * 4)  # one layer's activations of a batch
+    monkeypatch.setattr(scheduler, "CPU_KEPT", 20 * 40 * 4)  # one layer's activations of a batch
     alone = sweep(space, augment=lambda key, batch: batch)
     assert "blocks of 1;" in alone.note
     close(alone.params, together.params)
@@ -266,27 +266,27 @@ def test_a_member_that_diverges_is_reported_and_harms_no_other():
 @pytest.mark.slow
 def test_members_that_stopped_are_left_out_when_that_saves_time(monkeypatch):
     """Of 16 members 14 stop soon: the epochs that are computed, those of frozen members included, are much fewer."""
-    from jaxnn.population.group_run import Work
+    from jaxnn.population.group_run import GroupRun
 
-    monkeypatch.setattr(runner, "MOST_ROWS", 2)
-    monkeypatch.setattr(runner, "_cores", lambda: 1)
-    computed, keep_rows, narrowed = [], Work.keep_rows, runner.Runner._narrowed
+    monkeypatch.setattr(scheduler, "MOST_EPOCHS", 2)
+    monkeypatch.setattr(scheduler, "_cores", lambda: 1)
+    computed, keep_logs, narrowed = [], GroupRun.keep_logs, scheduler.Scheduler._narrowed
 
     def counted(self, seeds, columns, before, rows):
         computed.append(len(seeds) * len(columns) * len(rows["loss"]))
-        keep_rows(self, seeds, columns, before, rows)
+        keep_logs(self, seeds, columns, before, rows)
 
-    monkeypatch.setattr(Work, "keep_rows", counted)
+    monkeypatch.setattr(GroupRun, "keep_logs", counted)
     options = {
         "space": {"learning_rate": [*np.linspace(5.0, 10.0, 14), 1e-3, 2e-3], "units": [4]}, "optimizer": optax.sgd,
         "epochs": 24, "callbacks": [nn.callbacks.early_stopping(1, restore_best=False, monitor="loss")],
     }  # fmt: skip
-    monkeypatch.setattr(runner.Runner, "_narrowed", lambda *_: None)
+    monkeypatch.setattr(scheduler.Scheduler, "_narrowed", lambda *_: None)
     plain = sweep(**options)
     assert sum(computed) == 16 * 24
     computed.clear()
     as_if_epochs_were_long = lambda self, work, going, left: narrowed(self, work, going, 1e9)  # noqa: E731
-    monkeypatch.setattr(runner.Runner, "_narrowed", as_if_epochs_were_long)
+    monkeypatch.setattr(scheduler.Scheduler, "_narrowed", as_if_epochs_were_long)
     compact = sweep(**options)
     assert [row["epochs"] for row in compact.rows] == [row["epochs"] for row in plain.rows]
     needed = sum(row["epochs"] for row in compact.rows)
@@ -322,7 +322,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
     program = textwrap.dedent(f"""
         import importlib, os, signal, sys
         import jax, numpy as np, optax, jaxnn as nn
-        module = importlib.import_module("jaxnn.population.sweep")
+        module = importlib.import_module("jaxnn.population.task")
         x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
         if sys.argv[1] == "killed":
             save = module.Saver.save
@@ -351,15 +351,15 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
 @pytest.mark.slow
 def test_a_group_that_was_cut_goes_on_in_the_same_blocks(tmp_path, monkeypatch):
     pytest.importorskip("orbax.checkpoint")
-    from jaxnn.population.group_run import Work
+    from jaxnn.population.group_run import GroupRun
 
     class Cut(Exception):
         pass
 
-    monkeypatch.setattr(runner, "CPU_MEMBERS", 3)
-    monkeypatch.setattr(runner, "_cores", lambda: 1)
+    monkeypatch.setattr(scheduler, "CPU_MEMBERS", 3)
+    monkeypatch.setattr(scheduler, "_cores", lambda: 1)
     options = {"space": {"learning_rate": [0.1, 0.03, 0.01, 1e-3, 1e-4]}, "model": nn.dense(2), "seeds": 2}
-    whole, keep, kept = sweep(**options), Work.keep, []
+    whole, keep, kept = sweep(**options), GroupRun.keep, []
 
     def and_cut(self, *arguments, **named):
         while kept and not store.steps():
@@ -370,10 +370,10 @@ def test_a_group_that_was_cut_goes_on_in_the_same_blocks(tmp_path, monkeypatch):
         kept.append(1)
 
     with monkeypatch.context() as patch, nn.io.Checkpoints(tmp_path) as store, pytest.raises(Cut):
-        patch.setattr(Work, "keep", and_cut)
+        patch.setattr(GroupRun, "keep", and_cut)
         sweep(**options, checkpoints=store)
     kept.clear()
-    monkeypatch.setattr(Work, "keep", lambda *given, **named: (kept.append(1), keep(*given, **named)))
+    monkeypatch.setattr(GroupRun, "keep", lambda *given, **named: (kept.append(1), keep(*given, **named)))
     resumed = sweep(**options, checkpoints=tmp_path)
     assert len(kept) == 3  # of four blocks
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
@@ -415,9 +415,9 @@ def test_checkpoints_of_another_sweep_are_refused(tmp_path):
     ],
 )
 def test_mistakes_are_found_before_anything_is_compiled(space, options, message, monkeypatch):
-    from jaxnn.population import programs as block
+    from jaxnn import compiled
 
-    monkeypatch.setattr(block.Program, "compile", lambda self: pytest.fail("compiled"))
+    monkeypatch.setattr(compiled.Program, "compile", lambda self: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
         sweep(space, **options)
 
@@ -456,15 +456,15 @@ def test_ctrl_c_keeps_what_is_finished():
         import os, signal, threading, time
         import jax, numpy as np, optax, jaxnn as nn
         x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-        from jaxnn.population import group_run as work
-        keep_rows = work.Work.keep_rows
+        from jaxnn.population import group_run
+        keep_logs = group_run.GroupRun.keep_logs
         asked = []
         def watched(self, *arguments):
-            keep_rows(self, *arguments)
+            keep_logs(self, *arguments)
             if not asked:
                 asked.append(1)
                 os.kill(os.getpid(), signal.SIGINT)
-        work.Work.keep_rows = watched
+        group_run.GroupRun.keep_logs = watched
         result = nn.sweep(nn.dense(1), (x, x[:, :1]), {"learning_rate": [0.1, 0.01]}, loss=nn.losses.mse, optimizer=optax.sgd,
                           epochs=10**6, key=jax.random.key(0), progress=False)
         assert {row["status"] for row in result.rows} == {"interrupted"}, result.rows
@@ -499,10 +499,10 @@ def test_jax_arrays_and_numpy_numbers_are_values():
 
 
 def test_other_systems_say_less_of_their_cores_and_memory(monkeypatch):
-    known = runner.strategy_for()
+    known = scheduler.strategy_for()
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.sysconf_names", {"SC_PHYS_PAGES": os.sysconf_names["SC_PHYS_PAGES"]})
-    assert runner.strategy_for().threads == os.cpu_count()
-    assert runner.strategy_for().memory >= known.memory
+    assert scheduler.strategy_for().threads == os.cpu_count()
+    assert scheduler.strategy_for().memory >= known.memory
     monkeypatch.setattr("os.sysconf_names", {})
-    assert runner.strategy_for().memory == 2**31
+    assert scheduler.strategy_for().memory == 2**31

@@ -11,6 +11,8 @@ import optax
 import pytest
 
 import jaxnn as nn
+from jaxnn.train.config import TrainingConfig
+from jaxnn.train.epoch import epoch_parts
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -51,10 +53,10 @@ def plain():
 
 @pytest.mark.parametrize("budget", [1, 3, 5, 1000])
 def test_the_length_of_a_call_changes_no_bit(budget, monkeypatch):
-    from jaxnn.train.executors import Arrays
+    from jaxnn.train.executors import ArrayExecutor
 
-    call = Arrays.call
-    monkeypatch.setattr(Arrays, "call", lambda self, state, steps: call(self, state, budget))
+    call = ArrayExecutor.call
+    monkeypatch.setattr(ArrayExecutor, "call", lambda self, state, steps: call(self, state, budget))
     result = fit(metrics={"accuracy": nn.metrics.accuracy}, validation=(X[:30], Y[:30]))
     equal(result.params, plain().params)
     assert result.history.same_as(plain().history)
@@ -138,11 +140,11 @@ def test_a_stream_that_fails_names_the_batch_and_keeps_what_was_trained():
     for batch in batches()[:3]:
         state, _, _ = step(state, batch)
     close(result.params, state.params)
-    with pytest.raises(nn.DataError, match="an iterator can be gone through once"):
+    with pytest.raises(nn.DataError, match="an iterator ends once"):
         fit(data=iter(batches()), epochs=2)
     with pytest.raises(nn.DataError, match=r"batch 1 of epoch 1.*float32\[25, 3\].*only the number of samples may differ"):
         fit(data=lambda epoch: [(X[:25], Y[:25]), (X[:25, :3], Y[:25])])
-    with pytest.raises(ValueError, match="not one batch"):
+    with pytest.raises(ValueError, match="the data have no batches"):
         fit(data=iter(()))
     assert threading.active_count() < 20
 
@@ -286,13 +288,16 @@ def bad_loss(predictions, y):
     return nn.losses.mse(predictions, jnp.where(y == 99.0, jnp.nan, y))
 
 
+def order_of(state):
+    """The order of the samples in the state's epoch."""
+    config = TrainingConfig.of(LINEAR, bad_loss, optax.sgd(0.1), batch_size=10)
+    return epoch_parts(config).order(state, 103)
+
+
 @functools.cache
 def bad_data():
     """TARGETS with one 99 in the sample that stands first in batch 7."""
-    from jaxnn.train.epoch import pieces
-
-    state = nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X)
-    order = pieces(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1), batch_size=10).order(state, 103)
+    order = order_of(nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X))
     targets = TARGETS.copy()
     targets[order[BAD * 10]] = 99.0
     return (X, targets), np.asarray(order[BAD * 10 : BAD * 10 + 10])
@@ -301,10 +306,8 @@ def bad_data():
 def steps_by_hand(count):
     data, _ = bad_data()
     step = nn.train_step(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1))
-    from jaxnn.train.epoch import pieces
-
     state = nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X)
-    order = pieces(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1), batch_size=10).order(state, 103)
+    order = order_of(state)
     for i in range(count):
         rows = order[i * 10 : i * 10 + 10]
         state, _, _ = step(state, (X[rows], data[1][rows]))
@@ -342,11 +345,7 @@ def test_skip_leaves_the_step_out_and_counts_it():
     assert (result.stopped, int(result.train_state.step)) == ("finished", 22)
     once = regression(data, loss=bad_loss, batch_size=10, epochs=1, on_nonfinite="skip")
     state = steps_by_hand(BAD)
-    from jaxnn.train.epoch import pieces
-
-    order = pieces(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1), batch_size=10).order(
-        state._replace(step=BAD * 1, position=BAD), 103
-    )
+    order = order_of(state._replace(step=BAD * 1, position=BAD))
     step = nn.train_step(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1))
     for i in range(BAD + 1, 11):
         rows = order[i * 10 : i * 10 + 10]
@@ -473,7 +472,7 @@ def test_the_learning_rate_finder_finds_where_gradient_descent_is_fast():
     assert len(found.learning_rates) < 200  # what diverged is left off
     np.testing.assert_allclose(found.learning_rates[:2], [1e-7, 1e-7 * 1e9 ** (1 / 199)])
     assert found.plot().axes[0].get_xscale() == "log"
-    with pytest.raises(ValueError, match="got 1 and 1"):
+    with pytest.raises(ValueError, match="got low 1 and high 1"):
         nn.find_learning_rate(LINEAR, (X, TARGETS), loss=nn.losses.mse, optimizer=optax.sgd, key=KEY, low=1, high=1)
 
 

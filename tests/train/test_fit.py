@@ -249,7 +249,7 @@ def test_a_loss_that_diverges_stops_the_run_and_keeps_the_last_good_parameters()
 INTERRUPTED = """
 import importlib, os, signal, threading, time
 import numpy as np, jax, optax, jaxnn as nn
-fit, progress = (importlib.import_module("jaxnn.train." + name) for name in ("fit", "progress"))
+running, progress = (importlib.import_module("jaxnn.train." + name) for name in ("running", "progress"))
 x = np.random.default_rng(0).normal(size=({samples}, 16)).astype(np.float32)
 y = (x[:, 0] > 0).astype(np.int32)
 calls = 0
@@ -265,7 +265,7 @@ class Progress(progress.Progress):
         calls += 1
         if calls == 5:
             threading.Timer(0.05, interrupt).start()  # during the next call
-fit.Progress = Progress
+running.Progress = Progress
 result = nn.fit(nn.models.mlp([128, 128], 2), (x, y), loss=nn.losses.cross_entropy, optimizer=optax.sgd(1e-3),
                 epochs=10**7, batch_size=8, key=jax.random.key(0))
 used = time.process_time() - used

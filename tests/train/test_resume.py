@@ -111,9 +111,9 @@ def fit(checkpoints=None, model=MODEL, **options):
 
 
 def test_a_run_cut_in_the_middle_of_an_epoch_goes_on_from_there(tmp_path, monkeypatch):
-    from jaxnn.train.executors import Arrays
+    from jaxnn.train.executors import ArrayExecutor
 
-    call, calls = Arrays.call, []
+    call, calls = ArrayExecutor.call, []
 
     def failing(self, state, steps):
         calls.append(int(state.step))
@@ -122,7 +122,7 @@ def test_a_run_cut_in_the_middle_of_an_epoch_goes_on_from_there(tmp_path, monkey
         return call(self, state, 4)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Arrays, "call", failing)
+        patch.setattr(ArrayExecutor, "call", failing)
         with pytest.raises(MemoryError):
             fit(Checkpoints(tmp_path, every=1e-9))
     assert calls[-1] == 24

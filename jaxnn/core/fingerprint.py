@@ -188,7 +188,8 @@ class _Walk:
                 self.add(content)
         if value.__dict__ and value.__dict__.keys() != {"__wrapped__"}:
             self.add({name: item for name, item in value.__dict__.items() if name != "__wrapped__"})
-        if _is_fixed(value.__module__):
+        home = sys.modules.get(value.__module__ or "")
+        if _is_fixed(value.__module__) and value.__globals__ is getattr(home, "__dict__", None):
             return
         self.exact &= not code.unfollowed
         for first, *rest in sorted(code.reads):

@@ -170,7 +170,7 @@ def test_copies_replace_the_worst():
             lambda: population.population_based_training(
                 nn.dense(1), (X, Y), {}, epochs=4, interval=2, **COMMON | {"optimizer": optax.sgd(0.1)}
             ),
-            "two settings or more of at least one traced",
+            "at least two settings of at least one traced",
         ),
         (
             lambda: population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=9, monitor="val_loss", **COMMON),
@@ -178,7 +178,7 @@ def test_copies_replace_the_worst():
         ),
         (lambda: population.hyperband(nn.dense(1), (X, Y), RATES, epochs=0, **COMMON), "epochs of at least 1, got 0"),
         (lambda: population.cross_validation(nn.dense(1), (X, Y), RATES, folds=97, epochs=1, **COMMON), "cannot be cut"),
-        (lambda: population.cross_validation(nn.dense(1), (X, Y), epochs=1, validation=(X, Y), **COMMON), "validation out"),
+        (lambda: population.cross_validation(nn.dense(1), (X, Y), epochs=1, validation=(X, Y), **COMMON), "give no validation"),
         (
             lambda: population.cross_validation(
                 nn.serial(nn.batch_norm(), nn.dense(1)), (X, Y), epochs=1, **COMMON | {"optimizer": optax.sgd(0.1)}

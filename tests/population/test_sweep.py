@@ -137,7 +137,7 @@ def test_members_that_keep_much_are_blocks_of_their_own(monkeypatch):
     monkeypatch.setattr(scheduler, "_cores", lambda: 2)
     together = sweep(space, augment=lambda key, batch: batch)
     assert "blocks of 2;" in together.note
-    monkeypatch.setattr(scheduler, "CPU_KEPT", 20 * 40 * 4)  # one layer's activations of a batch
+    monkeypatch.setattr(scheduler, "CPU_RESIDUAL_BYTES", 20 * 40 * 4)  # one layer's activations of a batch
     alone = sweep(space, augment=lambda key, batch: batch)
     assert "blocks of 1;" in alone.note
     close(alone.params, together.params)
@@ -402,7 +402,7 @@ def test_checkpoints_of_another_sweep_are_refused(tmp_path):
         ([], {}, "the space is empty"),
         ([{"learning_rate": 0.1, "units": 3}, {"units": 3}], {}, "setting 1 names units, and the first one"),
         ({"learning_rate": [0.1], "units": [3], "batch_size": [0]}, {}, "batch_size of at least 1"),
-        ({"learning_rate": [0.1], "units": [3]}, {"seeds": [1, 1]}, "whole numbers that differ"),
+        ({"learning_rate": [0.1], "units": [3]}, {"seeds": [1, 1]}, "different whole numbers"),
         ({"learning_rate": [0.1], "units": [3]}, {"seeds": 0}, "seeds of at least 1, got 0"),
         ({"learning_rate": [0.1], "units": [3]}, {"seeds": [-1]}, "seeds of at least 0, got -1"),
         ({"learning_rate": [0.1], "units": [3]}, {"memory": 0}, "memory of at least 1, got 0"),

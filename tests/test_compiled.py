@@ -1,0 +1,252 @@
+"""The cache of compiled programs: equal configurations share programs, and no program is behind what a function reads."""
+
+import functools
+import gc
+import types
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnn as nn
+from jaxnn import compiled
+from jaxnn.core.fingerprint import fingerprint
+
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(np.int32)
+
+
+def network():
+    return nn.serial(nn.dense(4), nn.relu, nn.dropout(0.1), nn.dense(2))
+
+
+def fit(model=None, loss=nn.losses.cross_entropy, optimizer=None, **options):
+    defaults = {"epochs": 1, "batch_size": 8, "key": KEY, "progress": False}
+    optimizer = optax.sgd(0.1) if optimizer is None else optimizer
+    return nn.fit(model or network(), (X, Y), loss=loss, optimizer=optimizer, **{**defaults, **options})
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The programs that are traced while a test runs."""
+    names = []
+
+    class Counted(compiled.Program):
+        def __init__(self, function, *arguments):
+            names.append(function)
+            super().__init__(function, *arguments)
+
+    monkeypatch.setattr(compiled, "Program", Counted)
+    return names
+
+
+# --- equal configurations made anew ---
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        network,
+        lambda: nn.models.resnet(18, 10),
+        lambda: nn.repeat(nn.residual(nn.lstm(4)), 2),
+        lambda: nn.block(lambda run, x: run("a", x) + x, a=nn.dense(3)),
+        lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(1e-3, 10))),
+        lambda: nn.metrics.top_k_accuracy(3),
+        lambda: nn.callbacks.early_stopping(3),
+        lambda: functools.partial(nn.losses.huber, delta=2.0),
+        lambda: lambda predictions, y: nn.losses.mse(predictions, y) * 2,
+        lambda: {"array": jnp.arange(3), "numpy": np.arange(3), "key": KEY, "set": {"a", "b"}, "dtype": jnp.bfloat16},
+        lambda: nn.Objective(lambda model, params, state, batch, key: (0.0, (state, None))),
+    ],
+)
+def test_equal_configurations_have_one_fingerprint(make):
+    first, second = fingerprint(make()), fingerprint(make())
+    assert first == second and first.exact
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (nn.dense(3), nn.dense(4)),
+        (nn.serial(nn.dense(3), nn.relu), nn.serial(nn.dense(3), nn.tanh)),
+        (optax.sgd(0.1), optax.sgd(0.2)),
+        (1, True),
+        (0.0, -0.0),
+        (1, 1.0),
+        ("1", 1),
+        (np.int32(1), np.int64(1)),
+        (np.zeros(3), np.zeros((3, 1))),
+        (jnp.zeros(3), np.zeros(3, np.float32)),
+        ([1, 2], (1, 2)),
+        ({"a": 1, "b": 2}, {"b": 1, "a": 2}),
+        (lambda x: x + 1, lambda x: x + 2),
+        (lambda x, a=1: x, lambda x, a=2: x),
+        (nn.callbacks.early_stopping(3), nn.callbacks.early_stopping(4)),
+    ],
+)
+def test_different_configurations_have_different_fingerprints(one, other):
+    assert fingerprint(one).digest != fingerprint(other).digest
+
+
+def test_a_second_fit_of_an_equal_configuration_traces_nothing(traced):
+    first = fit(metrics={"accuracy": nn.metrics.accuracy}, callbacks=[nn.callbacks.ema(0.9)])
+    nn.evaluate(first, (X, Y)), nn.predict(first, X)
+    made = len(traced)
+    again = fit(metrics={"accuracy": nn.metrics.accuracy}, callbacks=[nn.callbacks.ema(0.9)])
+    nn.evaluate(again, (X, Y)), nn.predict(again, X)
+    assert len(traced) == made == 3
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+
+
+def test_other_values_of_traced_hyperparameters_trace_nothing(traced):
+    for rate in (0.1, 0.2):
+        fit(optimizer=optax.sgd, hyperparameters={"learning_rate": rate})
+    assert len(traced) == 1
+
+
+def test_programs_of_one_text_are_compiled_once():
+    one = compiled.program("test", lambda: lambda x: x + 1, (lambda: 1,), (jnp.ones(3),))
+    other = compiled.program("test", lambda: lambda x: x + 1, (lambda: 2,), (jnp.ones(3),))
+    assert one is not other
+    assert one.compile() is other.compile()
+
+
+# --- what a function reads is part of its program ---
+
+SCALE = 1.0
+TABLE = np.ones(2, np.float32)
+SETTINGS = types.SimpleNamespace(scale=1.0)
+MODULE = types.ModuleType("settings_of_the_user")
+MODULE.scale = 1.0
+
+
+class Options:
+    scale = 1.0
+
+
+def scaled_by_a_global(predictions, y):
+    return SCALE * nn.losses.cross_entropy(predictions, y)
+
+
+def scaled_by_an_array(predictions, y):
+    return nn.losses.cross_entropy(predictions * TABLE[None], y)
+
+
+def scaled_by_an_attribute(predictions, y):
+    return SETTINGS.scale * nn.losses.cross_entropy(predictions, y)
+
+
+def scaled_by_a_module(predictions, y):
+    return MODULE.scale * nn.losses.cross_entropy(predictions, y)
+
+
+def scaled_by_a_class(predictions, y):
+    return Options.scale * nn.losses.cross_entropy(predictions, y)
+
+
+def scaled_in_a_way_that_cannot_be_followed(predictions, y):
+    return getattr(MODULE, "scale") * nn.losses.cross_entropy(predictions, y)  # noqa: B009
+
+
+def set_global(value):
+    globals()["SCALE"] = value
+
+
+CHANGES = {
+    scaled_by_a_global: set_global,
+    scaled_by_an_array: lambda value: TABLE.fill(value),
+    scaled_by_an_attribute: lambda value: setattr(SETTINGS, "scale", value),
+    scaled_by_a_module: lambda value: setattr(MODULE, "scale", value),
+    scaled_by_a_class: lambda value: setattr(Options, "scale", value),
+    scaled_in_a_way_that_cannot_be_followed: lambda value: setattr(MODULE, "scale", value),
+}
+
+
+@pytest.mark.parametrize("loss", CHANGES, ids=lambda loss: loss.__name__)
+def test_no_program_is_behind_what_a_loss_reads(loss):
+    model = network()
+    params, state = model.init(KEY, X)
+
+    def value():
+        expected = float(loss(model(params, X), Y))
+        assert nn.evaluate((model, params, state), (X, Y), loss=loss)["loss"] == pytest.approx(expected, rel=1e-5)
+        result = fit(model, loss, optimizer=optax.sgd(0.0), batch_size=24, initial=(params, state))
+        return expected, result.history["loss"][0]
+
+    try:
+        before = value()
+        CHANGES[loss](10.0)
+        after = value()
+    finally:
+        CHANGES[loss](1.0)
+    assert before[0] != pytest.approx(after[0], rel=1e-3)
+    assert before[1] != pytest.approx(after[1], rel=1e-3)
+    assert value() == before
+
+
+def test_no_prediction_is_behind_what_a_layer_reads():
+    factor = {"value": 1.0}
+    model = nn.serial(nn.dense(2), lambda x: x * factor["value"])
+    params, state = model.init(KEY, X)
+    before = nn.predict((model, params, state), X)
+    factor["value"] = 3.0
+    np.testing.assert_allclose(nn.predict((model, params, state), X), 3 * before, rtol=1e-6)
+
+
+def test_no_sweep_is_behind_what_its_schedule_reads():
+    factor = {"value": 0.0}
+
+    def rate(step):
+        return factor["value"] / (1 + step)
+
+    def swept():
+        return nn.sweep(
+            network(), (X, Y), {"seed_of_it": [1]}, loss=nn.losses.cross_entropy, optimizer=lambda learning_rate, seed_of_it: (
+                optax.sgd(learning_rate)
+            ), hyperparameters={"learning_rate": rate}, epochs=1, key=KEY, progress=False,
+        ).params  # fmt: skip
+
+    before = swept()
+    factor["value"] = 0.5
+    assert not np.allclose(before["dense"]["kernel"], swept()["dense"]["kernel"])
+
+
+def test_settings_of_jax_are_part_of_a_program(traced):
+    fit()
+    with jax.default_matmul_precision("highest"):
+        fit()
+    with nn.kernels.definitions():
+        fit()
+    assert len(traced) == 3
+
+
+# --- bounds ---
+
+
+def test_no_model_is_kept_alive():
+    model = network()
+    dead = weakref.ref(model)
+    loss = lambda predictions, y: nn.losses.cross_entropy(predictions, y)  # noqa: E731
+    dead_loss = weakref.ref(loss)
+    nn.predict(fit(model, loss), X)
+    del model, loss
+    gc.collect()
+    assert dead() is None and dead_loss() is None
+
+
+def test_the_cache_is_bounded_and_can_be_cleared(monkeypatch, traced):
+    nn.clear_programs()
+    monkeypatch.setattr(compiled, "MOST_PROGRAMS", 2)
+    for size in (1, 2, 3):
+        compiled.program("test", lambda: lambda x: x, (), (jnp.ones(size),))
+    assert len(compiled._programs) == 2
+    compiled.program("test", lambda: lambda x: x, (), (jnp.ones(3),))
+    assert len(traced) == 3
+    compiled.program("test", lambda: lambda x: x, (), (jnp.ones(1),))
+    assert len(traced) == 4
+    nn.clear_programs()
+    assert not compiled._programs and not compiled._executables

@@ -353,3 +353,18 @@ def test_a_soup_is_the_weighted_mean(classifiers):
     params = classifiers.groups[0].params
     close(population.soup(params, [1, 0, 0, 0])["dense"]["kernel"], params["dense"]["kernel"][0])
     close(population.soup(params)["dense"]["kernel"], params["dense"]["kernel"].mean(0))
+
+
+@pytest.mark.parametrize("resample", [population.cross_validation, population.bootstrap])
+def test_resampling_continues_from_checkpoints(resample, tmp_path, monkeypatch):
+    pytest.importorskip("orbax.checkpoint")
+    options = {**COMMON, "optimizer": optax.sgd(0.1), "epochs": 2}
+    name = "folds" if resample is population.cross_validation else "samples"
+    whole = resample(nn.dense(1), (X, Y), **{name: 3}, **options)
+    first = resample(nn.dense(1), (X, Y), **{name: 3}, **options, checkpoints=tmp_path)
+    trained, keep = [], GroupRun.keep
+    monkeypatch.setattr(GroupRun, "keep", lambda *given, **named: (trained.append(1), keep(*given, **named)))
+    again = resample(nn.dense(1), (X, Y), **{name: 3}, **options, checkpoints=tmp_path)
+    assert not trained
+    for result in (first, again):
+        np.testing.assert_array_equal(result.params["kernel"], whole.params["kernel"])

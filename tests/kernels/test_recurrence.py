@@ -174,7 +174,7 @@ def test_no_steps():
         ({0: jnp.ones((3, 2))}, r"takes x \(batch, time, n_in\)"),
         ({1: jnp.ones((3, 20))}, r"do not match; expected .*\[2, 20\].*got .*\[3, 20\]"),
         ({3: jnp.ones((20, 1))}, "do not match"),
-        ({3: jnp.ones(41)}, r"have \(20, 20\) columns; which cannot cover the 41 of the bias"),
+        ({3: jnp.ones(41)}, r"have \(20, 20\) columns, which cannot cover the 41 of the bias"),
         ({5: jnp.ones((4, 3))}, r"mask must be \(batch, time\), \[3, 4\] here, got \[4, 3\]"),
     ],
 )

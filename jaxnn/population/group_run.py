@@ -159,10 +159,10 @@ class GroupRun:
             return
         total = len(todo) * self.seeds
         members = max(1, min(total if members is None else members, -(-total // at_least)))
-        wide = _even(len(todo), members)
-        tall = 1 if len(todo) > members else _even(self.seeds, max(1, members // len(todo)))
-        wide = -(-wide // self.multiple) * self.multiple
-        columns, seeds = _cut(todo, wide), _cut(np.arange(self.seeds), tall)
+        width = _even_size(len(todo), members)
+        height = 1 if len(todo) > members else _even_size(self.seeds, max(1, members // len(todo)))
+        width = -(-width // self.multiple) * self.multiple
+        columns, seeds = _cut(todo, width), _cut(np.arange(self.seeds), height)
         self.rectangles = [(s, c) for c in columns for s in seeds if not done[np.ix_(c, s)].all()]
 
     def arguments(self, seeds: np.ndarray, columns: np.ndarray) -> tuple:
@@ -220,8 +220,8 @@ def _residuals(config: TrainingConfig) -> Any:
     return residuals
 
 
-def _even(n: int, most: int) -> int:
-    """The size of equal parts of n, at most `most` each, the last one padded."""
+def _even_size(n: int, most: int) -> int:
+    """The smallest size of parts of n such that their number is that of parts of size `most`."""
     return -(-n // -(-n // most))
 
 

@@ -30,7 +30,7 @@ class Progress:
                 from tqdm import tqdm
             except ImportError:
                 return self
-            # In a notebook, stderr is shown in red; and a bar made of widgets is lost when the page is exported.
+            # In a notebook, stderr is shown in red, and a bar of widgets is lost when the page is exported.
             stream = sys.stderr if sys.stderr.isatty() else sys.stdout
             total = self._epochs * self._steps if self._steps else None
             self._bar = tqdm(total=total, unit="step", unit_scale=True, file=stream)

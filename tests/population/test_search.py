@@ -179,7 +179,7 @@ def test_copies_replace_the_worst_members():
         ),
         (lambda: population.hyperband(nn.dense(1), (X, Y), RATES, epochs=0, **COMMON), "epochs of at least 1, got 0"),
         (lambda: population.cross_validation(nn.dense(1), (X, Y), RATES, folds=97, epochs=1, **COMMON), "cannot be cut"),
-        (lambda: population.cross_validation(nn.dense(1), (X, Y), epochs=1, validation=(X, Y), **COMMON), "validation out"),
+        (lambda: population.cross_validation(nn.dense(1), (X, Y), epochs=1, validation=(X, Y), **COMMON), "give no validation"),
         (
             lambda: population.cross_validation(
                 nn.serial(nn.batch_norm(), nn.dense(1)), (X, Y), epochs=1, **COMMON | {"optimizer": optax.sgd(0.1)}

@@ -1,4 +1,4 @@
-"""Error messages for wrong input, in one table: what was expected, what came, in which layer, and how to mend it."""
+"""Error messages for invalid input, in one table: what was expected, what came, in which layer, and how to fix it."""
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ CASES = {
         ValueError,
         ["2 input features", "'hidden'"],
     ),
-    "one axis": (lambda: fit(X[:, 0]), ValueError, ["[20]", "x[:, None]", "'hidden'"]),
+    "data with one axis": (lambda: fit(X[:, 0]), ValueError, ["[20]", "x[:, None]", "'hidden'"]),
     "metrics without names": (lambda: fit(metrics=[nn.metrics.accuracy]), TypeError, ["by name", "accuracy"]),
     "a metric called loss": (lambda: fit(metrics={"loss": nn.metrics.accuracy}), ValueError, ["another name"]),
     "a metric that is not a function": (lambda: fit(metrics={"a": "accuracy"}), TypeError, ["Metric", "'accuracy'"]),
@@ -69,7 +69,7 @@ CASES = {
         ValueError,
         ["['hidden', 'head']", "['bias', 'kernel']"],
     ),
-    "lengths that differ": (lambda: fit(X, Y[:-1]), ValueError, ["[20, 4]", "[19]", "one entry a sample"]),
+    "lengths that differ": (lambda: fit(X, Y[:-1]), ValueError, ["[20, 4]", "[19]", "one entry per sample"]),
     "lengths that differ, validation": (
         lambda: fit(validation=(X, Y[:3])),
         ValueError,
@@ -88,11 +88,11 @@ CASES = {
     "a negative label": (lambda: fit(X, Y - 1), ValueError, ["0 to 2", "-1 to 1"]),
     "a label too large in validation": (lambda: fit(validation=(X, Y + 5)), ValueError, ["0 to 2", "5 to 7"]),
     "float64": (lambda: fit(X.astype(np.float64)), ValueError, ["float64", "astype", "jax_enable_x64"]),
-    "labels beyond 32 bits": (lambda: fit(X, Y.astype(np.int64) + 2**40), ValueError, ["int64", "int32", "cannot hold"]),
+    "labels beyond 32 bits": (lambda: fit(X, Y.astype(np.int64) + 2**40), ValueError, ["int64", "int32", "cannot represent"]),
     "strings": (lambda: fit(X, np.array(["a"] * 20)), TypeError, ["numbers", "encode"]),
     "a layer that cannot be called": (lambda: nn.serial(nn.dense(3), "relu"), TypeError, ["'relu'", "function of x"]),
-    "a layer not called": (lambda: nn.serial(nn.flatten), TypeError, ["call it", "flatten(...)"]),
-    "linear for dense": (lambda: nn.serial(nn.linear(10)), TypeError, ["the fully connected layer is nn.dense(10)"]),
+    "a layer factory that was not called": (lambda: nn.serial(nn.flatten), TypeError, ["call it", "flatten(...)"]),
+    "linear in place of dense": (lambda: nn.serial(nn.linear(10)), TypeError, ["the fully connected layer is nn.dense(10)"]),
     "a reserved name": (lambda: nn.serial(**{"a/b": nn.dense(3)}), ValueError, ["'a/b'", "separates the names", "instead"]),
     "two layers of one name": (
         lambda: nn.serial(nn.dense(3), dense=nn.dense(4)),
@@ -110,18 +110,18 @@ CASES = {
         ValueError,
         ["got no key", "key=jax.random.key(0)", "'drop'"],
     ),
-    "an optimizer not called": (lambda: fit(optimizer=optax.adam), TypeError, ["adam(learning_rate)"]),
-    "a loss not callable": (lambda: fit(loss="mse"), TypeError, ["loss", "'mse'"]),
-    "a model that is none": (lambda: fit(model=nn.relu), TypeError, ["Layer", "nn.serial"]),
-    "no epochs": (lambda: fit(epochs=0), ValueError, ["epochs", "at least 1", "0"]),
-    "half a batch": (lambda: fit(batch_size=0.5), TypeError, ["batch_size", "whole number", "0.5"]),
+    "an optimizer that was not called": (lambda: fit(optimizer=optax.adam), TypeError, ["adam(learning_rate)"]),
+    "a loss that is not callable": (lambda: fit(loss="mse"), TypeError, ["loss", "'mse'"]),
+    "a model that is not a layer": (lambda: fit(model=nn.relu), TypeError, ["Layer", "nn.serial"]),
+    "zero epochs": (lambda: fit(epochs=0), ValueError, ["epochs", "at least 1", "0"]),
+    "a fractional batch size": (lambda: fit(batch_size=0.5), TypeError, ["batch_size", "whole number", "0.5"]),
     "negative patience": (lambda: nn.callbacks.early_stopping(-1), ValueError, ["patience", "at least 1"]),
     "predictions and targets of different shapes": (
         lambda: fit(X, X[:, :1], loss=nn.losses.mse),
         ValueError,
         ["[8, 3]", "[8, 1]", "differ in shape"],
     ),
-    "a loss that is no number": (
+    "a loss that is not a scalar": (
         lambda: fit(loss=lambda p, y: nn.losses.cross_entropy(p, y, reduction="none")),
         ValueError,
         ["one number", "[8]", "mean"],
@@ -147,8 +147,8 @@ CASES = {
         ValueError,
         ["loss=", "metrics="],
     ),
-    "a rate of one": (lambda: nn.dropout(1.0), ValueError, ["rate", "[0, 1)", "1.0"]),
-    "no features": (lambda: nn.dense(0), ValueError, ["dense", "features", "at least 1"]),
+    "a dropout rate of one": (lambda: nn.dropout(1.0), ValueError, ["rate", "[0, 1)", "1.0"]),
+    "zero features": (lambda: nn.dense(0), ValueError, ["dense", "features", "at least 1"]),
     "groups that do not divide": (
         lambda: nn.serial(c=nn.conv(4, 3, groups=3)).init(KEY, jnp.ones((1, 5, 5, 4))),
         ValueError,
@@ -159,7 +159,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("call", "error", "words"), CASES.values(), ids=CASES.keys())
-def test_bad_input_is_explained(call, error, words):
+def test_errors_explain_invalid_input(call, error, words):
     with pytest.raises(error) as raised:
         call()
     message = "\n".join([str(raised.value), *getattr(raised.value, "__notes__", [])])

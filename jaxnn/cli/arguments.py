@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jaxnn.core.text import did_you_mean, listed
 from jaxnn.data import NAMES
 
 MODELS = ("mlp", "cnn", "rnn")
@@ -27,9 +27,10 @@ class _Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(*arguments, **named)
         if unknown:
             known = [option for option in self._option_string_actions if option.startswith("--")]
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            self.error(f"unknown argument {unknown[0]!r}{hint}; known arguments: train, sweep, {', '.join(known)}")
+            hint = did_you_mean(unknown[0].partition("=")[0], known)
+            self.error(
+                f"unknown argument {unknown[0]!r}; {hint}{' ' if hint else ''}known arguments: train, sweep, {listed(known)}"
+            )
         if parsed.command not in ("train", "sweep"):  # checked last: the value of a misspelled option ends up here
             self.error(f"unknown command {parsed.command!r}; expected train or sweep")
         if parsed.command == "train" and (parsed.grid or parsed.seeds != 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import zipfile
 import zlib
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxnn.core.text import did_you_mean, listed
 from jaxnn.data.dataset import Dataset, from_arrays
 from jaxnn.data.idx import read_idx
 
@@ -73,9 +73,10 @@ def load(name: str | os.PathLike[str]) -> Dataset:
         return _load_fashion_mnist()
     if name in _SKLEARN:
         return _load_sklearn(name)
-    near = difflib.get_close_matches(name.lower(), NAMES, n=2)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"unknown data set {name!r}; {hint}Available are {', '.join(NAMES)}, and any FILE.npz")
+    hint = did_you_mean(name, NAMES, n=2)
+    raise ValueError(
+        f"unknown data set {name!r}; {hint}{' ' if hint else ''}known data sets: {listed(NAMES)}, and any FILE.npz"
+    )
 
 
 def _load_sklearn(name: str) -> Dataset:

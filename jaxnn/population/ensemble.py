@@ -1,4 +1,4 @@
-"""Ensembles: the predictions of all members of a sweep, their agreement, and their averages."""
+"""Ensembles: predictions of all members of a sweep, their averages, and how much they agree."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from jax import lax
 
 from jaxnn import compiled
 from jaxnn.core.checks import whole
+from jaxnn.core.text import listed
 from jaxnn.population.result import Sweep
 from jaxnn.problem.batches import over_batches
 from jaxnn.problem.checks import checked_inputs
 from jaxnn.train.config import TrainingConfig
 
-MEMBERS = 16  # mapped over at a time
+MEMBERS = 16  # in one `vmap`; blocks of members follow one another
 
 
 def predict_members(result: Sweep, x: Any, *, members: Sequence[int] | None = None, batch_size: int = 256) -> jax.Array:
-    """The outputs of all members, each network of a structure in one program, dropout and the like off.
+    """Compute the outputs of all members in inference mode, with one program per structure.
 
     Args:
-        result: what `sweep` returned.
-        x: the inputs, batched.
-        members: their numbers; all by default.
-        batch_size: samples a batch.
+        result: The result of `sweep`.
+        x: The inputs, batched.
+        members: The numbers of the members; all by default.
+        batch_size: The number of samples per batch.
 
     Returns:
-        The predictions, (members, N, …), in the order of `members`.
+        The predictions, `(members, N, ...)`, in the order of `members`.
 
     Raises:
-        ValueError: if there is no such member, or outputs differ in shape.
+        ValueError: If there is no such member, or the outputs of members differ in shape.
 
     Example:
         >>> import jax, jaxnn as nn, optax
@@ -47,7 +48,7 @@ def predict_members(result: Sweep, x: Any, *, members: Sequence[int] | None = No
     """
     wanted = np.arange(len(result)) if members is None else np.asarray(members)
     if wanted.ndim != 1 or not len(wanted) or wanted.min() < 0 or wanted.max() >= len(result):
-        raise ValueError(f"members are numbers from 0 to {len(result) - 1}, at least one; got {members}")
+        raise ValueError(f"members needs at least one number, each from 0 to {len(result) - 1}; got {members}")
     x = checked_inputs(x, "x")
     whole("predict_members", "batch_size", batch_size)
     found, numbers = [], []
@@ -64,7 +65,8 @@ def predict_members(result: Sweep, x: Any, *, members: Sequence[int] | None = No
         found.append(program(*arguments))
         numbers.append(stacked.members[here])
     if len({part.shape[1:] for part in found}) > 1:
-        raise ValueError(f"outputs differ in shape: {', '.join(str(part.shape[1:]) for part in found)}")
+        shapes = listed(part.shape[1:] for part in found)
+        raise ValueError(f"the outputs of the members differ in shape, {shapes}: pass members= to take those of one shape")
     joined = jnp.concatenate(found) if len(found) > 1 else found[0]
     order = np.argsort(np.concatenate(numbers), kind="stable")
     return joined[order[np.searchsorted(np.sort(np.concatenate(numbers)), wanted)]]
@@ -86,17 +88,18 @@ def _members_program(config: TrainingConfig, batch_size: int) -> Callable:
 
 
 def mean_probabilities(logits: jax.Array, weights: Any = None) -> jax.Array:
-    """The members' mean softmax, Σₘ wₘ softmax(zₘ) / Σₘ wₘ (Lakshminarayanan et al. 2017).
+    """Average the members' softmax probabilities, Σₘ wₘ softmax(zₘ) / Σₘ wₘ (Lakshminarayanan et al. 2017).
 
     Args:
-        logits: (members, …, classes).
-        weights: one a member, at least 0; all the same by default.
+        logits: The logits, `(members, ..., classes)`.
+        weights: One weight per member, at least 0; equal weights by default.
 
     Returns:
-        Probabilities, (…, classes), in at least float32.
+        The probabilities, `(..., classes)`, in at least float32.
 
     Raises:
-        ValueError: if the logits are not (members, …, classes) of two classes or more, or the weights not one a member.
+        ValueError: If the logits are not `(members, ..., classes)` with two classes or more, or there is not one weight per
+            member.
 
     Example:
         >>> mean_probabilities(jnp.array([[[0.0, 0.0]], [[100.0, 0.0]]])).tolist()
@@ -106,16 +109,16 @@ def mean_probabilities(logits: jax.Array, weights: Any = None) -> jax.Array:
 
 
 def vote(logits: jax.Array) -> jax.Array:
-    """The class that most members choose; of several the first.
+    """Return the class that most members predict; in case of a tie, the first one.
 
     Args:
-        logits: (members, …, classes).
+        logits: The logits, `(members, ..., classes)`.
 
     Returns:
-        Labels, (…), int32.
+        The labels, `(...)`, int32.
 
     Raises:
-        ValueError: if the logits are not (members, …, classes) of two classes or more.
+        ValueError: If the logits are not `(members, ..., classes)` with two classes or more.
 
     Example:
         >>> vote(jnp.array([[[0.0, 1.0]], [[0.0, 1.0]], [[9.0, 0.0]]])).tolist()
@@ -126,18 +129,19 @@ def vote(logits: jax.Array) -> jax.Array:
 
 
 def uncertainty(logits: jax.Array) -> dict[str, jax.Array]:
-    """How sure an ensemble is, in nats: what is in the data, and what more members would not agree on.
+    """Decompose the uncertainty of an ensemble, in nats, into the noise of the data and the disagreement of the members.
 
-    total H(p̄) = aleatoric (1/M) Σₘ H(pₘ) + epistemic, the mutual information of label and member (Depeweg et al. 2018).
+    The total H(p̄) is the aleatoric part (1/M) Σₘ H(pₘ) plus the epistemic part, the mutual information of label and member
+    (Depeweg et al. 2018).
 
     Args:
-        logits: (members, …, classes).
+        logits: The logits, `(members, ..., classes)`.
 
     Returns:
-        `"total"`, `"aleatoric"` and `"epistemic"`, each (…).
+        A dict with `"total"`, `"aleatoric"` and `"epistemic"`, each `(...)`.
 
     Raises:
-        ValueError: if the logits are not (members, …, classes) of two classes or more.
+        ValueError: If the logits are not `(members, ..., classes)` with two classes or more.
 
     Example:
         >>> sure_of_different_things = jnp.array([[[50.0, 0.0]], [[0.0, 50.0]]])
@@ -150,37 +154,37 @@ def uncertainty(logits: jax.Array) -> dict[str, jax.Array]:
 
 
 def spread(predictions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of a regression's members (n − 1 in the denominator).
+    """Mean and standard deviation of the members' predictions in a regression (n − 1 in the denominator).
 
     Args:
-        predictions: (members, …), at least two members.
+        predictions: The predictions, `(members, ...)`, of at least two members.
 
     Returns:
-        The two, each (…).
+        The mean and the standard deviation, each `(...)`.
 
     Raises:
-        ValueError: if there are fewer than two members.
+        ValueError: If there are fewer than two members.
 
     Example:
         >>> [float(v[0]) for v in spread(jnp.array([[1.0], [2.0], [3.0]]))]
         [2.0, 1.0]
     """
     if predictions.ndim < 1 or predictions.shape[0] < 2:
-        raise ValueError(f"spread takes predictions (members, …) of at least two members, got shape {predictions.shape}")
+        raise ValueError(f"spread takes predictions (members, ...) of at least two members, got shape {predictions.shape}")
     return predictions.mean(0), predictions.std(0, ddof=1)
 
 
 def disagreement(logits: jax.Array) -> jax.Array:
-    """How often two members choose different classes: (members, members), symmetric, 0 on the diagonal.
+    """Compute the fraction of samples for which two members predict different classes.
 
     Args:
-        logits: (members, …, classes).
+        logits: The logits, `(members, ..., classes)`.
 
     Returns:
-        Shares of the samples, (members, members).
+        The fractions, `(members, members)`, symmetric, with 0 on the diagonal.
 
     Raises:
-        ValueError: if the logits are not (members, …, classes) of two classes or more.
+        ValueError: If the logits are not `(members, ..., classes)` with two classes or more.
 
     Example:
         >>> disagreement(jnp.array([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]]))[0, 1].item()
@@ -193,22 +197,22 @@ def disagreement(logits: jax.Array) -> jax.Array:
 def greedy_selection(
     predictions: jax.Array, targets: Any, score: Callable[[jax.Array, Any], Any], *, size: int = 20, mode: str = "min"
 ) -> np.ndarray:
-    """Weights of an ensemble that is put together member by member, with replacement (Caruana et al. 2004).
+    """Compute the weights of an ensemble built by greedy selection with replacement (Caruana et al. 2004).
 
-    Each time that member is added with which the mean prediction scores best.
+    Each step adds the member with which the mean prediction has the best score.
 
     Args:
-        predictions: (members, N, …): probabilities, or a regression's outputs; they are averaged as they are.
-        targets: what the score compares with, of held-out data.
-        score: `score(mean predictions, targets) -> number`, traceable.
-        size: how many times a member is added.
-        mode: `"min"` if a small score is good, `"max"` if a large one is.
+        predictions: The predictions, `(members, N, ...)`: probabilities, or the outputs of a regression. They are averaged.
+        targets: The targets of the same held-out data.
+        score: The score, `score(mean_predictions, targets) -> number`; traceable.
+        size: The number of steps.
+        mode: `"min"` if smaller scores are better, `"max"` if larger ones are.
 
     Returns:
-        Weights, (members,), that sum to 1.
+        The weights, `(members,)`, which sum to 1.
 
     Raises:
-        ValueError: on another mode.
+        ValueError: If the mode is neither.
 
     Example:
         >>> import jaxnn as nn
@@ -217,7 +221,7 @@ def greedy_selection(
         [0.5, 0.5, 0.0]
     """
     if mode not in ("min", "max"):
-        raise ValueError(f'mode is "min" or "max", got {mode!r}')
+        raise ValueError(f'mode is {mode!r}, expected "min" or "max"')
     sign = 1.0 if mode == "min" else -1.0
     counts = np.zeros(len(predictions))
     total = jnp.zeros_like(predictions[0])
@@ -230,19 +234,19 @@ def greedy_selection(
 
 
 def soup(params: Any, weights: Any = None) -> Any:
-    """The weighted mean of stacked parameters: one network, at the cost of one (Wortsman et al. 2022).
+    """Average stacked parameters into the parameters of a single network, a model soup (Wortsman et al. 2022).
 
-    It makes sense for members that were trained from the same start.
+    This makes sense only for members with the same initial parameters.
 
     Args:
-        params: a tree of arrays with a leading axis of members.
-        weights: one a member, at least 0; all the same by default.
+        params: A pytree of arrays with a leading axis of members.
+        weights: One weight per member, at least 0; equal weights by default.
 
     Returns:
-        The tree without that axis.
+        The pytree without the leading axis.
 
     Raises:
-        ValueError: if the weights are not one a member.
+        ValueError: If there is not one weight per member.
 
     Example:
         >>> soup({"kernel": jnp.array([[1.0], [3.0]])})["kernel"].tolist()
@@ -256,7 +260,7 @@ def _mean(stacked: jax.Array, weights: Any) -> jax.Array:
         return stacked.mean(0)
     w = jnp.asarray(weights, stacked.dtype)
     if w.shape != stacked.shape[:1]:
-        raise ValueError(f"weights are one a member, of shape {stacked.shape[:1]}, got {w.shape}")
+        raise ValueError(f"weights needs one weight per member, shape {stacked.shape[:1]}, got {w.shape}")
     return jnp.tensordot(w / w.sum(), stacked, 1)
 
 
@@ -271,5 +275,7 @@ def _entropy(p: jax.Array) -> jax.Array:
 
 def _checked(logits: jax.Array) -> jax.Array:
     if jnp.ndim(logits) < 2 or logits.shape[-1] < 2:
-        raise ValueError(f"logits are (members, …, classes) with two classes or more, got shape {jnp.shape(logits)}")
+        raise ValueError(
+            f"logits of shape (members, ..., classes) with two classes or more are expected, got {jnp.shape(logits)}"
+        )
     return logits

@@ -1,4 +1,4 @@
-"""A group in training: what is to be trained, how it is cut into blocks, and the results."""
+"""The training of a group: its members, their division into blocks, and the results so far."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from jaxnn.problem.objective import inputs_of
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.epoch import epoch_parts
 
-_SHARED_BY_MANY = dict.fromkeys(("key", "step", "epoch", "position"))
+_SHARED_FIELDS = dict.fromkeys(("key", "step", "epoch", "position"))
 
 
 @dataclass
 class Trained:
-    """The results of a group, on the host; every array has two leading axes, settings and seeds.
+    """The results of a group's members on the host; every array has two leading axes, settings and seeds.
 
     Attributes:
         params: The parameters.
-        state: The models' states.
-        epoch: The epoch at whose end these were the parameters.
-        history: An array (settings, seeds, epochs) for each value of the logs, NaN after the member's end.
+        state: The states of the models.
+        epoch: The epoch from whose end the parameters are.
+        history: For each value in the logs, an array `(settings, seeds, epochs)`, NaN after the end of a member's training.
         epochs: The number of epochs finished.
-        diverged: Whether the loss was not finite.
+        diverged: Whether the loss became non-finite.
         done: Whether the member's training has ended.
     """
 
@@ -47,27 +47,27 @@ class Trained:
 
 @dataclass
 class GroupRun:
-    """A group in training.
+    """The training of a group.
 
     Attributes:
         group: The group.
         data: The data on the device.
         validation: The validation data on the device, or None.
         key: The key of the whole sweep.
-        seed_numbers: The numbers that are folded into it, uint32.
-        multiple: The number of settings in a block is a multiple of this.
-        hold: Whether members may continue after their results were kept.
-        until: The epoch to train to.
+        seed_numbers: The seeds, which are folded into the key, uint32.
+        multiple: A number that must divide the number of settings in a block.
+        hold: Whether train states are held on the host, so that members can continue later, as searches need it.
+        until: The epoch up to which to train.
         result: The results so far.
-        held: The members that are held, as a `Block` on the host with axes settings × seeds, without what a seed or all
-            members share; or None.
-        at: The epoch at which they are held.
+        held: The held train states, or None: a `Block` on the host with axes settings × seeds, without the values that all
+            members of a seed share.
+        at: The epoch at which the train states are held.
         selected: Whether each setting continues.
-        programs: Programs by name and shape of the block.
+        programs: The programs by name and block shape.
         compile_seconds: The time spent on compiling.
-        lock: Guards the result.
-        compiling: Held by the thread that compiles.
-        rectangles: Seeds and settings of each block.
+        lock: The lock that guards the result.
+        compiling: The lock held by the thread that compiles.
+        rectangles: The seeds and settings of each block.
     """
 
     group: Group
@@ -109,12 +109,12 @@ class GroupRun:
         self.until = self.group.epochs
         self.selected = np.ones(self.settings, bool)
         if self.hold:
-            start = start._replace(**_SHARED_BY_MANY)  # type: ignore[arg-type]
+            start = start._replace(**_SHARED_FIELDS)  # type: ignore[arg-type]
             self.held = Block(jax.tree.map(zeros, start), np.zeros(shape, np.int32), np.zeros(shape, bool))  # type: ignore[arg-type]
 
     @cached_property
     def residual_bytes(self) -> int:
-        """The memory that a member's step keeps of its forward pass for its backward pass, besides its batch."""
+        """The bytes that a member's step saves in the forward pass for the backward pass, without the batch."""
         config = self.group.config
         samples = max(1, min(config.batch_size, self.samples) // config.accumulate)
         batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((samples, *a.shape[1:]), a.dtype), self.data)
@@ -123,11 +123,11 @@ class GroupRun:
         return size(residuals) - size(batch)
 
     def weights(self) -> tuple[Any, Any]:
-        """The parameters and states of all members, as far as they are trained."""
+        """The parameters and states of all members so far."""
         return self.result.params, self.result.state
 
     def epochs_made(self) -> int:
-        """The number of epochs made by all members; those that ended early count in full."""
+        """The number of epochs of all members so far; a member that ended early counts in full."""
         made = np.isfinite(self.result.history["loss"]).sum(2)
         return int(np.where(self.result.done, self.group.epochs, made).sum())
 
@@ -143,10 +143,14 @@ class GroupRun:
         self.result = Trained(**kept)
 
     def cut(self, members: int | None, at_least: int) -> None:
-        """Cut the members that are to be trained into rectangles, seeds × settings, of one shape.
+        """Divide the members to be trained into rectangles of one shape, seeds × settings.
 
-        Before the first epoch, all members are cut, and rectangles that an interrupted sweep has finished are left out: so
-        the others are those of the whole sweep, to the same bits.
+        Before the first epoch, all members are divided, and rectangles that an interrupted sweep has finished are left out.
+        So the remaining rectangles, and their results, are bit for bit those of an uninterrupted sweep.
+
+        Args:
+            members: The number of members per rectangle, at most; None for no limit.
+            at_least: The number of rectangles to aim for, one per thread.
         """
         done = self.result.done
         todo = np.flatnonzero(self.selected & (~done.all(1) | (self.at == 0)))
@@ -155,14 +159,14 @@ class GroupRun:
             return
         total = len(todo) * self.seeds
         members = max(1, min(total if members is None else members, -(-total // at_least)))
-        wide = _even(len(todo), members)
-        tall = 1 if len(todo) > members else _even(self.seeds, max(1, members // len(todo)))
-        wide = -(-wide // self.multiple) * self.multiple
-        columns, seeds = _cut(todo, wide), _cut(np.arange(self.seeds), tall)
+        width = _even_size(len(todo), members)
+        height = 1 if len(todo) > members else _even_size(self.seeds, max(1, members // len(todo)))
+        width = -(-width // self.multiple) * self.multiple
+        columns, seeds = _cut(todo, width), _cut(np.arange(self.seeds), height)
         self.rectangles = [(s, c) for c in columns for s in seeds if not done[np.ix_(c, s)].all()]
 
     def arguments(self, seeds: np.ndarray, columns: np.ndarray) -> tuple:
-        """The key, and the seeds, traced hyperparameters and numbers of a rectangle."""
+        """The arguments of the start program: the key, and a rectangle's seeds, traced hyperparameters and settings."""
         traced = {name: values[columns] for name, values in self.group.traced.items()}
         return self.key, self.seed_numbers[seeds], traced, columns.astype(np.int32)
 
@@ -172,7 +176,7 @@ class GroupRun:
         return jax.vmap(partial(jax.random.fold_in, self.key))(self.seed_numbers)
 
     def block(self, seeds: np.ndarray, columns: np.ndarray) -> Block:
-        """The block of a rectangle of the members that are held."""
+        """The block of a rectangle, from the held train states."""
         block = jax.tree.map(lambda leaf: np.swapaxes(leaf[columns[:, None], seeds[None, :]], 0, 1), self.held)
         per_epoch = -(-self.samples // self.group.config.batch_size)
         clock = {"step": np.int32(self.at * per_epoch), "epoch": np.int32(self.at), "position": np.int32(0)}
@@ -186,7 +190,7 @@ class GroupRun:
                 history[columns[:, None], seeds[None, :], before : before + len(values)] = values.transpose(2, 1, 0)
 
     def keep(self, seeds: np.ndarray, columns: np.ndarray, which: np.ndarray, block: Block, final: tuple, ended: bool) -> None:
-        """Copy the results of these of a block's settings."""
+        """Copy a block's results for the settings at the indices `which`."""
         at = columns[which][:, None], seeds[None, :]
         epoch, (params, state) = final
         stopped = block.train_state.stopped
@@ -200,12 +204,12 @@ class GroupRun:
             kept = (result.params, result.state, result.epoch, result.epochs, result.diverged, result.done)
             jax.tree.map(put, kept, new)
             if self.held is not None:
-                own = block._replace(train_state=block.train_state._replace(**_SHARED_BY_MANY))  # type: ignore[arg-type]
+                own = block._replace(train_state=block.train_state._replace(**_SHARED_FIELDS))  # type: ignore[arg-type]
                 jax.tree.map(put, self.held, own)
 
 
 def _residuals(config: TrainingConfig) -> Any:
-    """A function to what a step keeps of its forward pass for its backward pass."""
+    """A function whose output is what a step's forward pass saves for its backward pass."""
 
     def residuals(train_state, batch):
         bound = config.problem.at(train_state)
@@ -216,11 +220,12 @@ def _residuals(config: TrainingConfig) -> Any:
     return residuals
 
 
-def _even(n: int, most: int) -> int:
+def _even_size(n: int, most: int) -> int:
+    """The smallest size of parts of n such that their number is that of parts of size `most`."""
     return -(-n // -(-n // most))
 
 
 def _cut(numbers: np.ndarray, size: int) -> list[np.ndarray]:
-    """Parts of one size; the last is padded with its own last entry."""
+    """Cut an array into parts of one size; the last part is padded with its last entry."""
     parts = [numbers[i : i + size] for i in range(0, len(numbers), size)]
     return [np.concatenate([part, np.repeat(part[-1:], size - len(part))]) for part in parts]

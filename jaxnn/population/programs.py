@@ -1,7 +1,7 @@
-"""The programs that train a block: a rectangle of members, seeds × settings, by a `vmap` over settings inside one over seeds.
+"""The programs that train a block of members, seeds × settings: a `vmap` over settings inside a `vmap` over seeds.
 
-Members of one seed share the order of the data and the random keys, so these are not mapped over: a batch is gathered once
-for all of them, and their first layers' products are one product.
+Members of one seed share the order of the data and the random keys, so these are not mapped. A batch is gathered once for
+all of these members, and the matrix products of their first layers become one product.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ MOST_EPOCHS = 32  # per call
 
 
 class Block(NamedTuple):
-    """Members in training.
+    """The members that one program trains together.
 
     Attributes:
-        train_state: Their train states. The key has an axis of seeds; step, epoch and position have none, as they are the
-            same for all; everything else has two axes, seeds and settings.
-        epochs: The number of epochs that each member has finished, (seeds, settings), int32.
-        diverged: Whether its loss was not finite, (seeds, settings). Such a member stays as it was before that epoch.
+        train_state: The train states. The key has an axis of seeds; step, epoch and position have none, as they are the
+            same for all members; every other leaf has two leading axes, seeds and settings.
+        epochs: The number of epochs that each member has finished, `(seeds, settings)`, int32.
+        diverged: Whether the member's loss became non-finite, `(seeds, settings)`. Such a member keeps its train state from
+            before that epoch.
     """
 
     train_state: TrainState
@@ -42,7 +43,7 @@ class Block(NamedTuple):
 
 
 _SHARED = ("step", "epoch", "position")  # the same for every member
-_OF_A_SEED = ("key", *_SHARED)  # the same for every setting
+_SHARED_BY_SETTINGS = ("key", *_SHARED)  # the same for every setting of a seed
 _AXES = Block(TrainState(**{n: None if n in _SHARED else 0 for n in TrainState._fields}), 0, 0)  # type: ignore[arg-type]
 _AXES_OF_ONE_SEED = _AXES._replace(train_state=_AXES.train_state._replace(key=None))  # type: ignore[arg-type]
 
@@ -52,27 +53,27 @@ def over_members(function: Callable) -> Callable:
 
     def run(block: Block, *shared: Any):
         seeds, settings = block.epochs.shape
-        one_seed = _over(function, _AXES_OF_ONE_SEED, _OF_A_SEED, settings)
+        one_seed = _over(function, _AXES_OF_ONE_SEED, _SHARED_BY_SETTINGS, settings)
         return _over(one_seed, _AXES, _SHARED, seeds)(block, *shared)
 
     return run
 
 
 def _over(function: Callable, axes: Any, shared_names: tuple[str, ...], size: int) -> Callable:
-    """`vmap` over a block's leading axis. An axis of length 1 is dropped instead: it would make plain products batched."""
+    """`vmap` over a block's leading axis. An axis of length 1 is dropped, as it would make every product batched."""
 
-    def alone(block: Block, *shared: Any):
-        after, values = function(of_each(lambda a: a[0], block, shared_names), *shared)
-        return of_each(lambda a: a[None], after, shared_names), jax.tree.map(lambda a: a[None], values)
+    def single(block: Block, *shared: Any):
+        after, values = function(map_members(lambda a: a[0], block, shared_names), *shared)
+        return map_members(lambda a: a[None], after, shared_names), jax.tree.map(lambda a: a[None], values)
 
-    def many(block: Block, *shared: Any):
+    def mapped(block: Block, *shared: Any):
         return jax.vmap(function, (axes, *(None,) * len(shared)), (axes, 0))(block, *shared)
 
-    return many if size > 1 else alone
+    return mapped if size > 1 else single
 
 
-def of_each(function: Callable, block: Block, shared_names: tuple[str, ...] = _SHARED) -> Block:
-    """The block with a function applied to every leaf that is not shared."""
+def map_members(function: Callable, block: Block, shared_names: tuple[str, ...] = _SHARED) -> Block:
+    """Apply a function to every leaf of a block that is not shared."""
     shared = {name: getattr(block.train_state, name) for name in shared_names}
     own = block._replace(train_state=block.train_state._replace(**dict.fromkeys(shared_names)))  # type: ignore[arg-type]
     own = jax.tree.map(function, own)
@@ -80,39 +81,39 @@ def of_each(function: Callable, block: Block, shared_names: tuple[str, ...] = _S
 
 
 def columns_of(block: Block, columns: Any) -> Block:
-    """The block with only these of its settings."""
-    return of_each(lambda a: a[:, columns], block, _OF_A_SEED)
+    """The block with only these settings."""
+    return map_members(lambda a: a[:, columns], block, _SHARED_BY_SETTINGS)
 
 
 def start_program(config: TrainingConfig, x: Any) -> Callable:
-    """`start(key, seeds, traced, numbers) -> block`, for seeds (seeds,), traced hyperparameters and numbers (settings,)."""
+    """`start(key, seeds, traced, numbers) -> block`, for seeds `(seeds,)`, hyperparameters and numbers `(settings,)`."""
 
     def one(key, values, number):
         return Block(started(config, key, values, x), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
-    def start(key, seeds, traced, numbers):  # the numbers say how many settings there are, where nothing is traced
+    def start(key, seeds, traced, numbers):  # `numbers` has the axis of settings even if nothing is traced
         def of_seed(seed):
             return jax.vmap(one, (None, 0, 0), _AXES_OF_ONE_SEED)(jax.random.fold_in(key, seed), traced, numbers)
 
         if seeds.shape[0] > 1:
             return jax.vmap(of_seed, 0, _AXES)(seeds)
-        return of_each(lambda a: a[None], of_seed(seeds[0]))
+        return map_members(lambda a: a[None], of_seed(seeds[0]))
 
     return start
 
 
 def epochs_program(config: TrainingConfig, most_epochs: int = MOST_EPOCHS, axis_name: str | None = None) -> Callable:
-    """Epochs of all members in one program.
+    """A program that trains all members of a block for some epochs.
 
     Args:
         config: The configuration of the members' runs.
         most_epochs: The number of epochs per call, at most.
-        axis_name: The axis of the mesh over whose devices the block is spread, under `shard_map`.
+        axis_name: Under `shard_map`, the axis of the mesh over whose devices the block is sharded.
 
     Returns:
         `program(block, data, validation, until) -> (block, logs, ended)`, which trains until the epoch `until` has ended,
-        or all members have stopped, or `most_epochs` epochs have ended. `logs` has for each value an array
-        (most_epochs, seeds, settings), NaN for members that have stopped.
+        all members have stopped, or `most_epochs` epochs have ended; `ended` is the number of epochs. `logs` has an array
+        `(most_epochs, seeds, settings)` for each value, NaN for members that have stopped.
     """
     parts = epoch_parts(config)
 
@@ -162,7 +163,7 @@ def _member_epoch(parts: EpochParts, config: TrainingConfig, block: Block, data:
 
 
 def final_program(config: TrainingConfig) -> Callable:
-    """`final(block) -> (epoch, (params, state))`, the result of each member: with early stopping, the best weights."""
+    """`final(block) -> (epoch, (params, state))`, the weights that each member returns: for early stopping, the best ones."""
 
     def final(block: Block):
         return block, final_weights(config.callbacks, block.train_state._replace(epoch=block.epochs))
@@ -171,7 +172,7 @@ def final_program(config: TrainingConfig) -> Callable:
 
 
 def program_for(config: TrainingConfig, name: str, mesh: Any, arguments: tuple) -> compiled.Program:
-    """The program `"start"`, `"epochs"` or `"final"` for such arguments; those of `"start"` begin with the abstract inputs."""
+    """The program `"start"`, `"epochs"` or `"final"`; the first argument of `"start"` is the shape of the model's inputs."""
     axis = None if mesh is None else mesh.axis_names[0]
     x = None
     if name == "start":
@@ -191,7 +192,7 @@ def program_for(config: TrainingConfig, name: str, mesh: Any, arguments: tuple) 
 
 
 def _sharded(function: Callable, name: str, mesh: Any, axis: Any) -> Callable:
-    """The function with the settings of its block spread over the devices of the mesh."""
+    """The function with the settings of its block sharded over the devices of the mesh."""
     each, none = P(None, axis), P()
     state = TrainState(*[each] * len(TrainState._fields))._replace(key=none, step=none, epoch=none, position=none)  # type: ignore[arg-type]
     block = Block(state, each, each)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Spaces of hyperparameters: whatever the way in which they are said, a list of settings, a dict each."""
+"""Spaces of hyperparameters: grids, tables and random draws, each turned into a list of settings, which are dicts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import jax
 import numpy as np
 
 from jaxnn.core.checks import check_key, whole
+from jaxnn.core.text import listed
 
 Setting = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Where a hyperparameter's values lie.
+    """The distribution of a hyperparameter, as a quantile function.
 
     Attributes:
-        at: `at(u)` is the value at the quantile `u` in [0, 1).
-        text: how it was made, its `repr`.
+        at: The quantile function: `at(u)` is the value at `u` in [0, 1).
+        text: The expression that creates it; its `repr`.
 
     Example:
         >>> Distribution(lambda u: u**2, "squares").at(0.5)
@@ -37,17 +38,17 @@ class Distribution:
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """Evenly from `low` to `high`, a float.
+    """A float that is uniform between `low` and `high`.
 
     Args:
-        low: the lower bound.
-        high: the upper bound.
+        low: The lower bound.
+        high: The upper bound.
 
     Returns:
         The `Distribution`.
 
     Raises:
-        ValueError: if they are not finite numbers in that order.
+        ValueError: If the bounds are not finite, or `low` is greater than `high`.
 
     Example:
         >>> uniform(0.0, 0.5).at(0.5)
@@ -58,17 +59,17 @@ def uniform(low: float, high: float) -> Distribution:
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-    """Evenly in the logarithm from `low` to `high`, a float: for learning rates and the like.
+    """A float whose logarithm is uniform, between `low` and `high`; for learning rates and other scales.
 
     Args:
-        low: the lower bound.
-        high: the upper bound.
+        low: The lower bound, above 0.
+        high: The upper bound.
 
     Returns:
         The `Distribution`.
 
     Raises:
-        ValueError: if they are not positive numbers in that order.
+        ValueError: If the bounds are not finite and positive, or `low` is greater than `high`.
 
     Example:
         >>> round(log_uniform(1e-4, 1e-2).at(0.5), 6)
@@ -76,22 +77,23 @@ def log_uniform(low: float, high: float) -> Distribution:
     """
     _ordered("log_uniform", low, high)
     if low <= 0:
-        raise ValueError(f"log_uniform takes positive numbers, got {low} and {high}")
+        raise ValueError(f"log_uniform takes positive bounds, got {low} and {high}")
     return Distribution(lambda u: float(math.exp(math.log(low) + u * math.log(high / low))), f"log_uniform({low}, {high})")
 
 
 def integers(low: int, high: int) -> Distribution:
-    """Each whole number from `low` to `high`, both included, as often: structural, so each value is a program.
+    """A uniform integer from `low` to `high`, both included. It is structural, so each value needs a separate program.
 
     Args:
-        low: the smallest.
-        high: the largest.
+        low: The smallest integer.
+        high: The largest integer.
 
     Returns:
         The `Distribution`.
 
     Raises:
-        ValueError: if they are not whole numbers in that order.
+        TypeError: If the bounds are not integers.
+        ValueError: If `low` is greater than `high`.
 
     Example:
         >>> integers(1, 4).at(0.5)
@@ -103,16 +105,16 @@ def integers(low: int, high: int) -> Distribution:
 
 
 def choice(*values: Any) -> Distribution:
-    """Each of the values as often.
+    """A uniform choice of one of the values.
 
     Args:
-        *values: what there is to choose from; floats are traced, all else is structural.
+        *values: The values; floats are traced, all others are structural.
 
     Returns:
         The `Distribution`.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: If there are no values.
 
     Example:
         >>> choice("relu", "tanh").at(0.9)
@@ -124,17 +126,17 @@ def choice(*values: Any) -> Distribution:
 
 
 def grid(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
-    """Every combination of the values, the last name's changing fastest.
+    """All combinations of the values; those of the last name change fastest.
 
     Args:
-        space: a sequence of values for each name.
+        space: A sequence of values for each name.
 
     Returns:
         A dict for each combination.
 
     Raises:
-        TypeError: if values do not come as a sequence.
-        ValueError: if there are none, or one is there twice.
+        TypeError: If the values of a name are not a sequence.
+        ValueError: If a name has no values, or the same value twice.
 
     Example:
         >>> grid({"learning_rate": [0.1, 0.01], "dropout": [0.0]})
@@ -143,35 +145,35 @@ def grid(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
     for name, values in space.items():
         if isinstance(values, Distribution):
             raise TypeError(
-                f"{name!r} is a distribution, {values}, and a grid has values: draw from it with "
+                f"{name!r} is a distribution, {values}, but a grid takes values: draw settings with "
                 "nn.population.random(space, n, key) or nn.population.sobol(space, n)"
             )
         if isinstance(values, str) or not isinstance(values, Iterable):
-            raise TypeError(f"the values of {name!r} come as a sequence, got {values!r}: write [{values!r}]")
+            raise TypeError(f"the values of {name!r} are expected as a sequence, got {values!r}: write [{values!r}]")
     columns = {name: [_plain(name, value) for value in values] for name, values in space.items()}
     if empty := [name for name, values in columns.items() if not values]:
-        raise ValueError(f"there is no value for {', '.join(map(repr, empty))}: the grid is empty")
+        raise ValueError(f"there is no value for {listed(map(repr, empty))}, so the grid is empty: give at least one value")
     for name, values in columns.items():
         kinds = [(isinstance(value, bool), value) for value in values]  # True equals 1
         if twice := [value for i, (_, value) in enumerate(kinds) if kinds[i] in kinds[:i]]:
-            raise ValueError(f"{name!r} has the value {twice[0]!r} twice: to train one setting several times, give seeds")
+            raise ValueError(f"{name!r} has the value {twice[0]!r} twice: to train a setting several times, use seeds")
     return [dict(zip(columns, values, strict=True)) for values in itertools.product(*columns.values())]
 
 
 def random(space: Mapping[str, Any], n: int, key: jax.Array) -> list[Setting]:
-    """Settings drawn independently (Bergstra & Bengio 2012).
+    """Draw settings independently (Bergstra & Bengio 2012).
 
     Args:
-        space: for each name a distribution (`uniform`, `log_uniform`, `integers`, `choice`) or a sequence of values.
-        n: how many.
-        key: to draw with.
+        space: A distribution (`uniform`, `log_uniform`, `integers`, `choice`) or a sequence of values for each name.
+        n: The number of settings.
+        key: The key to draw with.
 
     Returns:
         A dict for each setting.
 
     Raises:
-        TypeError: if `key` is no key, or a value is of a kind that is no hyperparameter.
-        ValueError: if `n` is no whole number from 1, or a sequence of values is empty.
+        TypeError: If `key` is not a key, `n` is not an integer, or a value's type is not one of a hyperparameter.
+        ValueError: If `n` is below 1, or a sequence of values is empty.
 
     Example:
         >>> import jax
@@ -184,19 +186,19 @@ def random(space: Mapping[str, Any], n: int, key: jax.Array) -> list[Setting]:
 
 
 def sobol(space: Mapping[str, Any], n: int, seed: int = 0) -> list[Setting]:
-    """Settings spread evenly over the whole space: a scrambled Sobol sequence (Owen 1998), best with a power of two.
+    """Spread settings evenly over the space by a scrambled Sobol sequence (Owen 1998).
 
     Args:
-        space: as for `random`.
-        n: how many.
-        seed: of the scrambling.
+        space: As in `random`.
+        n: The number of settings; powers of two are covered most evenly.
+        seed: The seed of the scrambling.
 
     Returns:
         A dict for each setting.
 
     Raises:
-        TypeError: if a value is of a kind that is no hyperparameter.
-        ValueError: if `n` is no whole number from 1, or a sequence of values is empty.
+        TypeError: If `n` is not an integer, or a value's type is not one of a hyperparameter.
+        ValueError: If `n` is below 1, or a sequence of values is empty.
 
     Example:
         >>> rates = [s["rate"] for s in sobol({"rate": uniform(0.0, 1.0)}, 4)]
@@ -211,39 +213,46 @@ def sobol(space: Mapping[str, Any], n: int, seed: int = 0) -> list[Setting]:
 
 
 def settings_of(space: Any) -> list[Setting]:
-    """The settings of a grid, or of an explicit table: a list of dicts, all with the same names.
+    """The settings of a grid or a table, which is a list of dicts with the same names or a pandas data frame.
 
     Raises:
-        TypeError: if it is neither.
-        ValueError: if it is empty, or a setting has other names than the first.
+        TypeError: If the space is neither.
+        ValueError: If the space is empty, or a setting has other names than the first one.
     """
     if isinstance(space, Mapping):
         return grid(space)
-    if hasattr(space, "to_dict"):  # a pandas table
+    if hasattr(space, "to_dict"):  # a pandas data frame
         space = space.to_dict("records")
     if isinstance(space, str) or not isinstance(space, Iterable):
-        raise TypeError(f"a space is a dict of lists, a grid, or a list of dicts, one a setting; got {type(space).__name__}")
-    rows = list(space)
-    if not rows:
-        raise ValueError("the space is empty: there is nothing to train")
-    for i, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise TypeError(f"setting {i} is {row!r}, expected a dict of hyperparameters by name")
-        if list(row) != list(rows[0]):
+        raise TypeError(
+            "a space is expected as a grid, which is a dict of lists, or as a list of dicts, one per setting; "
+            f"got {type(space).__name__}"
+        )
+    settings = list(space)
+    if not settings:
+        raise ValueError("the space is empty: give at least one setting, or {} to train several seeds of one model")
+    for i, setting in enumerate(settings):
+        if not isinstance(setting, Mapping):
+            raise TypeError(f"setting {i} is {setting!r}, expected a dict of hyperparameters by name")
+        if list(setting) != list(settings[0]):
             raise ValueError(
-                f"setting {i} names {', '.join(row)}, and the first one {', '.join(rows[0])}: name the same in all"
+                f"setting {i} has the names {listed(setting)}, and the first one has {listed(settings[0])}: use the same "
+                "names in the same order in all settings"
             )
-    return [{name: _plain(name, value) for name, value in row.items()} for row in rows]
+    return [{name: _plain(name, value) for name, value in setting.items()} for setting in settings]
 
 
 def _at(space: Mapping[str, Any], points: np.ndarray) -> list[Setting]:
-    columns = {name: d if isinstance(d, Distribution) else choice(*d) for name, d in space.items()}
-    inside = np.clip(points, 0.0, np.nextafter(1.0, 0.0))
-    return [{name: _plain(name, d.at(u)) for (name, d), u in zip(columns.items(), row, strict=True)} for row in inside]
+    """The setting at each point of the unit cube."""
+    distributions = {name: d if isinstance(d, Distribution) else choice(*d) for name, d in space.items()}
+    points = np.clip(points, 0.0, np.nextafter(1.0, 0.0))
+    return [
+        {name: _plain(name, d.at(u)) for (name, d), u in zip(distributions.items(), point, strict=True)} for point in points
+    ]
 
 
 def _plain(name: str, value: Any) -> Any:
-    """NumPy's and JAX's numbers as Python's own."""
+    """Convert NumPy and JAX numbers to Python numbers, and check the type of a value."""
     if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -258,4 +267,4 @@ def _plain(name: str, value: Any) -> Any:
 
 def _ordered(name: str, low: float, high: float) -> None:
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"{name} takes two finite numbers, the lower first, got {low} and {high}")
+        raise ValueError(f"{name} takes two finite bounds, the lower one first; got {low} and {high}")

@@ -1,4 +1,4 @@
-"""The order of the data and the way through it, batch after batch, inside one program."""
+"""Random orders of the samples, and loops over batches inside one program."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jaxnn.kernels import forms
 
 
 def leading_size(data: Any, axis: int = 0) -> int:
-    """The number of samples: the length of every leaf's leading axis (in stacked batches, of the one after)."""
+    """The number of samples: the length of an axis that all leaves share, the leading one by default."""
     return jax.tree.leaves(data)[0].shape[axis]
 
 
 def even_size(n: int, most: int) -> int:
-    """The size of batches of n samples, where it does not matter: more than half of `most`, and such that none is left over.
+    """A batch size, greater than `most / 2` and at most `most`, that divides n samples evenly; `most` if there is none.
 
-    A batch of another size is compiled for itself, which takes as long again. If no such size divides n, it is `most`.
+    It is for loops whose result does not depend on the batch size: a last batch of another size would be compiled separately.
 
     Example:
         >>> even_size(300, 256), even_size(10_000, 256), even_size(1009, 256)
@@ -33,17 +33,17 @@ def even_size(n: int, most: int) -> int:
 def over_batches(
     step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, data: Any, batch_size: int, order: jax.Array | None = None
 ) -> tuple[Any, Any]:
-    """`carry, out = step(carry, batch)` over all of `data`: full batches in one `scan`, then one with what is left.
+    """Loop `carry, out = step(carry, batch)` over `data`: full batches in one `scan`, then a batch of the remaining samples.
 
     Args:
-        step: as for `jax.lax.scan`.
-        carry: its first carry.
-        data: a pytree of arrays with one leading axis.
-        batch_size: the length of a batch.
-        order: the samples in the order in which they come; as they stand by default.
+        step: The function of a step, as for `jax.lax.scan`.
+        carry: The initial carry.
+        data: A pytree of arrays that share the length of their leading axis.
+        batch_size: The number of samples per batch.
+        order: The indices of the samples in the order of the loop; by default the order of the data.
 
     Returns:
-        The last carry, and the outputs joined along their leading axis.
+        The final carry, and the outputs concatenated along their leading axis.
     """
     n = leading_size(data)
     full, rest = divmod(n, batch_size)
@@ -69,7 +69,7 @@ def over_batches(
 
 
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, length: int | None = None) -> tuple[Any, Any]:
-    """`jax.lax.scan`, which inside `shard_map` wants a first carry that varies over the same mesh axes as the later ones."""
+    """`jax.lax.scan`, with an initial carry that inside `shard_map` varies over the same mesh axes as the later ones."""
     if any(forms.varying(leaf) for leaf in jax.tree.leaves((carry, xs))):
         x = jax.tree.map(lambda a: a[0], xs)
         after = jax.eval_shape(step, carry, x)[0]
@@ -80,19 +80,19 @@ def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, lengt
 
 
 def shuffled(key: jax.Array, n: int) -> jax.Array:
-    """A random order of n samples, in a handful of elementwise operations instead of a sort.
+    """A random permutation of n samples, by a few elementwise operations instead of a sort.
 
-    A Feistel network over Z_a × Z_b, a·b just above n: each round adds a keyed hash of one half to the other, which can be
-    undone, so the whole is a permutation; positions that land at n or above go through again until all are below
-    ('cycle walking', Black & Rogaway 2002). A sort of random numbers is exactly uniform over all n! orders; this one is
-    so only as far as tests can tell, and many times cheaper.
+    A Feistel network over Z_a × Z_b with a·b just above n: each round adds a keyed hash of one half to the other half. A
+    round is invertible, so the whole is a permutation. Positions that map to n or above are mapped again until all are below
+    n ("cycle walking", Black & Rogaway 2002). A sort of random numbers is exactly uniform over all n! orders; this function
+    is uniform only as far as the tests can tell, but many times cheaper.
 
     Args:
-        key: of this order.
-        n: how many samples, below 2³¹.
+        key: The key.
+        n: The number of samples, below 2³¹.
 
     Returns:
-        Each of 0 … n − 1 once, int32.
+        The numbers 0 … n − 1 in random order, int32.
 
     Example:
         >>> import jax
@@ -101,7 +101,7 @@ def shuffled(key: jax.Array, n: int) -> jax.Array:
     """
     a = math.isqrt(max(n - 1, 0)) + 1
     b = -(-n // a)
-    rounds = 8 if n > 255 else 24  # few samples need more: a round's hash then has few inputs to tell apart
+    rounds = 8 if n > 255 else 24  # for few samples, the hash of a round has few different inputs
     keys = jax.random.bits(key, (rounds,), jnp.uint32)
 
     def permuted(position):
@@ -112,11 +112,11 @@ def shuffled(key: jax.Array, n: int) -> jax.Array:
         return left * b + right
 
     def walk(carry):
-        order, there = carry
-        order = jnp.where(there, order, permuted(order))
+        order, inside = carry
+        order = jnp.where(inside, order, permuted(order))
         return order, order < n
 
-    positions = jnp.arange(-(-n // 16) * 16, dtype=jnp.uint32)  # XLA vectorizes a length that its registers divide
+    positions = jnp.arange(-(-n // 16) * 16, dtype=jnp.uint32)  # XLA vectorizes only whole registers
     carry = positions, jnp.zeros(positions.shape, bool)
     if axes := tuple(forms.varying(keys)):
         carry = jax.lax.pcast(carry, axes, to="varying")
@@ -126,18 +126,18 @@ def shuffled(key: jax.Array, n: int) -> jax.Array:
 
 @partial(jax.jit, static_argnums=3)  # traced once for all rounds
 def _round(x: jax.Array, other: jax.Array, key: jax.Array, modulus: int) -> jax.Array:
-    """(x + a keyed hash of the other half) mod the modulus, x below it."""
+    """(x + hash(other)) mod modulus, for x below the modulus; the hash is keyed."""
     moved = x + _below(modulus, _hash(other, key))
     return jnp.where(moved >= modulus, moved - modulus, moved)
 
 
 def _below(limit: int, bits: jax.Array) -> jax.Array:
-    """⌊limit · bits / 2³²⌋ in 32-bit arithmetic, the limit below 2¹⁶: an even choice below the limit, without a division."""
+    """⌊limit · bits / 2³²⌋ in 32-bit arithmetic, for a limit up to 2¹⁶: a uniform choice below it without a division."""
     return ((bits >> 16) * limit + ((bits & 0xFFFF) * limit >> 16)) >> 16
 
 
 def _hash(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Thirty-two well mixed bits of x and the key: two rounds of xor-shift and multiply (Ettinger's lowbias32)."""
+    """Hash x and the key to 32 bits by two rounds of xor-shift and multiplication (Ettinger's lowbias32)."""
     x = x ^ key
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)

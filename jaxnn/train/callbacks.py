@@ -1,4 +1,4 @@
-"""Callbacks, which act between the steps and epochs of a run: `nn.callbacks.early_stopping(patience=5)`."""
+"""Callbacks, which run between the steps and epochs of `fit`: `nn.callbacks.early_stopping(patience=5)`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxnn.core.checks import whole
 from jaxnn.core.direction import better
+from jaxnn.core.text import listed
 from jaxnn.train import table_files as logs
 from jaxnn.train.hooks import Callback
 
@@ -46,8 +47,8 @@ def early_stopping(
     Args:
         patience: The number of epochs in a row without improvement that ends the run.
         monitor: The value's name in the history; by default the validation loss, or the loss without validation data.
-        mode: `"min"` if smaller is better, `"max"` if larger is; by default as the monitored value's name says: `"min"` for
-            losses and errors, `"max"` for accuracies and the like.
+        mode: `"min"` if smaller values are better, `"max"` if larger ones are; by default decided by the value's name: `"min"`
+            for losses and errors, `"max"` for accuracies and similar scores.
         min_delta: The smallest change that counts as an improvement, at least 0.
         restore_best: Return the weights of the best epoch instead of the last one.
         name: The name of the callback.
@@ -56,8 +57,8 @@ def early_stopping(
         The callback.
 
     Raises:
-        ValueError: On a patience below 1, an unknown mode, a name that does not say which way is better, or a negative
-            `min_delta`; in the run, if there is no such value.
+        ValueError: If the patience is below 1, the mode is unknown, `min_delta` is negative, or no mode is given and the name
+            does not say which way is better; in the run, if its history has no such value.
 
     Example:
         >>> early_stopping(patience=5, monitor="val_accuracy").name
@@ -75,10 +76,10 @@ def early_stopping(
     def after_epoch(memory, train_state, values, weights):
         best, best_epoch, kept = memory
         value = sign * _monitored(name, values, monitor)
-        better = best - value > min_delta
-        kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), weights, kept) if restore_best else ()
-        best_epoch = jnp.where(better, train_state.epoch, best_epoch)
-        return (jnp.where(better, value, best), best_epoch, kept), train_state, train_state.epoch - best_epoch >= patience
+        improved = best - value > min_delta
+        kept = jax.tree.map(lambda new, old: jnp.where(improved, new, old), weights, kept) if restore_best else ()
+        best_epoch = jnp.where(improved, train_state.epoch, best_epoch)
+        return (jnp.where(improved, value, best), best_epoch, kept), train_state, train_state.epoch - best_epoch >= patience
 
     def finish(memory, epoch, weights):
         _, best_epoch, kept = memory
@@ -94,15 +95,16 @@ def target(monitor: str, value: float, *, mode: str | None = None, name: str = "
     Args:
         monitor: The value's name in the history, such as `"val_accuracy"`.
         value: The target.
-        mode: `"max"` to stop at `value` or more, `"min"` to stop at `value` or less; by default as the monitored value's name
-            says, see `early_stopping`.
+        mode: `"max"` to stop at `value` or above, `"min"` to stop at `value` or below; by default decided by the value's name,
+            as in `early_stopping`.
         name: The name of the callback.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: On an unknown mode, or a name that does not say which way is better; in the run, if there is no such value.
+        ValueError: If the mode is unknown, or no mode is given and the name does not say which way is better; in the run, if
+            its history has no such value.
 
     Example:
         >>> target("val_accuracy", 0.99).name
@@ -130,7 +132,7 @@ def ema(decay: float | str = 0.999, *, name: str = "ema") -> Callback:
         The callback.
 
     Raises:
-        ValueError: If the decay is not in [0, 1); at the start of a run without such a hyperparameter.
+        ValueError: If the decay is not in [0, 1); at the start of a run, if it has no such traced hyperparameter.
 
     Example:
         >>> ema(0.99).name
@@ -142,13 +144,13 @@ def ema(decay: float | str = 0.999, *, name: str = "ema") -> Callback:
 
     def init(train_state):
         if named and decay not in train_state.hyperparameters:
-            raise ValueError(f'ema reads the traced hyperparameter {decay!r}: give hyperparameters={{"{decay}": 0.999}}')
+            raise ValueError(f'ema reads the traced hyperparameter {decay!r}: pass hyperparameters={{"{decay}": 0.999}}')
         return _weights(train_state)
 
     def after_step(memory, train_state):
         t = train_state.step.astype(jnp.float32)
-        most = train_state.hyperparameters[decay] if named else jnp.asarray(decay, jnp.float32)
-        d = jnp.minimum(most, (1 + t) / (10 + t))
+        limit = train_state.hyperparameters[decay] if named else jnp.asarray(decay, jnp.float32)
+        d = jnp.minimum(limit, (1 + t) / (10 + t))
         return _mix(memory, (train_state.params, train_state.state), 1 - d), train_state
 
     return Callback(name, init, after_step=after_step, weights=lambda memory, weights: memory, hyperparameters=named)
@@ -160,7 +162,7 @@ def swa(first_epoch: int, *, name: str = "swa") -> Callback:
     The model's state, such as batch norm's statistics, is averaged likewise.
 
     Args:
-        first_epoch: The first epoch whose weights count, from 1.
+        first_epoch: The first epoch whose weights are averaged, counted from 1.
         name: The name of the callback.
 
     Returns:
@@ -210,8 +212,8 @@ def reduce_on_plateau(
         patience: The number of epochs in a row without improvement after which the rate is reduced.
         hyperparameter: The name of the hyperparameter that is reduced.
         monitor: The value's name in the history; by default the validation loss, or the loss without validation data.
-        mode: `"min"` if smaller is better, `"max"` if larger is; by default as the monitored value's name says: `"min"` for
-            losses and errors, `"max"` for accuracies and the like.
+        mode: `"min"` if smaller values are better, `"max"` if larger ones are; by default decided by the value's name: `"min"`
+            for losses and errors, `"max"` for accuracies and similar scores.
         min_delta: A value improves if it is better than the best one by more than this.
         minimum: The smallest value of the hyperparameter.
         name: The name of the callback.
@@ -220,8 +222,8 @@ def reduce_on_plateau(
         The callback.
 
     Raises:
-        ValueError: On options out of range, or a name that does not say which way is better; at the start of a run without
-            such a traced hyperparameter.
+        ValueError: If an option is out of range, or no mode is given and the name does not say which way is better; at the
+            start of a run, if it has no such traced hyperparameter.
 
     Example:
         >>> reduce_on_plateau(0.5, patience=3).name
@@ -235,29 +237,29 @@ def reduce_on_plateau(
     def init(train_state):
         if hyperparameter not in train_state.hyperparameters:
             raise ValueError(
-                f"reduce_on_plateau changes the hyperparameter {hyperparameter!r}, which is not a traced one of this run: "
-                f'fit(..., optimizer=optax.adam, hyperparameters={{"{hyperparameter}": 1e-3}})'
+                f"reduce_on_plateau changes {hyperparameter!r}, which is not a traced hyperparameter of this run: pass, for "
+                f'example, fit(..., optimizer=optax.adam, hyperparameters={{"{hyperparameter}": 1e-3}})'
             )
         return jnp.asarray(jnp.inf, jnp.float32), jnp.zeros((), jnp.int32)
 
     def after_epoch(memory, train_state, values, weights):
         best, waited = memory
         value = sign * _monitored(name, values, monitor)
-        better = best - value > min_delta
-        waited = jnp.where(better, 0, waited + 1)
+        improved = best - value > min_delta
+        waited = jnp.where(improved, 0, waited + 1)
         old = train_state.hyperparameters[hyperparameter]
         new = jnp.where(waited >= patience, jnp.maximum(old * factor, minimum), old)
         changed = train_state._replace(hyperparameters=train_state.hyperparameters | {hyperparameter: new})
-        return (jnp.where(better, value, best), jnp.where(waited >= patience, 0, waited)), changed, False
+        return (jnp.where(improved, value, best), jnp.where(waited >= patience, 0, waited)), changed, False
 
     return Callback(name, init, after_epoch=after_epoch)
 
 
 def time_budget(seconds: float, *, name: str = "time_budget") -> Callback:
-    """Stop after the first epoch that ends more than this number of seconds after the run began, compiling included.
+    """Stop at the end of the first epoch that exceeds a time budget, which includes compilation.
 
     Args:
-        seconds: The number of seconds, above 0.
+        seconds: The number of seconds since the start of the run, above 0.
         name: The name of the callback.
 
     Returns:
@@ -281,7 +283,7 @@ def time_budget(seconds: float, *, name: str = "time_budget") -> Callback:
 
 
 def csv_log(path: str | os.PathLike, *, name: str = "csv_log") -> Callback:
-    """Write each row of the history to a file of comma-separated values, as soon as its epoch has ended.
+    """Write each row of the history to a file of comma-separated values when its epoch ends.
 
     Args:
         path: The file. A resumed run appends to it; a new run replaces it.
@@ -307,7 +309,7 @@ def csv_log(path: str | os.PathLike, *, name: str = "csv_log") -> Callback:
 
 
 def jsonl_log(path: str | os.PathLike, *, name: str = "jsonl_log") -> Callback:
-    """Write each row of the history as a line of JSON, as soon as its epoch has ended; `nn.History.from_jsonl` reads them.
+    """Write each row of the history as a line of JSON when its epoch ends; `nn.History.from_jsonl` reads the file.
 
     Args:
         path: The file. A resumed run appends to it; a new run replaces it.
@@ -361,7 +363,7 @@ def plot(path: str | os.PathLike, *, name: str = "plot") -> Callback:
     """Plot the history when the run ends, however it ends. Needs matplotlib (the extra `demo`).
 
     Args:
-        path: The file of the picture.
+        path: The image file.
         name: The name of the callback.
 
     Returns:
@@ -399,7 +401,7 @@ def _weights(train_state: Any) -> tuple:
 
 
 def _mix(old: Any, new: Any, share: jax.Array) -> Any:
-    """(1 − share) · old + share · new where they are floating-point, new elsewhere."""
+    """(1 − share) · old + share · new for floating-point arrays, new for others."""
 
     def mixed(a, b):
         return a + (b - a) * share.astype(a.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else b
@@ -408,13 +410,13 @@ def _mix(old: Any, new: Any, share: jax.Array) -> Any:
 
 
 def _sign(monitor: str | None, mode: str | None) -> int:
-    """The sign by which smaller values become better."""
+    """1, or −1 where larger values are better: the sign that makes the value one to minimize."""
     return 1 if better("loss" if monitor is None else monitor, mode) == "min" else -1
 
 
 def _monitored(caller: str, values: dict, monitor: str | None) -> jax.Array:
     monitor = ("val_loss" if "val_loss" in values else "loss") if monitor is None else monitor
     if monitor not in values or jnp.shape(values[monitor]) != ():
-        known = ", ".join(name for name, value in values.items() if jnp.shape(value) == ())
-        raise ValueError(f"{caller} monitors {monitor!r}, which is not a number of this run's history; it has {known}")
+        known = listed(name for name, value in values.items() if jnp.shape(value) == ())
+        raise ValueError(f"{caller} monitors {monitor!r}, which is not a number in this run's history; its numbers: {known}")
     return values[monitor].astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Batches of an epoch, put together to blocks and sent to the device by a thread, some ahead of the steps that use them."""
+"""The batches of an epoch, stacked into blocks and sent to the device by a thread, ahead of the steps that use them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnn.core.text import array_text, listed
 from jaxnn.problem.batches import leading_size
 from jaxnn.problem.checks import as_host_array
 from jaxnn.train.sources import Batches, Rows
@@ -20,8 +21,8 @@ class DataError(RuntimeError):
 
     Attributes:
         epoch: The epoch, counted from 1.
-        batch: The batch's number in the epoch, counted from 0.
-        result: The `FitResult` of what was trained before, or None if nothing was.
+        batch: The number of the batch in the epoch, counted from 0.
+        result: The `FitResult` of the steps before the failure, or None if there were none.
 
     Example:
         >>> error = DataError(2, 3, "no such file")
@@ -39,9 +40,9 @@ class Block(NamedTuple):
     """Batches of one shape on the device.
 
     Attributes:
-        batches: The batches' pytree, each leaf with one more axis in front.
+        batches: The pytree of a batch, with a leading axis of batches in each leaf.
         used: The number of batches; the rest of that axis is padding.
-        first: The number of the first of them in its epoch.
+        first: The number of the first batch in its epoch.
     """
 
     batches: Any
@@ -50,7 +51,7 @@ class Block(NamedTuple):
 
 
 class Feed:
-    """The blocks of one epoch, made ready by a thread."""
+    """The blocks of one epoch, prepared by a thread."""
 
     def __init__(self, source: Rows | Batches, epoch: int, first: int, order: np.ndarray, length: int):
         self._arguments = source, epoch, first, order, length
@@ -60,14 +61,15 @@ class Feed:
         self._thread.start()
 
     def next(self) -> Block | None:
-        """The next block, None after the last.
+        """Return the next block, or None after the last one.
 
         Raises:
-            DataError: If the iterable raised or a batch does not fit; all blocks before it are returned first.
+            DataError: If the iterable fails, or a batch differs from the one before in more than its number of samples; all
+                blocks before it are returned first.
         """
         while True:
             try:
-                item = self._ready.get(timeout=0.1)  # in short waits, so that Ctrl-C is handled
+                item = self._ready.get(timeout=0.1)  # short waits, so that Ctrl-C is handled
             except queue.Empty:
                 continue
             if isinstance(item, DataError):
@@ -75,7 +77,7 @@ class Feed:
             return item
 
     def close(self) -> None:
-        """End the thread, which may be waiting for room or for the iterable."""
+        """Stop the thread; if it waits for the iterable, it stops when the iterable returns."""
         self._closed.set()
         while not self._ready.empty():
             self._ready.get_nowait()
@@ -97,7 +99,7 @@ class Feed:
         number, start = first, first
         try:
             for batch in source.batches(epoch, first, order):
-                batch = jax.tree.map(lambda leaf: as_host_array(leaf, "it"), batch)
+                batch = jax.tree.map(lambda leaf: as_host_array(leaf, "the batch"), batch)
                 if held:
                     _check_fits(held[-1], batch)
                     if len(held) == length or leading_size(batch) != leading_size(held[-1]):
@@ -118,15 +120,15 @@ class Feed:
 
 
 def _check_fits(before: Any, now: Any) -> None:
-    """A later batch may differ from the one before in its number of samples only."""
+    """Raise an error if a batch differs from the one before in more than its number of samples."""
     kinds = [[(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(batch)] for batch in (before, now)]
     if kinds[0] != kinds[1]:
-        shown = [", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(batch)) for batch in (before, now)]
-        raise ValueError(f"it has {shown[1]}, those before had {shown[0]}; only the number of samples may differ")
+        shown = [listed(map(array_text, jax.tree.leaves(batch))) for batch in (before, now)]
+        raise ValueError(f"the batch has {shown[1]}, the one before had {shown[0]}; only the number of samples may differ")
 
 
 def _block(held: list, length: int, first: int) -> Block:
-    """The batches as one block on the device, padded to the length; a single one, as the last of an epoch, is not padded."""
+    """Stack batches to a block on the device, padded to `length`; a single batch, as at an epoch's end, is not padded."""
     if len(held) == 1:
         return Block(jax.device_put(jax.tree.map(lambda a: a[None], held[0])), 1, first)
 

@@ -1,4 +1,4 @@
-"""A run's history: one row an epoch, kept as a table that can be read, drawn, compared and written to files."""
+"""The history of a run: a table with one row per epoch that can be read, plotted, compared and written to files."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxnn.core.direction import direction
-from jaxnn.train.rows import SETTINGS, TIMES, column_order, csv_text, json_line, json_rows, plain_row, replace_file
+from jaxnn.core.text import listed
+from jaxnn.train.rows import STEP_COLUMNS, TIMES, column_order, csv_text, json_line, json_rows, plain_row, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-_ENDS, _WIDTH = 3, 120  # a displayed table's first and last rows, and the width of its text
+_END_ROWS, _WIDTH = 3, 120  # rows shown at each end of a displayed table, and the width of its text in characters
 
 
 class History(Mapping[str, list]):
-    """What happened in a run: a table with one row an epoch, read by column as a dict of lists is.
+    """The history of a run: a table with one row per epoch, read by column like a dict of lists.
 
-    Columns come in one order, whatever the order in which they were first seen: `epoch`, `step`, `loss`, metrics, the same
-    with `val_`, `learning_rate`, `seconds`, `samples_per_second`, `compile_seconds`. A cell that a row does not have, such
-    as a validation loss computed every fifth epoch, is NaN in its column and absent from its row. What is read is a copy:
-    the table changes by `append` only. As in every mapping, `len` counts the columns; `len(history.rows)` counts rows.
+    The order of the columns is fixed: `epoch`, `step`, `loss`, the metrics, the same with the prefix `val_`,
+    `learning_rate`, `seconds`, `samples_per_second`, `compile_seconds`. A missing cell, such as a validation loss computed
+    every fifth epoch, is NaN in its column and absent from its row. Reading returns copies: only `append` changes the
+    table. As for any mapping, `len` counts the columns; `len(history.rows)` counts the rows.
 
-    A displayed table has the first rows, the last ones, and those with a column's best value, which is marked. Which way is
-    better follows from the column's name, such as `loss` or `accuracy`; other columns have no mark.
+    A displayed table has the first and the last rows, and those with the best value of a column, which is marked. The
+    column's name, such as `loss` or `accuracy`, says which way is better; columns with other names have no mark.
 
     Args:
-        rows: the rows to begin with, each as `append` takes it.
+        rows: The initial rows, each in the form that `append` takes.
 
     Example:
         >>> history = History([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "val_loss": 0.375}])
@@ -55,10 +56,10 @@ class History(Mapping[str, list]):
         """Add a row.
 
         Args:
-            row: one number or text a column; a scalar array is taken as its number, None as a cell that is not there.
+            row: A number or string for each column; a scalar array counts as a number, None as a missing cell.
 
         Raises:
-            TypeError: on anything else, with the column's name.
+            TypeError: If a value is anything else; the message names the column.
         """
         row = plain_row(row)
         if not row.keys() <= set(self._columns):
@@ -67,12 +68,12 @@ class History(Mapping[str, list]):
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The rows, each a dict of the cells that it has."""
+        """The rows, each a dict without the missing cells."""
         return [{name: row[name] for name in self._columns if name in row} for row in self._rows]
 
     def __getitem__(self, name: str) -> list:
         if name not in self:
-            raise KeyError(f"the history has no column {name!r}; its columns are {', '.join(self) or 'none yet'}")
+            raise KeyError(f"the history has no column {name!r}; its columns: {listed(self)}")
         return [row.get(name, math.nan) for row in self._rows]
 
     def __contains__(self, name: object) -> bool:
@@ -85,13 +86,13 @@ class History(Mapping[str, list]):
         return len(self._columns)
 
     def same_as(self, other: History) -> bool:
-        """Whether both runs went the same way: the same rows with the same bits, times aside.
+        """Return whether two histories agree bit for bit, except for the times.
 
-        Left out are `seconds`, `samples_per_second` and `compile_seconds`. 0.0 and −0.0 differ, as do 1 and 1.0; NaN is the
-        same as NaN.
+        `seconds`, `samples_per_second` and `compile_seconds` are not compared. 0.0 differs from −0.0, and 1 from 1.0; NaN
+        equals NaN.
 
         Args:
-            other: another run's.
+            other: The history of another run.
 
         Returns:
             Whether they are the same.
@@ -104,13 +105,13 @@ class History(Mapping[str, list]):
         return [_bits(row) for row in self._rows] == [_bits(row) for row in other._rows]
 
     def to_pandas(self) -> DataFrame:
-        """The table as a pandas data frame; missing cells are NaN.
+        """Convert the table to a pandas data frame; missing cells are NaN.
 
         Returns:
-            The data frame, one row an epoch.
+            The data frame, one row per epoch.
 
         Raises:
-            ImportError: pandas is not installed.
+            ImportError: If pandas is not installed.
         """
         try:
             import pandas
@@ -119,41 +120,41 @@ class History(Mapping[str, list]):
         return pandas.DataFrame(dict(self))
 
     def to_csv(self, path: str | os.PathLike) -> None:
-        """Write the table as comma-separated values with a header, floats with every digit, missing cells empty.
+        """Write the table as comma-separated values with a header, floats at full precision, missing cells empty.
 
         Args:
-            path: of the file; one that exists is replaced, as a whole or not at all.
+            path: The file. An existing one is replaced atomically.
 
         Raises:
-            OSError: the file could not be written.
+            OSError: If the file cannot be written.
         """
         replace_file(path, csv_text(self._columns, self._rows))
 
     def to_jsonl(self, path: str | os.PathLike) -> None:
-        """Write the table as JSON lines: one object a row, floats with every digit, without the cells that are missing.
+        """Write the table as JSON lines: one object per row, floats at full precision, without missing cells.
 
-        JSON has no numbers that are not finite: they are the texts `"NaN"`, `"Infinity"` and `"-Infinity"`.
+        JSON has no non-finite numbers: they are written as the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
 
         Args:
-            path: of the file; one that exists is replaced, as a whole or not at all.
+            path: The file. An existing one is replaced atomically.
 
         Raises:
-            OSError: the file could not be written.
+            OSError: If the file cannot be written.
         """
         replace_file(path, "".join(map(json_line, self.rows)))
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike) -> History:
-        """Read what `to_jsonl` or `jsonl_log` wrote: the same numbers, bit for bit. A last line cut short is left out.
+        """Read a file written by `to_jsonl` or `jsonl_log`: the same numbers, bit for bit. A truncated last line is ignored.
 
         Args:
-            path: of the file.
+            path: The file.
 
         Returns:
             The history.
 
         Raises:
-            ValueError: if another line is no JSON object.
+            ValueError: If any other line is not a JSON object.
         """
         try:
             return cls(json_rows(Path(path).read_text(encoding="utf-8")))
@@ -161,31 +162,33 @@ class History(Mapping[str, list]):
             raise ValueError(f"{path} is not a history in JSON lines: {error}") from error
 
     def plot(self) -> Figure:
-        """Draw loss and metrics over the epochs, validation beside training; the learning rate and its like if they vary.
+        """Plot the loss and the metrics over the epochs, training and validation in one panel each.
+
+        `learning_rate`, `loss_scale` and `skipped` have a panel if they vary.
 
         Returns:
-            The figure, which a notebook shows; `figure.savefig(path)` writes it.
+            The figure, which a notebook displays; `figure.savefig(path)` writes it to a file.
 
         Raises:
-            ImportError: matplotlib is not installed.
-            ValueError: there is nothing to draw yet.
+            ImportError: If matplotlib is not installed.
+            ValueError: If there is nothing to plot yet.
         """
         from jaxnn.plots import figures as plots
 
-        curves = [name for name in self if name not in ("epoch", "step", *SETTINGS, *TIMES) and self._finite(name)]
-        settings = [name for name in reversed(SETTINGS) if len(set(self._finite(name).values())) > 1]
+        curves = [name for name in self if name not in ("epoch", "step", *STEP_COLUMNS, *TIMES) and self._finite(name)]
+        varying = [name for name in reversed(STEP_COLUMNS) if len(set(self._finite(name).values())) > 1]
         if not curves:
-            raise ValueError("there is nothing to draw: the history has no loss or metric with a finite value")
-        return plots.history_figure(self, list(dict.fromkeys([*(name.removeprefix("val_") for name in curves), *settings])))
+            raise ValueError("there is nothing to plot: the history has no loss or metric with a finite value")
+        return plots.history_figure(self, list(dict.fromkeys([*(name.removeprefix("val_") for name in curves), *varying])))
 
     def __repr__(self) -> str:
         if not self._rows:
             return "no epochs yet"
-        columns = [_lines(name, cells) for name, cells in zip(self, zip(*self._shown(), strict=True), strict=True)]
+        columns = [_text_column(name, cells) for name, cells in zip(self, zip(*self._shown(), strict=True), strict=True)]
         widths = [3 + len(column[0]) for column in columns]
         fitting = max(1, sum(sum(widths[: i + 1]) <= _WIDTH for i in range(len(widths))))
         table = ["  ".join(line).rstrip() for line in zip(*columns[:fitting], strict=True)]
-        rest = [f"and the columns {', '.join(self._columns[fitting:])}"] if fitting < len(columns) else []
+        rest = [f"and the columns {listed(self._columns[fitting:])}"] if fitting < len(columns) else []
         return "\n".join([self._caption("* best"), *table, *rest])
 
     def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
@@ -198,10 +201,10 @@ class History(Mapping[str, list]):
             return "<p>no epochs yet</p>"
         head = "".join(_html_cell("th", name, "font-weight:600;border-bottom:1px solid") for name in self)
         body = "".join(
-            "<tr>" + "".join(_html_cell("td", text, _BEST if best else "") for text, best in line) + "</tr>"
+            "<tr>" + "".join(_html_cell("td", text, _BEST_STYLE if best else "") for text, best in line) + "</tr>"
             for line in self._shown()
         )
-        caption = self._caption(f'<span style="{_BEST};padding:0 .4em">best</span>')
+        caption = self._caption(f'<span style="{_BEST_STYLE};padding:0 .4em">best</span>')
         return (
             '<div style="overflow-x:auto">'
             '<table style="border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit">'
@@ -211,15 +214,15 @@ class History(Mapping[str, list]):
 
     def _caption(self, mark: str) -> str:
         count = len(self._rows)
-        return f"{count} epoch{'s' * (count > 1)}" + (f", {mark}" if self._best() else "")
+        return f"{count} epoch{'s' * (count > 1)}" + (f", {mark}" if self._best_rows() else "")
 
     def _shown(self) -> list[list[_Cell]]:
-        """The lines of a displayed table; where rows are left out there is one of dots."""
-        best, count = self._best(), len(self._rows)
-        indices = sorted({*range(min(_ENDS, count)), *range(max(count - _ENDS, 0), count), *best.values()})
+        """The lines of a displayed table; a line of dots stands for omitted rows."""
+        best, count = self._best_rows(), len(self._rows)
+        indices = sorted({*range(min(_END_ROWS, count)), *range(max(count - _END_ROWS, 0), count), *best.values()})
         lines = []
         for before, index in pairwise([-1, *indices]):
-            if index == before + 2:  # one row takes no more room than the dots
+            if index == before + 2:  # one row takes no more space than the dots
                 lines.append(self._line(index - 1, best))
             elif index > before + 1:
                 lines.append([_Cell("⋯", False) for _ in self])
@@ -228,10 +231,10 @@ class History(Mapping[str, list]):
 
     def _line(self, index: int, best: dict[str, int]) -> list[_Cell]:
         row = self._rows[index]
-        return [_Cell(_text(row[name]) if name in row else "", best.get(name) == index) for name in self]
+        return [_Cell(_cell_text(row[name]) if name in row else "", best.get(name) == index) for name in self]
 
-    def _best(self) -> dict[str, int]:
-        """The index of the row with the best value, for columns that have one: not those that never change."""
+    def _best_rows(self) -> dict[str, int]:
+        """The index of the row with the best value, by column; a column that never changes has none."""
         found = {}
         for name in self:
             pick = {"min": min, "max": max, None: None}[direction(name)]
@@ -250,21 +253,21 @@ class _Cell(NamedTuple):
     best: bool
 
 
-_BEST = "background-color:rgba(46,160,67,.3)"  # seen on white and on black
+_BEST_STYLE = "background-color:rgba(46,160,67,.3)"  # visible on white and on black
 
 
 def _html_cell(tag: str, text: str, style: str) -> str:
     return f'<{tag} style="text-align:right;padding:.15em .8em;color:inherit;{style}">{html.escape(text)}</{tag}>'
 
 
-def _lines(name: str, cells: Iterable[_Cell]) -> list[str]:
-    """A column of text. A mark stands right of its number, so that the digits stay in line."""
+def _text_column(name: str, cells: Iterable[_Cell]) -> list[str]:
+    """A column as text. The mark follows its number, so that the digits stay aligned."""
     cells = [_Cell(name, False), *cells]
     width = max(len(cell.text) for cell in cells)
     return [f"{cell.text:>{width}}{'*' if cell.best else ' '}" for cell in cells]
 
 
-def _text(value: Any) -> str:
+def _cell_text(value: Any) -> str:
     if isinstance(value, float) and 1e4 <= abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,8 +1,8 @@
-"""The protocol of callbacks: what happens beside the steps of a run, and when it is called.
+"""The protocol of callbacks: their functions, and when a run calls them.
 
-A `Callback` is up to nine small functions. Some are pure and part of the compiled program; what they remember is a leaf
-of the `TrainState`, so a run that was cut and resumed, or trained under `vmap`, is the same run. The others are called on
-the host, between programs.
+A `Callback` has up to nine small functions. Some are pure and part of the compiled program; their memory is part of the
+`TrainState`, so a run gives the same results when it is interrupted and resumed, or mapped by `vmap`. The others are called
+on the host, between programs.
 """
 
 from __future__ import annotations
@@ -14,28 +14,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnn.core.text import listed
+
 
 @dataclass(frozen=True, eq=False)
 class Callback:
-    """Up to nine functions. `weights` below is `(params, state)`; a `train_state` may be returned changed.
+    """A callback: up to nine functions, each of them optional.
+
+    Pure functions are compiled into the run's program and may return a changed `train_state`; the others are called on the
+    host. Below, `weights` is the pair `(params, state)`.
 
     Attributes:
-        name: the callback's place in `train_state.memory`; one of a name in a run.
-        init: pure, `init(train_state) -> memory` at the start.
-        after_step: pure, `after_step(memory, train_state) -> (memory, train_state)`.
-        after_epoch: pure, `after_epoch(memory, train_state, logs, weights) -> (memory, train_state, stop)`; `logs` has
-            the epoch's losses and metrics, `weights` are those that were validated.
-        weights: pure, `weights(memory, weights) -> weights`: what to validate and to return instead of the trained ones.
-        finish: pure, `finish(memory, epoch, weights) -> (epoch, weights)`: what to return at the end of the run.
-        on_start: `on_start(history)`, on the host, before the first step; an error ends the run before it has begun.
-        on_row: `on_row(row)`, on the host, for each new line of the history, which may come some short epochs late.
-        on_epoch: `on_epoch(row, train_state)`, on the host, at the end of each epoch; returning True ends the run.
-        on_end: `on_end()`, on the host, however the run ended.
-        hyperparameters: the names of those that it reads, from `train_state.hyperparameters`.
+        name: The callback's key in `train_state.memory`; each callback of a run has a different one.
+        init: Pure, `init(train_state) -> memory`, at the start of the run.
+        after_step: Pure, `after_step(memory, train_state) -> (memory, train_state)`.
+        after_epoch: Pure, `after_epoch(memory, train_state, logs, weights) -> (memory, train_state, stop)`; `logs` has the
+            losses and metrics of the epoch, `weights` are the ones that were validated.
+        weights: Pure, `weights(memory, weights) -> weights`, the weights to validate and return in place of the trained ones.
+        finish: Pure, `finish(memory, epoch, weights) -> (epoch, weights)`, the weights to return at the end of the run, and
+            their epoch.
+        on_start: On the host, `on_start(history)`, before the first step; an error raised here prevents the run.
+        on_row: On the host, `on_row(row)`, for each new row of the history; if epochs are short, a few epochs late.
+        on_epoch: On the host, `on_epoch(row, train_state)`, at the end of each epoch; returning True ends the run.
+        on_end: On the host, `on_end()`, when the run ends for any reason.
+        hyperparameters: The names of the entries of `train_state.hyperparameters` that the callback reads.
 
     Example:
-        The gradient's size is kept small by hand: weights never exceed 1.
-
+        Keep all weights between −1 and 1:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
         >>> def clip(memory, train_state):
         ...     params = jax.tree.map(lambda w: jnp.clip(w, -1, 1), train_state.params)
@@ -61,33 +66,35 @@ class Callback:
 
     @property
     def is_pure(self) -> bool:
-        """Whether it has a part in the compiled program."""
+        """Whether a part of the callback is compiled into the program."""
         return any((self.after_step, self.after_epoch, self.weights, self.finish))
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:
-    """Check that they are callbacks of different names.
+    """Check that all are callbacks, with different names.
 
     Raises:
         TypeError: If one is not a callback.
-        ValueError: If two have one name.
+        ValueError: If two have the same name.
     """
     for callback in callbacks:
         if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks are made by nn.callbacks, as early_stopping(patience=5); got {callback!r}")
+            raise TypeError(
+                f"callbacks are created by functions such as nn.callbacks.early_stopping(patience=5), got {callback!r}"
+            )
     names = [callback.name for callback in callbacks]
     if len(set(names)) < len(names):
-        raise ValueError(f"each callback has a name of its own, got {', '.join(names)}: give one of them name=")
+        raise ValueError(f"each callback needs a different name, got {listed(names)}: pass name= to one of them")
 
 
 def start_memory(callbacks: Sequence[Callback], train_state: Any) -> dict[str, Any]:
-    """The callbacks' memory at the start, by name."""
+    """The initial memory of the callbacks, by name."""
     memory = {callback.name: callback.init(train_state) for callback in callbacks if callback.is_pure}
-    return jax.tree.map(jnp.copy, memory)  # buffers of its own, as a train state may be donated
+    return jax.tree.map(jnp.copy, memory)  # not the train state's buffers, which may be donated
 
 
 def after_step(callbacks: Sequence[Callback], train_state: Any) -> Any:
-    """The train state after all that happens after a step."""
+    """Apply the callbacks to the train state after a step."""
     for callback in callbacks:
         if callback.after_step:
             memory, train_state = callback.after_step(train_state.memory[callback.name], train_state)
@@ -96,7 +103,7 @@ def after_step(callbacks: Sequence[Callback], train_state: Any) -> Any:
 
 
 def after_epoch(callbacks: Sequence[Callback], train_state: Any, values: dict, weights: tuple) -> Any:
-    """The train state after all that happens after an epoch."""
+    """Apply the callbacks to the train state after an epoch."""
     for callback in callbacks:
         if callback.after_epoch:
             memory, train_state, stop = callback.after_epoch(train_state.memory[callback.name], train_state, values, weights)
@@ -106,7 +113,7 @@ def after_epoch(callbacks: Sequence[Callback], train_state: Any, values: dict, w
 
 
 def evaluated_weights(callbacks: Sequence[Callback], train_state: Any) -> tuple:
-    """The `(params, state)` that are validated."""
+    """The `(params, state)` to validate."""
     weights = (train_state.params, train_state.state)
     for callback in callbacks:
         if callback.weights:
@@ -115,7 +122,7 @@ def evaluated_weights(callbacks: Sequence[Callback], train_state: Any) -> tuple:
 
 
 def final_weights(callbacks: Sequence[Callback], train_state: Any) -> tuple:
-    """The epoch and the `(params, state)` that the run returns."""
+    """The `(params, state)` that the run returns, and their epoch."""
     epoch, weights = train_state.epoch, evaluated_weights(callbacks, train_state)
     for callback in callbacks:
         if callback.finish:

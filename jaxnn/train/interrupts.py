@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a good moment, and a second one that does not."""
+"""Defer Ctrl-C to a safe point of a run; a second Ctrl-C interrupts at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C only makes the function that is yielded return True; the second is a KeyboardInterrupt.
+    """A context in which the first Ctrl-C only makes the yielded function return True; the second raises KeyboardInterrupt.
 
-    Signals reach the main thread only: in another one, and where SIGINT is not Python's own, nothing is changed.
+    Python handles signals in the main thread: in any other thread, or if SIGINT has a custom handler, nothing changes.
     """
     if (
         threading.current_thread() is not threading.main_thread()

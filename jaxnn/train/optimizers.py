@@ -1,8 +1,7 @@
-"""Optimizers by name and by path: weight decay where it belongs, freezing, and learning rates of a layer's own."""
+"""Optimizers by name, and optimizers per path: masked weight decay, frozen parameters, a learning rate for each layer."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -11,22 +10,23 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from jaxnn.core.text import did_you_mean, listed
 from jaxnn.core.trees import map_with_path, mask, paths
 
 
 def by_path(rules: Mapping[str, Any], otherwise: Any) -> optax.GradientTransformation:
-    """An optimizer that treats parameters by their path: some frozen, some with a learning rate of their own.
+    """An optimizer that selects a transformation by the parameter's path, for example to freeze some layers.
 
     Args:
-        rules: from a pattern over paths, as `nn.trees.mask` takes it, to an optax transformation, or None to freeze what it
-            matches. The first pattern that matches counts.
-        otherwise: the transformation for all other parameters, or None.
+        rules: A dict from patterns over paths, as in `nn.trees.mask`, to optax transformations, or to None to freeze the
+            parameters that match. The first pattern that matches applies.
+        otherwise: The transformation for all other parameters, or None to freeze them.
 
     Returns:
-        An optax transformation. What is frozen has no optimizer state.
+        An optax transformation. Frozen parameters have no optimizer state.
 
     Raises:
-        ValueError: at `init`, if a pattern matches nothing.
+        ValueError: At `init`, if a pattern matches no parameter.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
@@ -39,7 +39,7 @@ def by_path(rules: Mapping[str, Any], otherwise: Any) -> optax.GradientTransform
     transforms = {str(i): t or optax.set_to_zero() for i, t in enumerate((*rules.values(), otherwise))}
 
     def labels(params: Any) -> Any:
-        matched = [mask(params, pattern) for pattern in rules]  # an error if one matches nothing
+        matched = [mask(params, pattern) for pattern in rules]  # raises an error if a pattern matches nothing
         flat = [paths(tree) for tree in matched]
 
         def label(path: str, _: Any) -> str:
@@ -51,17 +51,18 @@ def by_path(rules: Mapping[str, Any], otherwise: Any) -> optax.GradientTransform
 
 
 def decay_mask(params: Any) -> Any:
-    """Which parameters weight decay is for: not biases, nor the scales of norms, nor other vectors and numbers.
+    """Select the parameters to which weight decay applies: all but biases, scales, and other vectors and scalars.
 
-    To shrink them regularizes nothing, and works against what they are there for. They are told by name, `bias` or `scale` in
-    the last part of the path, as those of a `repeat` are stacked to matrices; others by having fewer than two axes.
+    Shrinking a bias or a normalization's scale toward 0 does not regularize the model. Excluded are parameters with `bias` or
+    `scale` in the last part of their path, since those of a `repeat` are stacked to matrices, and parameters with fewer than
+    two axes.
 
     Args:
-        params: the parameters.
+        params: The parameters.
 
     Returns:
-        A tree of booleans, as optax takes it or a function that makes it: `optax.adamw(1e-3, mask=nn.decay_mask)`. For a
-        choice of one's own there is `lambda params: nn.trees.mask(params, "encoder/*/kernel")`.
+        A tree of booleans for optax, which also takes the function itself: `optax.adamw(1e-3, mask=nn.decay_mask)`. A custom
+        selection is `lambda params: nn.trees.mask(params, "encoder/*/kernel")`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -79,22 +80,22 @@ def decay_mask(params: Any) -> Any:
 def named_optimizer(
     name: str, learning_rate: Any, *, weight_decay: float | None = None, **options: Any
 ) -> optax.GradientTransformation:
-    """One of optax's optimizers by its name, with weight decay that spares biases and norms.
+    """Create one of optax's optimizers by name, with weight decay that leaves out biases and normalization scales.
 
     Args:
-        name: as in optax: "sgd", "adam", "adamw", "lion" and all others that take a learning rate.
-        learning_rate: η, or a schedule where the optimizer takes one. All do as a hyperparameter of `fit`:
+        name: The name in optax: "sgd", "adam", "adamw", "lion" or any other that takes a learning rate.
+        learning_rate: η, or a schedule if the optimizer takes one. As a hyperparameter of `fit`, a schedule works for all:
             `optimizer=lambda learning_rate: nn.named_optimizer("sm3", learning_rate)`.
-        weight_decay: λ, on what `decay_mask` chooses. Optimizers that have it, such as "adamw", take it as their own, and
-            where it is None their default. For the others λW is added to the gradient first, L2 regularization as PyTorch's
-            optimizers have it.
-        **options: of that optimizer, under optax's names, such as `momentum=0.9` for "sgd".
+        weight_decay: λ, for the parameters that `decay_mask` selects. An optimizer with its own weight decay, such as
+            "adamw", uses λ in it, or its own default if λ is None. For others, λW is added to the gradient first: L2
+            regularization, as in PyTorch's optimizers.
+        **options: Further options of the optimizer, under optax's names, such as `momentum=0.9` for "sgd".
 
     Returns:
         The optax transformation.
 
     Raises:
-        ValueError: there is none of that name, or it takes no weight decay.
+        ValueError: If the name is unknown, or the optimizer cannot have weight decay.
 
     Example:
         >>> import jax.numpy as jnp
@@ -105,22 +106,21 @@ def named_optimizer(
         (-0.625, -0.5)
     """
     if name not in _factories():
-        near = difflib.get_close_matches(str(name).lower(), _factories(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"unknown optimizer {name!r}; {hint}There are {', '.join(_factories())}")
+        hint = did_you_mean(name, _factories())
+        raise ValueError(f"unknown optimizer {name!r}; {hint}{' ' if hint else ''}known optimizers: {listed(_factories())}")
     factory = _factories()[name]
-    takes = inspect.signature(factory).parameters
-    rate, mask_option = (next(filter(takes.__contains__, names), None) for names in (_RATES, _MASKS))
+    parameters = inspect.signature(factory).parameters
+    decay_option, mask_option = (next(filter(parameters.__contains__, names), None) for names in (_RATES, _MASKS))
     if mask_option is not None:
         options = {mask_option: decay_mask} | options
     if weight_decay is None:
         return factory(learning_rate, **options)
-    if "linesearch" in takes:
+    if "linesearch" in parameters:
         raise ValueError(
-            f"{name} takes no weight decay: it searches for the lowest loss on a line; add the penalty to the loss"
+            f"{name} takes no weight decay, since its line search minimizes the loss alone; add the penalty to the loss"
         )
-    if rate is not None and mask_option is not None:
-        return factory(learning_rate, **{rate: weight_decay}, **options)
+    if decay_option is not None and mask_option is not None:
+        return factory(learning_rate, **{decay_option: weight_decay}, **options)
     return optax.chain(optax.add_decayed_weights(weight_decay, decay_mask), factory(learning_rate, **options))
 
 
@@ -129,12 +129,12 @@ _RATES, _MASKS = ("weight_decay", "weight_decay_rate"), ("weight_decay_mask", "m
 
 @cache
 def _factories() -> dict[str, Callable[..., optax.GradientTransformation]]:
-    """optax's optimizers by name: its functions of a learning rate."""
+    """The optimizers of optax by name: its functions that take a learning rate."""
     functions = inspect.getmembers(optax, inspect.isfunction)
     return {
         name: function
         for name, function in functions
         if not name.startswith(("_", "scale_by_"))
-        and name != "optimistic_adam"  # which warns that it is to be removed, for its successor
+        and name != "optimistic_adam"  # deprecated: it warns that its successor should be used
         and "learning_rate" in inspect.signature(function).parameters
     }

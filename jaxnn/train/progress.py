@@ -1,4 +1,4 @@
-"""A run's progress, where it is watched: a bar in a terminal or notebook, now and then a line in a log file."""
+"""The progress of a run: a bar in a terminal or notebook, occasional lines in a log file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from jaxnn.train.rows import TIMES
 
-LOG_SECONDS = 10.0  # between lines where nothing can be overwritten
+LOG_SECONDS = 10.0  # between two lines of a log file
 
 
 class Progress:
-    """`with Progress(epochs, steps_per_epoch, shown) as progress: progress.update(step, rows)`.
+    """Shows progress: `with Progress(epochs, steps_per_epoch, shown) as progress: progress.update(step, rows)`.
 
-    A bar needs tqdm (`pip install "jaxnn[demo]"`) and a terminal or notebook; without, and in a log file, there is a line
-    for the first epoch, the last one, and one every ten seconds between.
+    The bar needs tqdm (`pip install tqdm`) and a terminal or notebook. Otherwise there is a line for the first epoch, for
+    the last one, and every ten seconds in between.
     """
 
     def __init__(self, epochs: int, steps_per_epoch: int | None, shown: bool):
@@ -30,14 +30,14 @@ class Progress:
                 from tqdm import tqdm
             except ImportError:
                 return self
-            # In a notebook the error stream is shown in red, and widgets are lost when the page is exported.
+            # In a notebook, stderr is shown in red, and a bar of widgets is lost when the page is exported.
             stream = sys.stderr if sys.stderr.isatty() else sys.stdout
             total = self._epochs * self._steps if self._steps else None
             self._bar = tqdm(total=total, unit="step", unit_scale=True, file=stream)
         return self
 
     def update(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """So many steps are made; these are the lines of the history for the epochs that ended since the last call."""
+        """Show progress after `step` steps; `rows` are the history's rows for the epochs that ended since the last call."""
         if not self._shown:
             return
         if self._bar is not None:

@@ -1,4 +1,4 @@
-"""Rows of a run as Python's own numbers, in one order of columns, and as text in files."""
+"""The rows of a run's history as Python numbers, with one order of columns, and as text in files."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from pathlib import Path
 from typing import Any
 
 TIMES = ("seconds", "samples_per_second", "compile_seconds")
-SETTINGS = ("skipped", "loss_scale", "learning_rate")
-_FIRST, _LAST = ("epoch", "step", "loss"), (*SETTINGS, *TIMES)
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+STEP_COLUMNS = ("skipped", "loss_scale", "learning_rate")  # about the optimizer's steps, not the model
+_FIRST, _LAST = ("epoch", "step", "loss"), (*STEP_COLUMNS, *TIMES)
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of Python's own numbers and texts: a scalar array is taken as its number, None as a cell that is not there.
+    """Convert a row to Python numbers and strings; a scalar array counts as a number, None as a missing cell.
 
     Raises:
-        TypeError: on anything else, with the column's name.
+        TypeError: If a value is anything else; the message names the column.
     """
     return {name: _plain(name, value) for name, value in row.items() if value is not None}
 
 
 def _plain(name: Any, value: Any) -> Any:
     if not isinstance(name, str):
-        raise TypeError(f"a row's columns are named by text, got {name!r}")
+        raise TypeError(f"the columns of a row have strings as names, got {name!r}")
     if getattr(value, "shape", None) == ():
         value = value.item()
     if not isinstance(value, (bool, int, float, str)):
         shape = f" of shape {value.shape}" if hasattr(value, "shape") else ""
-        raise TypeError(f"a row has one number or text a column, got {type(value).__name__}{shape} for {name!r}")
+        raise TypeError(f"a row has one number or string per column, got {type(value).__name__}{shape} for {name!r}")
     return value
 
 
 def column_order(names: Iterable[str]) -> list[str]:
-    """Names of columns, each once: epoch, step, loss, metrics, their `val_` twins, and at the end rates and times.
+    """Sort the names of columns: epoch, step, loss, metrics, the same with `val_`, then the learning rate and times.
+
+    Duplicates are dropped.
 
     Example:
         >>> column_order(["seconds", "val_f1", "accuracy", "val_loss", "f1", "loss", "epoch", "val_accuracy"])
@@ -47,24 +49,24 @@ def column_order(names: Iterable[str]) -> list[str]:
     seen = dict.fromkeys(names)
     validation = [name for name in seen if name.startswith("val_")]
     metrics = [name for name in seen if name not in (*_FIRST, *validation, *_LAST)]
-    twins = [f"val_{name}" for name in ("loss", *metrics)]
-    return [name for name in dict.fromkeys([*_FIRST, *metrics, *twins, *validation, *_LAST]) if name in seen]
+    matching = [f"val_{name}" for name in ("loss", *metrics)]
+    return [name for name in dict.fromkeys([*_FIRST, *metrics, *matching, *validation, *_LAST]) if name in seen]
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Comma-separated values with a header; what a row does not have is empty."""
+    """Format rows as comma-separated values with a header; missing cells are empty."""
     return csv_lines(columns, [dict(zip(columns, columns, strict=True)), *rows])
 
 
 def csv_lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """The same without the header."""
+    """Format rows as comma-separated values without a header."""
     text = io.StringIO(newline="")
     csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """A row as one line of strict JSON, numbers that are not finite as texts."""
+    """Format a row as one line of strict JSON, non-finite numbers as strings."""
     return json.dumps({name: _json_value(value) for name, value in row.items()}, allow_nan=False) + "\n"
 
 
@@ -75,10 +77,10 @@ def _json_value(value: Any) -> Any:
 
 
 def json_rows(text: str) -> list[dict[str, Any]]:
-    """The rows of lines of JSON, numbers that are not finite as numbers; without a last line cut short.
+    """Read JSON lines; strings that name non-finite numbers become numbers, and a truncated last line is ignored.
 
     Raises:
-        ValueError: if another line is no object of JSON, with its number.
+        ValueError: If any other line is not a JSON object; the message has the line's number.
     """
     rows = []
     for number, line in enumerate(io.StringIO(text), 1):
@@ -87,28 +89,28 @@ def json_rows(text: str) -> list[dict[str, Any]]:
         except ValueError as error:
             if number > 1 and not line.endswith("\n"):
                 break
-            raise ValueError(f"line {number} is no JSON: {error}") from error
+            raise ValueError(f"line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise ValueError(f"line {number} is no JSON object")
-        rows.append({name: _NOT_FINITE.get(value, value) if isinstance(value, str) else value for name, value in row.items()})
+            raise ValueError(f"line {number} is not a JSON object")
+        rows.append({name: _NON_FINITE.get(value, value) if isinstance(value, str) else value for name, value in row.items()})
     return rows
 
 
 def replace_file(path: str | os.PathLike, text: str) -> None:
-    """Write a file as a whole: whoever reads it, and whenever this is killed, there is the old text or the new one."""
+    """Write a file atomically: a reader, or an interruption at any moment, finds the old text or the new one."""
     path = Path(os.path.realpath(path))
-    part = part_of(path)
+    temporary = temporary_path(path)
     try:
-        with open(part, "w", encoding="utf-8", newline="") as file:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(temporary, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def part_of(path: Path) -> Path:
-    """Where a file is written before it takes the place of `path`."""
+def temporary_path(path: Path) -> Path:
+    """The path to which a file is written before it replaces `path`."""
     return path.with_name(f".{path.name}.part")

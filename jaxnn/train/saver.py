@@ -1,4 +1,4 @@
-"""A run's checkpoints: when they are written, what they hold, and from which of them a run may continue."""
+"""The checkpoints of `fit`: when they are written, what they contain, and whether a run may continue from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxnn.train.history import History
 from jaxnn.train.rows import TIMES
 from jaxnn.train.state import TrainState
 
-SECONDS = 60.0  # between two saves, where only a folder is given
+SECONDS = 60.0  # between two saves if only a folder is given
 
 
 class Saver:
@@ -26,10 +26,10 @@ class Saver:
         self._saved: tuple[int, int] | None = None
 
     def restored(self, start: TrainState) -> tuple[TrainState, History]:
-        """The last intact checkpoint, or the start of the run if there is none.
+        """Restore the last intact checkpoint; without one, return `start` and an empty history.
 
         Raises:
-            ValueError: If it is of another run.
+            ValueError: If the checkpoint is from another run.
         """
         from jaxnn.io.leaves import MismatchError
 
@@ -39,25 +39,25 @@ class Saver:
         train_state, info = found
         if not np.array_equal(jax.random.key_data(train_state.key), jax.random.key_data(start.key)):
             raise MismatchError(
-                f"the checkpoints in {self._store.folder} are of a run with another key: use it, or another folder"
+                f"the checkpoints in {self._store.folder} are from a run with another key: pass that key, or another folder"
             )
         if info["run"] != self._run:
             raise MismatchError(
-                f"the checkpoints in {self._store.folder} are of a run with {info['run']}, this one has {self._run}: "
-                "its batches would be others; use another folder"
+                f"the checkpoints in {self._store.folder} are from a run with {info['run']}, and this run has {self._run}, so "
+                "its batches would differ: choose another folder"
             )
-        self._saved = self._place(train_state)
+        self._saved = self._step_and_epoch(train_state)
         return train_state, History(info["history"])
 
     def save_if_due(self, train_state: TrainState, history: History, epoch_ended: bool) -> None:
-        """Save in the background, if a save is due."""
+        """Save in the background if a save is due."""
         if (epoch_ended or self._within_epochs) and self._store.due():
             self._save(train_state, history, wait=False)
 
     def save_last(self, train_state: TrainState, history: History) -> None:
-        """Save, unless the last save has it all, and wait until it is written."""
+        """Save unless the last checkpoint is up to date, and wait until it is written."""
         self._store.wait()
-        if self._saved != self._place(train_state) or self._store.steps()[-1:] != [int(train_state.step)]:
+        if self._saved != self._step_and_epoch(train_state) or self._store.steps()[-1:] != [int(train_state.step)]:
             self._save(train_state, history, wait=True)
 
     def _save(self, train_state: TrainState, history: History, *, wait: bool) -> None:
@@ -66,8 +66,8 @@ class Saver:
         metrics = {name: value for name, value in last.items() if isinstance(value, float) and name not in TIMES}
         info = {"run": self._run, "history": rows}
         self._store.save(int(train_state.step), train_state, info, metrics=metrics or None, wait=wait)
-        self._saved = self._place(train_state)
+        self._saved = self._step_and_epoch(train_state)
 
     @staticmethod
-    def _place(train_state: TrainState) -> tuple[int, int]:
+    def _step_and_epoch(train_state: TrainState) -> tuple[int, int]:
         return int(train_state.step), int(train_state.epoch)

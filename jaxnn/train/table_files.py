@@ -1,9 +1,9 @@
-"""A run's rows in files, written while it runs: comma-separated values, JSON lines, TensorBoard.
+"""Files to which a run writes its history row by row: comma-separated values, JSON lines, TensorBoard.
 
-A log is an object with `write(row)` and `close()`; `fit` writes one row an epoch. All of them keep to one rule: **a row takes
-the place of every row of its epoch or a later one.** So a run that was killed and resumed goes on in the same file without
-an epoch twice, and a run from the start begins the file anew. A row is in the file once `write` returns; a line cut short
-by a kill or a full disk is dropped when the file is next written to.
+A log is an object with `write(row)` and `close()`; `fit` writes one row per epoch. All logs follow one rule: **a row replaces
+all rows of the same epoch or a later one.** So a run that was killed and resumed continues in the same file without writing
+an epoch twice, and a run from the start begins a new table. A row is in the file once `write` returns. A line truncated by a
+kill or a full disk is dropped at the next write.
 """
 
 from __future__ import annotations
@@ -21,36 +21,37 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from jaxnn.train.rows import column_order, csv_lines, csv_text, json_line, json_rows, part_of, plain_row, replace_file
+from jaxnn.train.rows import column_order, csv_lines, csv_text, json_line, json_rows, plain_row, replace_file, temporary_path
 
-_SESSION_START = 1  # TensorBoard's SessionLog.START: events of this step and later ones, in earlier files, do not count
+# TensorBoard's SessionLog.START: events of this step or a later one in earlier files do not count.
+_SESSION_START = 1
 
 
 class Log(Protocol):
-    """Something that takes a run's rows as they come."""
+    """An object that writes the rows of a run."""
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Take a row, in the place of every row of its epoch or a later one."""
+        """Write a row, which replaces all rows of the same epoch or a later one."""
 
     def close(self) -> None:
-        """Let go of the files. A later `write` opens them again."""
+        """Close the files. A later `write` opens them again."""
 
 
 def csv_log(path: str | os.PathLike) -> Log:
-    """A log of comma-separated values with a header, floats with every digit, cells that a row does not have empty.
+    """A log of comma-separated values with a header, floats at full precision, missing cells empty.
 
-    A column that comes later, such as a validation loss computed every fifth epoch, is put into the header: the file is
-    written anew, at once or not at all. On a file whose rows have the columns already, a row costs one write.
+    A row costs one write if the header has all of its columns. Otherwise, as for a validation loss computed every fifth
+    epoch, the file is rewritten atomically with the new columns.
 
     Args:
-        path: the file; its folder is made if there is none.
+        path: The file; its folder is created if necessary.
 
     Returns:
         The log.
 
     Raises:
-        OSError: at once, not after the first epoch, if the file cannot be written.
-        ValueError: if there is a file already that is no log of a run.
+        OSError: If the file cannot be written; before the run, not after its first epoch.
+        ValueError: If the file exists and is not the log of a run.
 
     Example:
         >>> log = csv_log("run/log.csv")  # doctest: +SKIP
@@ -60,20 +61,20 @@ def csv_log(path: str | os.PathLike) -> Log:
 
 
 def jsonl_log(path: str | os.PathLike) -> Log:
-    """A log of JSON lines, one object an epoch; `History.from_jsonl` reads it back, bit for bit.
+    """A log of JSON lines, one object per epoch; `History.from_jsonl` reads it back, bit for bit.
 
-    JSON has no numbers that are not finite: they are the texts `"NaN"`, `"Infinity"` and `"-Infinity"`, which every JSON
-    reader takes and pandas turns into numbers.
+    JSON has no non-finite numbers: they are written as the strings `"NaN"`, `"Infinity"` and `"-Infinity"`, which every
+    JSON reader accepts and pandas converts to numbers.
 
     Args:
-        path: the file; its folder is made if there is none.
+        path: The file; its folder is created if necessary.
 
     Returns:
         The log.
 
     Raises:
-        OSError: at once, not after the first epoch, if the file cannot be written.
-        ValueError: if there is a file already that is no log of a run.
+        OSError: If the file cannot be written; before the run, not after its first epoch.
+        ValueError: If the file exists and is not the log of a run.
 
     Example:
         >>> log = jsonl_log("run/log.jsonl")  # doctest: +SKIP
@@ -83,21 +84,21 @@ def jsonl_log(path: str | os.PathLike) -> Log:
 
 
 def tensorboard_log(folder: str | os.PathLike) -> Log:
-    """A log for TensorBoard: `tensorboard --logdir folder`, the epoch on the horizontal axis, numbers in float32.
+    """A log for `tensorboard --logdir folder`, with the epoch on the horizontal axis and numbers in float32.
 
-    Columns with `val_` are written as the run `validation` under the name without it, the others as the run `train`, so
-    that both curves stand in one chart. After a resume there is a new file, which begins with the mark at which
-    TensorBoard forgets what it had of these epochs and later ones.
+    Columns with the prefix `val_` belong to the run `validation`, without the prefix; all others belong to the run `train`.
+    So both curves appear in one chart. A resumed run begins a new file with an event that makes TensorBoard discard what
+    earlier files have of the same epoch and later ones.
 
     Args:
-        folder: the folder; it is made if there is none.
+        folder: The folder; it is created if necessary.
 
     Returns:
         The log.
 
     Raises:
-        ImportError: tensorboardX is not installed.
-        OSError: at once, not after the first epoch, if the folder cannot be written to.
+        ImportError: If tensorboardX is not installed.
+        OSError: If the folder cannot be written; before the run, not after its first epoch.
 
     Example:
         >>> log = tensorboard_log("run/tensorboard")  # doctest: +SKIP
@@ -107,7 +108,11 @@ def tensorboard_log(folder: str | os.PathLike) -> Log:
 
 
 class _FileLog:
-    """What both kinds of text files have in common. The file is known, or `_file` is None: then it is read and rewritten."""
+    """The base of logs in text files.
+
+    While `_file` is open, its content is known and rows are appended; while `_file` is None, the next write reads the file
+    and replaces it.
+    """
 
     def __init__(self, name: str, path: str | os.PathLike):
         self._path = Path(os.path.realpath(path))
@@ -124,7 +129,7 @@ class _FileLog:
             else:
                 self._file.write(self._line(row))
                 self._file.flush()
-        except BaseException:  # the row may be there in part
+        except BaseException:  # a part of the row may be in the file
             with suppress(OSError):
                 self.close()
             self._file = None
@@ -143,7 +148,7 @@ class _FileLog:
         self._file = open(self._path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
     def _read(self) -> list[dict[str, Any]]:
-        """The rows that the file has; without a last line cut short."""
+        """The rows in the file, without a truncated last line."""
         if not self._path.exists():
             return []
         try:
@@ -154,7 +159,7 @@ class _FileLog:
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             reason = "a row has no epoch" if isinstance(error, KeyError) else error
             raise ValueError(
-                f"{self._path} is not the log of a run ({reason}); give another path, or remove it first"
+                f"{self._path} is not the log of a run ({reason}); choose another path or remove the file first"
             ) from error
         return rows
 
@@ -185,10 +190,10 @@ class _CsvLog(_FileLog):
         return csv_text(self._columns, rows)
 
     def _rows(self, text: str) -> list[dict[str, Any]]:
-        # Cells stay the texts that they are, so that what is rewritten is what was there.
+        # Cells stay strings, so that rewriting does not change them.
         header, *lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))) or [[]]
         if text and "epoch" not in header:
-            raise ValueError("its header has no column epoch")
+            raise ValueError("its header has no column 'epoch'")
         return [dict(zip(header, cells, strict=True)) for cells in lines if cells]
 
 
@@ -226,7 +231,7 @@ class _TensorBoardLog:
         for name, value in row.items():
             if name not in ("epoch", "step") and not isinstance(value, str):
                 parts["validation" if name.startswith("val_") else "train"][name.removeprefix("val_")] = value
-        # What an earlier run wrote is to be forgotten also where this row has nothing new.
+        # Events of an earlier run must be discarded even where this row has no values.
         known = {part for part in parts if not self._files and (self._folder / part).is_dir()}
         try:
             for part, values in parts.items():
@@ -234,7 +239,7 @@ class _TensorBoardLog:
                     self._open(part, epoch)
                 if values:
                     self._add(part, step=epoch, summary={"value": [{"tag": k, "simple_value": v} for k, v in values.items()]})
-        except BaseException:  # after half a message nothing in a file can be read, so the next row begins another one
+        except BaseException:  # nothing after a truncated record can be read, so the next row begins a new file
             self.close()
             raise
         self._epoch = epoch
@@ -246,15 +251,15 @@ class _TensorBoardLog:
 
     def _open(self, part: str, epoch: int) -> None:
         (self._folder / part).mkdir(exist_ok=True)
-        now = time.time_ns()  # TensorBoard reads a folder's files in the order of their names
+        now = time.time_ns()  # TensorBoard reads the files of a folder in the order of their names
         name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}"
         self._files[part] = open(self._folder / part / name, "xb", buffering=0)  # noqa: SIM115
         self._add(part, file_version="brain.Event:2")
         self._add(part, step=epoch, session_log={"status": _SESSION_START})
 
     def _add(self, part: str, **event: Any) -> None:
-        # tensorboardX's own writer hands events to a thread that writes them later, so that a kill loses some, and names
-        # files by the second, so that a second run within it overwrites the first. Its messages and checksum are used.
+        # Only the messages and the checksum are tensorboardX's. Its writer passes events to a thread that writes them later,
+        # so a kill loses some, and it names files by the second, so a run overwrites another one of the same second.
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.record_writer import masked_crc32c
 
@@ -262,18 +267,18 @@ class _TensorBoardLog:
         length = struct.pack("<Q", len(message))
         record = length + struct.pack("<I", masked_crc32c(length)) + message + struct.pack("<I", masked_crc32c(message))
         if self._files[part].write(record) != len(record):
-            raise OSError(errno.ENOSPC, f"{self._folder / part} has no room for a row")
+            raise OSError(errno.ENOSPC, f"no space left in {self._folder / part} for a row")
 
 
 def _epoch_row(row: Mapping[str, Any]) -> dict[str, Any]:
     row = plain_row(row)
     if type(row.get("epoch")) is not int:
-        raise ValueError(f"a log's row has the number of its epoch, such as 'epoch': 1; got {row}")
+        raise ValueError(f"a row of a log needs the number of its epoch, such as 'epoch': 1; got {row}")
     return row
 
 
 def _check_writable(name: str, path: Path) -> None:
-    """Say now, not after an epoch, that a file could not be written or replaced."""
+    """Raise an error before the run, not after an epoch, if a file cannot be written or replaced."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -281,9 +286,9 @@ def _check_writable(name: str, path: Path) -> None:
                 raise OSError(errno.EINVAL, "Not a regular file")
             with open(path, "r+b"):
                 pass
-        part_of(path).touch()
-        part_of(path).unlink()
+        temporary_path(path).touch()
+        temporary_path(path).unlink()
     except OSError as error:
         raise OSError(
-            error.errno, f"{name} cannot write {path}: {error.strerror}; expected a path where files can be made"
+            error.errno, f"{name} cannot write {path}: {error.strerror}; choose a path where files can be created"
         ) from error

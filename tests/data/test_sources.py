@@ -166,10 +166,10 @@ def test_damaged_npz(tmp_path, compressed):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("digit", "unknown data set 'digit'; did you mean digits"),
-        ("Fashion_MNIST", "did you mean fashion-mnist"),
-        ("breast_cancer", "did you mean breast-cancer"),
-        ("xyzzy", "Available are digits, iris, wine, breast-cancer, diabetes, fashion-mnist, and any FILE.npz"),
+        ("digit", "unknown data set 'digit'; did you mean 'digits'"),
+        ("Fashion_MNIST", "did you mean 'fashion-mnist'"),
+        ("breast_cancer", "did you mean 'breast-cancer'"),
+        ("xyzzy", "known data sets: digits, iris, wine, breast-cancer, diabetes, fashion-mnist, and any FILE.npz"),
         ("data.csv", "unknown data set 'data.csv'"),
         ("", "unknown data set ''"),
     ],

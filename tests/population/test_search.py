@@ -1,4 +1,4 @@
-"""Searches, ensembles and folds, against what they promise."""
+"""Searches, cross-validation, bootstrap and ensembles, against sweeps, `fit` and NumPy."""
 
 import signal
 import subprocess
@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits, load_iris
 
 import jaxnn as nn
 from jaxnn import population
+from jaxnn.compiled import Program
 from jaxnn.population.group_run import GroupRun
 
 KEY = jax.random.key(3)
@@ -27,7 +28,7 @@ def close(a, b, tolerance=1e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
-def test_halving_goes_on_from_where_members_were():
+def test_halving_continues_members_from_their_train_states():
     halved = population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=6, first_epochs=2, factor=3, seeds=2, **COMMON)
     whole = nn.sweep(nn.dense(1), (X, Y), RATES, epochs=6, seeds=2, **COMMON)
     assert sorted(row["epochs"] for row in halved.rows) == [2] * 8 + [6] * 4
@@ -41,8 +42,8 @@ def test_halving_goes_on_from_where_members_were():
     }
 
 
-class Cut(Exception):
-    """What ends a search in a test."""
+class Interruption(Exception):
+    """Interrupts a search."""
 
 
 def proposed(**options):
@@ -63,21 +64,21 @@ SEARCHES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHES)
-def test_a_search_that_was_cut_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
+def test_an_interrupted_search_continues_to_the_same_bits(name, tmp_path, monkeypatch):
     pytest.importorskip("orbax.checkpoint")
     from jaxnn.population.saver import Saver
 
     search, save, done = SEARCHES[name], Saver.save, []
 
-    def and_cut(self, *arguments, **named):
+    def and_interrupt(self, *arguments, **named):
         save(self, *arguments, **named | {"wait": True})
         done.append(1)
         if len(done) == 2:
-            raise Cut
+            raise Interruption
 
     whole = search()
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(Saver, "save", and_cut)
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        patch.setattr(Saver, "save", and_interrupt)
         search(checkpoints=tmp_path)
     trained = []
     with monkeypatch.context() as patch:
@@ -86,7 +87,7 @@ def test_a_search_that_was_cut_goes_on_to_the_same_bits(name, tmp_path, monkeypa
         assert trained
         trained.clear()
         again = search(checkpoints=tmp_path)
-        assert not trained  # there was nothing left to do
+        assert not trained  # nothing was left to train
     for these in (resumed, again):
         for part, other in zip(these, whole, strict=True):
             assert part.rows == other.rows
@@ -94,7 +95,7 @@ def test_a_search_that_was_cut_goes_on_to_the_same_bits(name, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_search_that_was_killed_goes_on_to_the_same_bits(tmp_path):
+def test_a_killed_search_continues_to_the_same_bits(tmp_path):
     pytest.importorskip("orbax.checkpoint")
     program = textwrap.dedent(f"""
         import os, signal
@@ -102,12 +103,12 @@ def test_a_search_that_was_killed_goes_on_to_the_same_bits(tmp_path):
         from jaxnn.population.saver import Saver
         x = np.random.default_rng(1).normal(size=(96, 4)).astype(np.float32)
         saved, save = [], Saver.save
-        def and_die(self, *arguments, **named):
+        def and_kill(self, *arguments, **named):
             save(self, *arguments, **named)
             saved.append(1)
             if len(saved) == 4:
                 os.kill(os.getpid(), signal.SIGKILL)
-        Saver.save = and_die
+        Saver.save = and_kill
         nn.population.hyperband(nn.dense(1), (x, x[:, :1] - x[:, 1:2]), {RATES}, epochs=4, factor=2, loss=nn.losses.mse,
                                 optimizer=optax.sgd, key=jax.random.key(3), batch_size=16, checkpoints={str(tmp_path)!r})
     """)
@@ -120,19 +121,19 @@ def test_a_search_that_was_killed_goes_on_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_that_optuna_stores_is_asked_for_the_same_trials(tmp_path, monkeypatch):
+def test_an_interrupted_study_continues_with_the_same_trials(tmp_path, monkeypatch):
     pytest.importorskip("orbax.checkpoint")
     optuna = pytest.importorskip("optuna")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     tell, told = study.tell, []
 
-    def and_cut(*arguments, **named):
+    def and_interrupt(*arguments, **named):
         if len(told) == 4:
-            raise Cut
+            raise Interruption
         told.append(tell(*arguments, **named))
 
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(study, "tell", and_cut)
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        patch.setattr(study, "tell", and_interrupt)
         proposed(study=study, checkpoints=tmp_path)
     assert len(study.trials) == 6
     rates = [trial.params["rate"] for trial in study.trials]
@@ -145,7 +146,7 @@ def test_a_study_that_optuna_stores_is_asked_for_the_same_trials(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_copies_replace_the_worst():
+def test_copies_replace_the_worst_members():
     rates = {"learning_rate": [1e-6, 1e-5, 0.05, 0.1]}
     result = population.population_based_training(nn.dense(1), (X, Y), rates, epochs=6, interval=2, **COMMON)
     plain = nn.sweep(nn.dense(1), (X, Y), rates, epochs=6, **COMMON)
@@ -187,10 +188,8 @@ def test_copies_replace_the_worst():
         ),
     ],
 )  # fmt: skip
-def test_mistakes_are_named(call, message, monkeypatch):
-    from jaxnn import compiled
-
-    monkeypatch.setattr(compiled.Program, "compile", lambda self: pytest.fail("compiled"))
+def test_errors_explain_invalid_arguments(call, message, monkeypatch):
+    monkeypatch.setattr(Program, "compile", lambda self: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -226,7 +225,7 @@ def test_halving_finds_a_top_setting_at_a_third_of_the_cost():
 
 
 @pytest.mark.slow
-def test_optuna_proposes_whole_batches():
+def test_optuna_proposes_the_settings_of_each_round():
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
@@ -250,7 +249,7 @@ def test_optuna_proposes_whole_batches():
         )
 
 
-def test_folds_leave_out_what_they_say():
+def test_members_are_validated_on_the_fold_left_out():
     iris = load_iris()
     x, y = iris.data.astype(np.float32), iris.target.astype(np.int32)
     result = population.cross_validation(
@@ -272,8 +271,8 @@ def test_folds_leave_out_what_they_say():
         close(here["loss"], member.row["val_loss"], 1e-4)
 
 
-def test_a_weight_of_zero_is_no_sample():
-    """The least squares solution on a fold's training part, found by gradient descent, is NumPy's."""
+def test_samples_of_weight_zero_have_no_influence():
+    """Gradient descent on the training part of a fold converges to NumPy's least squares solution."""
     result = population.cross_validation(
         nn.dense(1), (X, Y + 0.1 * X[:, 2:3] ** 2), folds=3, loss=nn.losses.mse, optimizer=optax.sgd(0.1), epochs=200, key=KEY,
         batch_size=96, progress=False,
@@ -288,7 +287,7 @@ def test_a_weight_of_zero_is_no_sample():
         close(np.r_[params["kernel"], params["bias"][None]], solution, 1e-4)
 
 
-def test_bootstrap_is_validated_out_of_bag():
+def test_bootstrap_members_are_validated_out_of_bag():
     result = population.bootstrap(nn.dense(1), (X, Y), RATES, samples=5, epochs=3, **COMMON)
     assert len(result) == 30
     assert len(result.by_setting()) == 6
@@ -304,14 +303,14 @@ def classifiers():
     )  # fmt: skip
 
 
-def test_predictions_of_members_are_each_members_own(classifiers):
+def test_predict_members_matches_predict_for_each_member(classifiers):
     together = population.predict_members(classifiers, X, batch_size=40)
     for i in range(8):
         member = classifiers.member(i)
         close(together[i], nn.predict(member, X), 1e-5)
     some = population.predict_members(classifiers, X, members=[6, 1])
     close(some, together[jnp.array([6, 1])])
-    with pytest.raises(ValueError, match="numbers from 0 to 7"):
+    with pytest.raises(ValueError, match="each from 0 to 7"):
         population.predict_members(classifiers, X, members=[8])
 
 
@@ -332,7 +331,7 @@ def test_ensembles_against_numpy(classifiers):
     labels = z.argmax(-1)
     close(population.disagreement(logits), (labels[:, None] != labels[None]).mean(-1))
     close(population.spread(logits)[1], z.std(0, ddof=1), 1e-4)
-    with pytest.raises(ValueError, match="weights are one a member"):
+    with pytest.raises(ValueError, match="one weight per member"):
         population.mean_probabilities(logits, [1.0])
     with pytest.raises(ValueError, match="two classes or more"):
         population.vote(logits[..., :1])

@@ -1,4 +1,4 @@
-"""Sweeps: a member is the run that `fit` makes, alone or in a crowd, whatever the strategy."""
+"""Sweeps: each member equals the run of `fit`, whatever other members there are and however they are trained."""
 
 import os
 import signal
@@ -15,7 +15,9 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import population
+from jaxnn.compiled import Program
 from jaxnn.population import scheduler
+from jaxnn.population.group_run import GroupRun
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(90, 5)).astype(np.float32)
@@ -37,7 +39,7 @@ def close(a, b, tolerance=2e-5):
 
 @pytest.fixture
 def compiled():
-    """A list that grows with each program that XLA compiles."""
+    """A list to which an event is appended for each program that XLA compiles."""
     events: list[str] = []
     listen = lambda event, *_, **__: events.append(event) if "backend_compile" in event else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listen)
@@ -47,7 +49,7 @@ def compiled():
 
 @pytest.fixture(scope="module")
 def mixed():
-    """Two structures, settings enough for several blocks, early stopping, validation data."""
+    """A sweep of two structures, with several blocks, early stopping and validation data."""
     space = {"learning_rate": [1e-3, 1e-2], "rate": [0, 0.3], "units": [4, 6]}
     return sweep(
         space,
@@ -59,7 +61,7 @@ def mixed():
     )
 
 
-def test_a_member_is_the_run_of_fit(mixed):
+def test_a_member_equals_the_run_of_fit(mixed):
     for index in (0, 4, 23):
         member = mixed.member(index)
         alone = nn.fit(
@@ -108,7 +110,7 @@ def test_the_table_has_a_row_for_each_setting_and_seed(mixed):
     assert "<table>" in mixed._repr_html_()
 
 
-def test_the_best_member_is_evaluated_as_any_other(mixed):
+def test_the_best_member_can_be_evaluated(mixed):
     best = mixed.best()
     close(nn.evaluate(best, (X[:30], Y[:30]))["loss"], best.row["val_loss"])
 
@@ -121,7 +123,7 @@ def test_members_of_several_structures_are_not_stacked(mixed):
         mixed.member(24)
 
 
-def test_a_crowd_of_another_size_gives_the_same_members():
+def test_members_do_not_depend_on_the_number_of_members():
     space = [{"learning_rate": rate, "units": 4} for rate in (1e-3, 3e-3, 1e-2, 3e-2, 0.1)]
     crowd = sweep(space, seeds=[5, 2])
     few = sweep(space[2:3], seeds=[2])
@@ -131,19 +133,19 @@ def test_a_crowd_of_another_size_gives_the_same_members():
     close(small.params, crowd.params)
 
 
-def test_members_that_keep_much_are_blocks_of_their_own(monkeypatch):
-    """Of two dense layers and a relu, a step keeps the activations, and what relu and dropout are differentiated by."""
+def test_members_with_large_residuals_are_trained_one_per_block(monkeypatch):
+    """A step saves the activations of both dense layers, and the residuals of relu and dropout, for its backward pass."""
     space = {"learning_rate": [1e-4, 1e-3, 3e-3, 1e-2], "units": [40]}
     monkeypatch.setattr(scheduler, "_cores", lambda: 2)
     together = sweep(space, augment=lambda key, batch: batch)
     assert "blocks of 2;" in together.note
-    monkeypatch.setattr(scheduler, "CPU_RESIDUAL_BYTES", 20 * 40 * 4)  # one layer's activations of a batch
+    monkeypatch.setattr(scheduler, "CPU_RESIDUAL_BYTES", 20 * 40 * 4)  # the bytes of a batch's activations in one layer
     alone = sweep(space, augment=lambda key, batch: batch)
     assert "blocks of 1;" in alone.note
     close(alone.params, together.params)
 
 
-def test_every_float_is_traced_and_reaches_its_place(compiled):
+def test_every_float_is_traced_and_has_an_effect(compiled):
     def model(scale, rate):
         return nn.serial(nn.dropout(rate), nn.dense(2, kernel_init=nn.initializers.normal(scale)))
 
@@ -193,23 +195,23 @@ def test_every_float_is_traced_and_reaches_its_place(compiled):
 
     again = [{name: 0.9 * value + 0.01 for name, value in setting.items()} for setting in settings]
     other = sweep(again, **options, seeds=[7], key=jax.random.key(1))
-    assert not compiled  # every value, both seeds' and the key are others
+    assert not compiled  # although every value, the seed and the key differ
     many = sweep([{**each, "peak": 0.05 * k} for k in range(1, 9) for each in again], **options)
-    assert len(compiled) == 3  # a larger block: to draw, to train, to take the weights
+    assert len(compiled) == 3  # for the larger block: start, epochs, final
     assert "1 group" in many.note
     assert "3 programs" in many.note
     assert np.abs(other.params["dense"]["kernel"] - kernels).max() > 1e-2
 
 
-def test_a_sweep_compiles_its_programs_and_nothing_else(compiled):
+def test_a_sweep_compiles_only_its_programs(compiled):
     key, x, y = jax.random.key(9), np.random.default_rng(9).normal(size=(31, 7)).astype(np.float32), np.arange(31) % 3
-    nn.kernels.compiler_options()  # tries them once a process
+    nn.kernels.compiler_options()  # checked once per process
     compiled.clear()
     nn.sweep(nn.dense(3), (x, y), {"learning_rate": [0.1, 0.2, 0.3]}, epochs=2, **COMMON | {"key": key})
-    assert len(compiled) == 2  # to draw and to train: the rest is NumPy's
+    assert len(compiled) == 2  # start and epochs; NumPy does the rest
 
 
-def test_structural_values_of_all_kinds_make_groups():
+def test_all_kinds_of_structural_values_form_groups():
     space = [
         {"activation": nn.relu, "batch_size": 10, "units": 3},
         {"activation": nn.tanh, "batch_size": 10, "units": 3},
@@ -223,15 +225,15 @@ def test_structural_values_of_all_kinds_make_groups():
     assert nn.tanh.__name__ in result.table()
 
 
-def test_programs_of_one_text_are_compiled_once():
+def test_identical_programs_are_compiled_once():
     inits = {"normal": nn.initializers.normal(0.1), "uniform": nn.initializers.uniform(-0.1, 0.1)}
     space = {"init": list(inits), "learning_rate": [0.1]}
     result = sweep(space, model=lambda init: nn.dense(2, kernel_init=inits[init]), optimizer=optax.sgd, epochs=1)
     assert "2 groups" in result.note
-    assert "3 programs" in result.note  # two that draw, one that trains
+    assert "3 programs" in result.note  # two for the start, one for the epochs
 
 
-def test_the_epochs_of_a_space_stand_in_the_table():
+def test_the_epochs_of_a_space_appear_in_the_table():
     stop = [nn.callbacks.early_stopping(1, monitor="loss", min_delta=10.0)]
     result = sweep({"epochs": [2, 4]}, model=nn.dense(2), optimizer=optax.sgd(0.1), seeds=2, callbacks=stop)
     assert [row["epochs"] for row in result.rows] == [2, 2, 4, 4]
@@ -239,7 +241,7 @@ def test_the_epochs_of_a_space_stand_in_the_table():
     assert len(result.by_setting()) == 2
 
 
-def test_a_space_may_be_of_seeds_alone():
+def test_a_space_may_consist_of_seeds_only():
     ensemble = sweep({}, model=nn.dense(2), optimizer=optax.sgd(0.1), seeds=3)
     assert [row["seed"] for row in ensemble.rows] == [0, 1, 2]
     assert len(np.unique(ensemble.params["kernel"], axis=0)) == 3
@@ -247,7 +249,7 @@ def test_a_space_may_be_of_seeds_alone():
     assert " ± " in ensemble.table()
 
 
-def test_a_member_that_diverges_is_reported_and_harms_no_other():
+def test_a_diverging_member_is_reported_and_affects_no_other():
     space = {"learning_rate": [0.1, 1e20]}
     options = {"model": nn.dense(2), "optimizer": optax.sgd, "loss": nn.losses.mse, "epochs": 4}
     targets = (X, X[:, :2])
@@ -264,17 +266,15 @@ def test_a_member_that_diverges_is_reported_and_harms_no_other():
 
 
 @pytest.mark.slow
-def test_members_that_stopped_are_left_out_when_that_saves_time(monkeypatch):
-    """Of 16 members 14 stop soon: the epochs that are computed, those of frozen members included, are much fewer."""
-    from jaxnn.population.group_run import GroupRun
-
+def test_stopped_members_are_removed_from_blocks_when_that_saves_time(monkeypatch):
+    """If 14 of 16 members stop early, far fewer epochs are computed than without narrower blocks, frozen members included."""
     monkeypatch.setattr(scheduler, "MOST_EPOCHS", 2)
     monkeypatch.setattr(scheduler, "_cores", lambda: 1)
     computed, keep_logs, narrowed = [], GroupRun.keep_logs, scheduler.Scheduler._narrowed
 
-    def counted(self, seeds, columns, before, rows):
-        computed.append(len(seeds) * len(columns) * len(rows["loss"]))
-        keep_logs(self, seeds, columns, before, rows)
+    def counted(self, seeds, columns, before, logs):
+        computed.append(len(seeds) * len(columns) * len(logs["loss"]))
+        keep_logs(self, seeds, columns, before, logs)
 
     monkeypatch.setattr(GroupRun, "keep_logs", counted)
     options = {
@@ -285,7 +285,7 @@ def test_members_that_stopped_are_left_out_when_that_saves_time(monkeypatch):
     plain = sweep(**options)
     assert sum(computed) == 16 * 24
     computed.clear()
-    as_if_epochs_were_long = lambda self, work, going, left: narrowed(self, work, going, 1e9)  # noqa: E731
+    as_if_epochs_were_long = lambda self, run, active, left: narrowed(self, run, active, 1e9)  # noqa: E731
     monkeypatch.setattr(scheduler.Scheduler, "_narrowed", as_if_epochs_were_long)
     compact = sweep(**options)
     assert [row["epochs"] for row in compact.rows] == [row["epochs"] for row in plain.rows]
@@ -296,7 +296,7 @@ def test_members_that_stopped_are_left_out_when_that_saves_time(monkeypatch):
 
 
 @pytest.mark.slow
-def test_simulated_devices_give_the_same_table():
+def test_several_devices_give_the_same_table():
     program = textwrap.dedent("""
         import os
         os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
@@ -317,7 +317,7 @@ def test_simulated_devices_give_the_same_table():
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
+def test_a_killed_sweep_continues_to_the_same_bits(tmp_path):
     pytest.importorskip("orbax.checkpoint")
     program = textwrap.dedent(f"""
         import importlib, os, signal, sys
@@ -326,14 +326,14 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
         x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
         if sys.argv[1] == "killed":
             save = module.Saver.save
-            def and_die(self, *arguments, **named):
+            def and_kill(self, *arguments, **named):
                 save(self, *arguments, **named)
                 self._store.wait()
                 os.kill(os.getpid(), signal.SIGKILL)
-            module.Saver.save = and_die
+            module.Saver.save = and_kill
         store = None if sys.argv[1] == "whole" else nn.io.Checkpoints({str(tmp_path / "store")!r})
-        space = {{"learning_rate": [0.1, 0.01], "seed_of_it": [1, 2, 3]}}
-        result = nn.sweep(lambda seed_of_it: nn.dense(1), (x, x[:, :1]), space, loss=nn.losses.mse, optimizer=optax.sgd,
+        space = {{"learning_rate": [0.1, 0.01], "variant": [1, 2, 3]}}
+        result = nn.sweep(lambda variant: nn.dense(1), (x, x[:, :1]), space, loss=nn.losses.mse, optimizer=optax.sgd,
                           epochs=3, key=jax.random.key(0), progress=False, checkpoints=store)
         np.save(sys.argv[2], np.stack([member.params["kernel"] for member in map(result.member, range(6))]))
         print(result.note)
@@ -349,11 +349,10 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_group_that_was_cut_goes_on_in_the_same_blocks(tmp_path, monkeypatch):
+def test_an_interrupted_group_continues_with_the_same_blocks(tmp_path, monkeypatch):
     pytest.importorskip("orbax.checkpoint")
-    from jaxnn.population.group_run import GroupRun
 
-    class Cut(Exception):
+    class Interruption(Exception):
         pass
 
     monkeypatch.setattr(scheduler, "CPU_MEMBERS", 3)
@@ -361,25 +360,25 @@ def test_a_group_that_was_cut_goes_on_in_the_same_blocks(tmp_path, monkeypatch):
     options = {"space": {"learning_rate": [0.1, 0.03, 0.01, 1e-3, 1e-4]}, "model": nn.dense(2), "seeds": 2}
     whole, keep, kept = sweep(**options), GroupRun.keep, []
 
-    def and_cut(self, *arguments, **named):
+    def and_interrupt(self, *arguments, **named):
         while kept and not store.steps():
             time.sleep(0.01)
         if kept:
-            raise Cut
+            raise Interruption
         keep(self, *arguments, **named)
         kept.append(1)
 
-    with monkeypatch.context() as patch, nn.io.Checkpoints(tmp_path) as store, pytest.raises(Cut):
-        patch.setattr(GroupRun, "keep", and_cut)
+    with monkeypatch.context() as patch, nn.io.Checkpoints(tmp_path) as store, pytest.raises(Interruption):
+        patch.setattr(GroupRun, "keep", and_interrupt)
         sweep(**options, checkpoints=store)
     kept.clear()
     monkeypatch.setattr(GroupRun, "keep", lambda *given, **named: (kept.append(1), keep(*given, **named)))
     resumed = sweep(**options, checkpoints=tmp_path)
-    assert len(kept) == 3  # of four blocks
+    assert len(kept) == 3  # of four blocks, one was finished before
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
 
 
-def test_checkpoints_of_another_sweep_are_refused(tmp_path):
+def test_checkpoints_of_another_sweep_are_rejected(tmp_path):
     pytest.importorskip("orbax.checkpoint")
     options = {"model": nn.dense(2), "optimizer": optax.sgd, "epochs": 1}
     first = sweep({"learning_rate": [0.1]}, **options, checkpoints=tmp_path)
@@ -400,13 +399,13 @@ def test_checkpoints_of_another_sweep_are_refused(tmp_path):
         ({"learning_rate": [0.1], "units": [0]}, {}, "features of at least 1, got 0"),
         ({"learning_rate": [float("nan")], "units": [3]}, {}, "is nan, expected a finite number"),
         ([], {}, "the space is empty"),
-        ([{"learning_rate": 0.1, "units": 3}, {"units": 3}], {}, "setting 1 names units, and the first one"),
+        ([{"learning_rate": 0.1, "units": 3}, {"units": 3}], {}, "setting 1 has the names units, and the first one"),
         ({"learning_rate": [0.1], "units": [3], "batch_size": [0]}, {}, "batch_size of at least 1"),
         ({"learning_rate": [0.1], "units": [3]}, {"seeds": [1, 1]}, "different whole numbers"),
         ({"learning_rate": [0.1], "units": [3]}, {"seeds": 0}, "seeds of at least 1, got 0"),
         ({"learning_rate": [0.1], "units": [3]}, {"seeds": [-1]}, "seeds of at least 0, got -1"),
         ({"learning_rate": [0.1], "units": [3]}, {"memory": 0}, "memory of at least 1, got 0"),
-        ({"learning_rate": [0.1, 0.01, 0.1], "units": [3]}, {}, "'learning_rate' has the value 0.1 twice: .* give seeds"),
+        ({"learning_rate": [0.1, 0.01, 0.1], "units": [3]}, {}, "'learning_rate' has the value 0.1 twice: .* use seeds"),
         ({"learning_rate": [0.1], "units": [3], "seed": [1, 2]}, {}, "a column 'seed' of its own"),
         ({"learning_rate": [0.1], "units": [3], "epochs": [0]}, {}, "epochs of at least 1, got 0"),
         ({"learning_rate": [0.1], "units": [3]}, {"on_nonfinite": "raise"}, '"stop" or "skip"'),
@@ -414,15 +413,13 @@ def test_checkpoints_of_another_sweep_are_refused(tmp_path):
         ({"learning_rate": [0.1], "units": [3]}, {"mesh": "all"}, "Mesh with one axis"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_compiled(space, options, message, monkeypatch):
-    from jaxnn import compiled
-
-    monkeypatch.setattr(compiled.Program, "compile", lambda self: pytest.fail("compiled"))
+def test_errors_are_raised_before_anything_is_compiled(space, options, message, monkeypatch):
+    monkeypatch.setattr(Program, "compile", lambda self: pytest.fail("compiled"))
     with pytest.raises(ValueError, match=message):
         sweep(space, **options)
 
 
-def test_a_float_that_decides_on_a_shape_is_named():
+def test_a_float_that_determines_a_shape_is_named():
     def model(units):
         return nn.stateless(
             lambda key, x: {"kernel": nn.param(nn.initializers.ones, (x.shape[-1], int(units)))},
@@ -435,11 +432,11 @@ def test_a_float_that_decides_on_a_shape_is_named():
 
 
 def test_wrong_types_are_named():
-    with pytest.raises(TypeError, match=r"come as a sequence, got 0\.1: write \[0\.1\]"):
+    with pytest.raises(TypeError, match=r"expected as a sequence, got 0\.1: write \[0\.1\]"):
         sweep({"learning_rate": 0.1})
     with pytest.raises(TypeError, match="is a distribution"):
         sweep({"learning_rate": population.uniform(0.0, 1.0)})
-    with pytest.raises(TypeError, match="a dict of lists, a grid, or a list of dicts"):
+    with pytest.raises(TypeError, match="a grid, which is a dict of lists, or as a list of dicts"):
         sweep(3)
     for name, value in (("batch_size", 16.0), ("epochs", 2.5), ("units", 4.0)):
         with pytest.raises(TypeError, match=f"{'features' if name == 'units' else name} as a whole number, got {value}"):
@@ -451,20 +448,20 @@ def test_wrong_types_are_named():
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_finished():
+def test_ctrl_c_returns_the_results_so_far():
     program = textwrap.dedent("""
         import os, signal, threading, time
         import jax, numpy as np, optax, jaxnn as nn
         x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-        from jaxnn.population import group_run
-        keep_logs = group_run.GroupRun.keep_logs
-        asked = []
-        def watched(self, *arguments):
+        from jaxnn.population.group_run import GroupRun
+        keep_logs = GroupRun.keep_logs
+        interrupted = []
+        def and_interrupt(self, *arguments):
             keep_logs(self, *arguments)
-            if not asked:
-                asked.append(1)
+            if not interrupted:
+                interrupted.append(1)
                 os.kill(os.getpid(), signal.SIGINT)
-        group_run.GroupRun.keep_logs = watched
+        GroupRun.keep_logs = and_interrupt
         result = nn.sweep(nn.dense(1), (x, x[:, :1]), {"learning_rate": [0.1, 0.01]}, loss=nn.losses.mse, optimizer=optax.sgd,
                           epochs=10**6, key=jax.random.key(0), progress=False)
         assert {row["status"] for row in result.rows} == {"interrupted"}, result.rows
@@ -498,7 +495,7 @@ def test_jax_arrays_and_numpy_numbers_are_values():
     assert len(result.groups) == 1
 
 
-def test_other_systems_say_less_of_their_cores_and_memory(monkeypatch):
+def test_cores_and_memory_on_systems_with_less_information(monkeypatch):
     known = scheduler.strategy_for()
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.sysconf_names", {"SC_PHYS_PAGES": os.sysconf_names["SC_PHYS_PAGES"]})

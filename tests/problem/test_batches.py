@@ -1,4 +1,4 @@
-"""The order of the data: a permutation, as random as tests can tell, and every sample once."""
+"""The order of the data is a permutation and statistically uniform; batches cover each sample once."""
 
 import itertools
 
@@ -15,18 +15,18 @@ from jaxnn.problem.batches import over_batches, shuffled
 
 @settings(max_examples=12)
 @given(st.integers(1, 3000), st.integers(0, 2**31))
-def test_every_sample_comes_once(n, seed):
+def test_orders_are_permutations(n, seed):
     np.testing.assert_array_equal(np.sort(shuffled(jax.random.key(seed), n)), np.arange(n))
 
 
-def test_large_sets_and_sizes_around_squares_and_powers():
+def test_permutations_of_large_sizes_and_near_squares_and_powers():
     for n in (1, 2, 3, 4, 5, 255, 256, 257, 65535, 65536, 65537, 99**2, 99**2 + 1, 1_000_003):
         np.testing.assert_array_equal(np.sort(shuffled(jax.random.key(n), n)), np.arange(n))
 
 
 @pytest.fixture(scope="module")
 def orders():
-    """Many orders of few samples, for each of several sizes."""
+    """Many random orders of n samples, for several small n."""
     return {
         n: np.asarray(jax.jit(jax.vmap(lambda key, n=n: shuffled(key, n)))(jax.random.split(jax.random.key(n), 40_000)))
         for n in (3, 5, 7, 12)
@@ -38,22 +38,22 @@ def chi_square(counts):
 
 
 @pytest.mark.parametrize("n", [3, 5, 7, 12])
-def test_positions_pairs_and_whole_orders_are_uniform(orders, n):
+def test_positions_pairs_and_orders_are_uniform(orders, n):
     order = orders[n]
-    for position in range(n):  # who comes at this position
+    for position in range(n):  # the sample at each position
         assert chi_square(np.bincount(order[:, position], minlength=n)) > 1e-4
-    for a, b in itertools.combinations(range(n), 2):  # and who at two of them
+    for a, b in itertools.combinations(range(n), 2):  # and at each pair of positions
         pairs = np.bincount(order[:, a] * n + order[:, b], minlength=n * n).reshape(n, n)
         assert not pairs.diagonal().any()
         assert chi_square(pairs[~np.eye(n, dtype=bool)]) > 1e-5
-    if n <= 5:  # every one of the n! orders as often as any other
+    if n <= 5:  # all n! orders
         whole = dict.fromkeys(itertools.permutations(range(n)), 0)
         for row in map(tuple, order.tolist()):
             whole[row] += 1
         assert chi_square(list(whole.values())) > 1e-4
 
 
-def test_large_orders_look_like_those_of_a_sort():
+def test_large_orders_are_statistically_random():
     n = 10_007
     for seed in range(5):
         order = np.asarray(shuffled(jax.random.key(seed), n)).astype(float)

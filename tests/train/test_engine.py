@@ -1,4 +1,4 @@
-"""The training engine: however a run is cut, fed, averaged or interrupted, it is the run its arguments say."""
+"""The training engine: a run depends on its arguments only, not on how it is divided into calls, fed or interrupted."""
 
 import functools
 import signal
@@ -48,11 +48,11 @@ def plain():
     return fit(metrics={"accuracy": nn.metrics.accuracy}, validation=(X[:30], Y[:30]))
 
 
-# --- however it is cut or fed, it is the same run ---
+# --- the length of a call and the source of the data do not change a run ---
 
 
 @pytest.mark.parametrize("budget", [1, 3, 5, 1000])
-def test_the_length_of_a_call_changes_no_bit(budget, monkeypatch):
+def test_the_number_of_steps_per_call_changes_no_bit(budget, monkeypatch):
     from jaxnn.train.executors import ArrayExecutor
 
     call = ArrayExecutor.call
@@ -63,7 +63,7 @@ def test_the_length_of_a_call_changes_no_bit(budget, monkeypatch):
 
 
 @pytest.mark.parametrize("prefetch", [None, 3, 9])
-def test_memory_mapped_arrays_give_the_bits_of_arrays(tmp_path, prefetch):
+def test_memory_mapped_arrays_train_like_arrays(tmp_path, prefetch):
     for name, array in (("x", X), ("y", Y)):
         np.save(tmp_path / f"{name}.npy", array)
     data = tuple(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy")
@@ -75,11 +75,11 @@ def test_memory_mapped_arrays_give_the_bits_of_arrays(tmp_path, prefetch):
 
 def batches(epoch=1):
     order = np.random.default_rng(epoch).permutation(103)
-    return [(X[rows], Y[rows]) for rows in np.split(order, range(25, 103, 25))]
+    return [(X[samples], Y[samples]) for samples in np.split(order, range(25, 103, 25))]
 
 
 def loop(epochs, batches=batches):
-    """The same by hand, a jitted step at a time."""
+    """The same training as a loop over jitted steps."""
     step = jax.jit(nn.train_step(MODEL, loss=nn.losses.cross_entropy, optimizer=optax.adam(1e-2)))
     state = nn.init_train_state(MODEL, optax.adam(1e-2), KEY, X)
     for epoch in range(epochs):
@@ -88,7 +88,7 @@ def loop(epochs, batches=batches):
     return state
 
 
-def test_streams_of_every_kind_are_the_loop_by_hand():
+def test_every_kind_of_stream_matches_a_loop_over_steps():
     expected = loop(3)
     result = fit(data=batches)
     close(result.params, expected.params)
@@ -125,7 +125,7 @@ def test_a_grain_data_set():
     close(fit(data=lambda epoch: shuffled(epoch).to_iter_dataset(), epochs=2).params, by_index.params)
 
 
-def test_a_stream_that_fails_names_the_batch_and_keeps_what_was_trained():
+def test_a_failing_stream_names_the_batch_and_keeps_the_result_so_far():
     def failing(epoch):
         yield from batches(epoch)[:3]
         raise OSError("the disk is gone")
@@ -144,12 +144,12 @@ def test_a_stream_that_fails_names_the_batch_and_keeps_what_was_trained():
         fit(data=iter(batches()), epochs=2)
     with pytest.raises(nn.DataError, match=r"batch 1 of epoch 1.*float32\[25, 3\].*only the number of samples may differ"):
         fit(data=lambda epoch: [(X[:25], Y[:25]), (X[:25, :3], Y[:25])])
-    with pytest.raises(ValueError, match="the data have no batches"):
+    with pytest.raises(ValueError, match="have no batches"):
         fit(data=iter(()))
     assert threading.active_count() < 20
 
 
-def test_a_second_ctrl_c_does_not_wait():
+def test_a_second_ctrl_c_interrupts_at_once():
     from jaxnn.train.interrupts import deferred_interrupt
 
     with deferred_interrupt() as asked:
@@ -164,7 +164,7 @@ def test_a_second_ctrl_c_does_not_wait():
 # --- steps ---
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch():
+def test_accumulated_gradients_equal_those_of_the_whole_batch():
     whole = regression()
     for parts in (2, 3, 20):
         close(regression(accumulate=parts).params, whole.params, rtol=1e-4)
@@ -172,7 +172,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     close(regression((X, TARGETS, weights), accumulate=3).params, regression((X, TARGETS, weights)).params, rtol=1e-4)
 
 
-def test_weights_are_numpys_weighted_least_squares_step():
+def test_weighted_steps_match_weighted_least_squares_in_numpy():
     weights = RNG.uniform(size=103).astype(np.float32)
     params, _ = LINEAR.init(KEY, X)
     w, b = np.float64(params["kernel"]), np.float64(params["bias"])
@@ -198,7 +198,7 @@ def test_weights_are_numpys_weighted_least_squares_step():
     )
 
 
-def test_hyperparameters_are_traced_and_do_not_compile_again(compilations):
+def test_new_values_of_traced_hyperparameters_do_not_recompile(compilations):
     def model(rate):
         return nn.serial(nn.dense(8), nn.relu, nn.dropout(rate), nn.dense(2))
 
@@ -212,13 +212,13 @@ def test_hyperparameters_are_traced_and_do_not_compile_again(compilations):
     assert second.compile_seconds < first.compile_seconds
     assert isinstance(second.model, nn.Layer)
     assert nn.predict(second, X).shape == (103, 2)
-    other = fit(lambda width: nn.dense(width), hyperparameters={"width": 2})  # an int decides on shapes
+    other = fit(lambda width: nn.dense(width), hyperparameters={"width": 2})  # an int may determine shapes
     assert other.params["kernel"].shape == (4, 2)
     delta = fit(LINEAR, (X, TARGETS), loss=nn.losses.huber, hyperparameters={"delta": 0.1})
     assert delta.history["loss"] != fit(LINEAR, (X, TARGETS), loss=nn.losses.huber).history["loss"]
 
 
-def test_schedules_know_the_runs_length():
+def test_schedules_receive_the_length_of_the_run():
     def rate(step, steps):
         return 0.1 * (1 - step / steps)
 
@@ -239,20 +239,20 @@ def test_schedules_know_the_runs_length():
         ({"accumulate": 0}, ValueError, "accumulate"),
         ({"metrics": {"table": nn.metrics.confusion_matrix(2)}}, ValueError, "'table' is an array"),
         ({"callbacks": [print]}, TypeError, "nn.callbacks"),
-        ({"callbacks": [nn.callbacks.ema(), nn.callbacks.ema(0.5)]}, ValueError, "a name of its own"),
+        ({"callbacks": [nn.callbacks.ema(), nn.callbacks.ema(0.5)]}, ValueError, "needs a different name"),
         ({"callbacks": [nn.callbacks.target("accuracy", 1.0)]}, ValueError, "monitors 'accuracy'"),
         ({"callbacks": [nn.callbacks.reduce_on_plateau()]}, ValueError, "hyperparameters="),
-        ({"data": (X, Y, -np.ones(103, np.float32))}, ValueError, "at least 0"),
-        ({"data": (X, Y, np.ones((103, 1), np.float32))}, ValueError, "of shape"),
+        ({"data": (X, Y, -np.ones(103, np.float32))}, ValueError, "must be at least 0"),
+        ({"data": (X, Y, np.ones((103, 1), np.float32))}, ValueError, r"shape \(N,\)"),
         ({"data": (X, Y, np.ones(103, np.float32)), "loss": lambda p, y: p.sum()}, TypeError, "reduction='none'"),
     ],
 )
-def test_mistakes_are_explained(options, error, words):
+def test_errors_explain_invalid_arguments(options, error, words):
     with pytest.raises(error, match=words):
         fit(**options)
 
 
-def test_sharpness_aware_minimization_is_its_formula():
+def test_sharpness_aware_minimization_matches_its_formula():
     params = nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X).params
     gradient = jax.grad(lambda p: nn.losses.mse(LINEAR(p, X), TARGETS))
     for _ in range(3):
@@ -263,7 +263,7 @@ def test_sharpness_aware_minimization_is_its_formula():
     close(regression(batch_size=103, sam_radius=0.05).params, params, rtol=1e-4)
 
 
-def test_float16_with_a_scaled_loss_learns_where_its_gradients_would_vanish():
+def test_loss_scaling_prevents_vanishing_float16_gradients():
     model = nn.dtype_policy(LINEAR, dtype=jnp.float16)
 
     def tiny(predictions, y):
@@ -279,47 +279,47 @@ def test_float16_with_a_scaled_loss_learns_where_its_gradients_would_vanish():
     assert float(overflowing.train_state.loss_scale.scale) < 2**15
 
 
-# --- values that are not finite ---
+# --- non-finite values ---
 
-BAD = 7  # the step, in the first epoch of 11, whose batch makes the loss NaN
+BAD = 7  # the step of the first epoch, of 11, whose batch makes the loss NaN
 
 
 def bad_loss(predictions, y):
     return nn.losses.mse(predictions, jnp.where(y == 99.0, jnp.nan, y))
 
 
-def order_of(state):
-    """The order of the samples in the state's epoch."""
-    config = TrainingConfig.of(LINEAR, bad_loss, optax.sgd(0.1), batch_size=10)
-    return epoch_parts(config).order(state, 103)
+def order_of_samples(state):
+    """The order in which the epoch of a train state uses the samples, in batches of 10."""
+
+    return epoch_parts(TrainingConfig.of(LINEAR, bad_loss, optax.sgd(0.1), batch_size=10)).order(state, 103)
 
 
 @functools.cache
 def bad_data():
-    """TARGETS with one 99 in the sample that stands first in batch 7."""
-    order = order_of(nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X))
+    """The data with a target of 99 for the first sample of batch 7, and the indices of that batch."""
+    order = order_of_samples(nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X))
     targets = TARGETS.copy()
     targets[order[BAD * 10]] = 99.0
     return (X, targets), np.asarray(order[BAD * 10 : BAD * 10 + 10])
 
 
-def steps_by_hand(count):
+def state_after(count):
     data, _ = bad_data()
     step = nn.train_step(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1))
     state = nn.init_train_state(LINEAR, optax.sgd(0.1), KEY, X)
-    order = order_of(state)
+    order = order_of_samples(state)
     for i in range(count):
-        rows = order[i * 10 : i * 10 + 10]
-        state, _, _ = step(state, (X[rows], data[1][rows]))
+        samples = order[i * 10 : i * 10 + 10]
+        state, _, _ = step(state, (X[samples], data[1][samples]))
     return state
 
 
-def test_stop_returns_the_parameters_before():
+def test_stop_returns_the_parameters_of_the_step_before():
     data, _ = bad_data()
     with pytest.warns(RuntimeWarning, match=f"step {BAD} is not finite"):
         result = regression(data, loss=bad_loss, batch_size=10)
     assert result.stopped == "diverged"
-    close(result.params, steps_by_hand(BAD - 1).params)
+    close(result.params, state_after(BAD - 1).params)
 
 
 def test_raise_names_the_step_the_samples_and_the_layer():
@@ -329,7 +329,7 @@ def test_raise_names_the_step_the_samples_and_the_layer():
     assert raised.value.step == BAD
     np.testing.assert_array_equal(raised.value.samples, samples)
     assert raised.value.found.phase == "loss"
-    close(raised.value.result.params, steps_by_hand(BAD - 1).params)
+    close(raised.value.result.params, state_after(BAD - 1).params)
     whole = nn.serial(nn.dense(3), lambda x: jnp.log(x * 0), nn.dense(1))
     with pytest.raises(nn.NonFiniteError, match="log"):
         fit(whole, (X, TARGETS), loss=nn.losses.mse, on_nonfinite="raise")
@@ -337,26 +337,26 @@ def test_raise_names_the_step_the_samples_and_the_layer():
         fit(LINEAR, lambda epoch: [(X, TARGETS), (X * np.nan, TARGETS)], loss=nn.losses.mse, on_nonfinite="raise")
 
 
-def test_skip_leaves_the_step_out_and_counts_it():
+def test_skip_omits_the_step_and_counts_it():
     data, _ = bad_data()
     result = regression(data, loss=bad_loss, batch_size=10, epochs=2, on_nonfinite="skip")
     assert result.history["skipped"] == [1, 2]
     assert np.isfinite(result.history["loss"]).all()
     assert (result.stopped, int(result.train_state.step)) == ("finished", 22)
     once = regression(data, loss=bad_loss, batch_size=10, epochs=1, on_nonfinite="skip")
-    state = steps_by_hand(BAD)
-    order = order_of(state._replace(step=BAD * 1, position=BAD))
+    state = state_after(BAD)
+    order = order_of_samples(state._replace(step=BAD, position=BAD))
     step = nn.train_step(LINEAR, loss=bad_loss, optimizer=optax.sgd(0.1))
     for i in range(BAD + 1, 11):
-        rows = order[i * 10 : i * 10 + 10]
-        state, _, _ = step(state, (X[rows], data[1][rows]))
+        samples = order[i * 10 : i * 10 + 10]
+        state, _, _ = step(state, (X[samples], data[1][samples]))
     close(once.params, state.params)
 
 
 # --- callbacks ---
 
 
-def test_averages_of_the_weights_are_their_formulas():
+def test_weight_averages_match_their_formulas():
     seen = []
 
     def remember(row, train_state):
@@ -413,7 +413,7 @@ def test_callbacks_work_in_the_pure_run_and_under_vmap():
         assert int(states.epoch[i]) == len(one.history.rows)
 
 
-def test_an_objective_of_ones_own():
+def test_a_custom_objective():
     def objective(model, params, state, batch, key):
         y, state = model.apply(params, state, batch["x"], key=key, training=key is not None)
         penalty = sum(jnp.sum(w**2) for w in jax.tree.leaves(params))
@@ -445,10 +445,10 @@ def test_logs_and_a_plot_are_written(tmp_path):
     assert (tmp_path / "b" / "history.png").read_bytes().startswith(b"\x89PNG")
 
 
-# --- optimizers by path, and a learning rate to begin with ---
+# --- optimizers per path, and the learning rate finder ---
 
 
-def test_by_path_freezes_and_gives_layers_their_own_rates():
+def test_by_path_freezes_layers_and_sets_their_learning_rates():
     model = nn.serial(nn.dense(8), nn.relu, nn.dense(1))
     start = nn.init_train_state(model, optax.sgd(0.1), KEY, X).params
     options = {"loss": nn.losses.mse, "batch_size": 103, "epochs": 1, "initial": (start, {})}
@@ -465,21 +465,21 @@ def test_by_path_freezes_and_gives_layers_their_own_rates():
         fit(model, (X, TARGETS), optimizer=nn.by_path({"decoder/*": None}, optax.sgd(0.1)), **options)
 
 
-def test_the_learning_rate_finder_finds_where_gradient_descent_is_fast():
+def test_find_learning_rate_suggests_a_fast_and_stable_rate():
     found = nn.find_learning_rate(LINEAR, (X, TARGETS), loss=nn.losses.mse, optimizer=optax.sgd, key=KEY, high=100.0)
     curvature = np.linalg.eigvalsh(2 * X.T @ X / len(X))[-1]
-    assert 0.001 / curvature < found.suggestion < 2 / curvature  # beyond it diverges
-    assert len(found.learning_rates) < 200  # what diverged is left off
+    assert 0.001 / curvature < found.suggestion < 2 / curvature  # above this rate, gradient descent diverges
+    assert len(found.learning_rates) < 200  # rates after the divergence are cut off
     np.testing.assert_allclose(found.learning_rates[:2], [1e-7, 1e-7 * 1e9 ** (1 / 199)])
     assert found.plot().axes[0].get_xscale() == "log"
     with pytest.raises(ValueError, match="got low 1 and high 1"):
         nn.find_learning_rate(LINEAR, (X, TARGETS), loss=nn.losses.mse, optimizer=optax.sgd, key=KEY, low=1, high=1)
 
 
-def test_data_on_disk_never_lie_on_the_device_as_a_whole(tmp_path):
-    """16 MB in batches of 64 kB, of which twelve at a time are allowed."""
-    rows = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (16384, 256))
-    rows[:] = 1.0
+def test_memory_mapped_data_is_never_entirely_on_the_device(tmp_path):
+    """The data has 16 MB, in batches of 64 kB; at most 12 batches may be on the device at a time."""
+    array = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (16384, 256))
+    array[:] = 1.0
     y = np.zeros(16384, np.int32)
     most = []
 

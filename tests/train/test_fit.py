@@ -1,4 +1,4 @@
-"""`fit`, `evaluate`, `predict` and the pure functions under them, against loops written out and against NumPy."""
+"""`fit`, `evaluate`, `predict` and their pure functions, against explicit loops and NumPy."""
 
 import subprocess
 import sys
@@ -36,8 +36,8 @@ def test_the_same_key_gives_the_same_result_bit_for_bit():
     assert other.history["loss"] != one.history["loss"]
 
 
-def test_gradient_descent_is_the_notes_update_rule():
-    """One epoch of one batch in NumPy: W ← W − η ∂L/∂W for the mean squared error of a linear layer."""
+def test_gradient_descent_follows_its_update_rule():
+    """Full-batch gradient descent in NumPy: W ← W − η ∂L/∂W for the mean squared error of a linear layer."""
     targets = X @ np.array([[1.0], [-2.0], [0.5], [0.0]], np.float32)
     model = nn.dense(1)
     params, _ = model.init(KEY, X)
@@ -53,7 +53,7 @@ def test_gradient_descent_is_the_notes_update_rule():
     np.testing.assert_allclose(result.params["bias"], b, rtol=1e-4, atol=1e-5)
 
 
-def test_an_epoch_is_the_loop_of_steps_and_every_sample_counts_once():
+def test_an_epoch_is_a_loop_of_steps_in_which_each_sample_counts_once():
     model, optimizer = network(), optax.adam(1e-2)
     seen = []
 
@@ -67,7 +67,7 @@ def test_an_epoch_is_the_loop_of_steps_and_every_sample_counts_once():
     epoch = nn.train_epoch(model, loss=loss, optimizer=optimizer, batch_size=16)
     state, logs = jax.jit(epoch)(start, data)
     jax.effects_barrier()
-    assert sorted(set(seen)) == list(range(103))  # the callback also runs in the backward pass: not once each
+    assert sorted(set(seen)) == list(range(103))  # a set, since the callback also runs in the backward pass
     assert int(state.step) == 7
 
     from jaxnn.core.naming import child_key
@@ -86,7 +86,7 @@ def test_an_epoch_is_the_loop_of_steps_and_every_sample_counts_once():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_fit_is_the_pure_run():
+def test_fit_matches_the_pure_run():
     metrics = {"accuracy": nn.metrics.accuracy}
     model, validation = network(), (X[:40], Y[:40])
     result = nn.fit(model, (X, Y), **OPTIONS, validation=validation, metrics=metrics)
@@ -127,8 +127,8 @@ def test_evaluate_and_predict_do_not_depend_on_the_batch_size():
     assert only == {"a": pytest.approx(expected["accuracy"])}
 
 
-def test_early_stopping_by_its_rule():
-    """Validation losses that are dictated: the model's one weight counts epochs, the loss looks its value up."""
+def test_early_stopping_follows_its_rule():
+    """The validation losses are prescribed: the model's only weight counts epochs, and the loss is looked up by it."""
     values = jnp.array([9.0, 5.0, 4.0, 3.95, 4.2, 3.97, 1.0, 0.5])
 
     def counter():
@@ -153,7 +153,7 @@ def test_early_stopping_by_its_rule():
     everything = run()
     np.testing.assert_allclose(everything.history["val_loss"], values)
     assert (everything.stopped, everything.epoch) == ("finished", 8)
-    strict = run(patience=2, min_delta=0.1)  # 3.95 is no improvement on 4.0 by more than 0.1
+    strict = run(patience=2, min_delta=0.1)  # 3.95 does not improve on 4.0 by more than 0.1
     assert (strict.stopped, strict.epoch, len(strict.history["loss"])) == ("early", 3, 5)
     assert float(strict.params["bias"]) == 3
     lenient = run(patience=2)
@@ -164,15 +164,15 @@ def test_early_stopping_by_its_rule():
     assert (patient.stopped, patient.epoch) == ("finished", 8)
 
 
-def test_a_run_can_go_on_from_another():
+def test_a_run_can_start_from_another():
     model = network()
     first = nn.fit(model, (X, Y), **OPTIONS)
     second = nn.fit(model, (X, Y), **OPTIONS, initial=first)
     assert second.history["loss"][-1] < first.history["loss"][0]
-    equal(first.params, nn.fit(model, (X, Y), **OPTIONS).params)  # what was handed on was not touched
+    equal(first.params, nn.fit(model, (X, Y), **OPTIONS).params)  # the first result's arrays were not changed
 
 
-def test_a_second_run_does_not_compile_again(compilations):
+def test_a_second_run_does_not_recompile(compilations):
     model = network()
     metrics = {"accuracy": nn.metrics.accuracy, "hinge": nn.losses.multiclass_hinge}
     options = {**OPTIONS, "metrics": metrics, "validation": (X[:10], Y[:10])}
@@ -197,7 +197,7 @@ def test_a_second_run_does_not_compile_again(compilations):
     ],
     ids=["nesterov", "adamw", "lion", "inject", "multisteps", "cyclic", "lbfgs", "plateau"],
 )
-def test_optimizers_of_every_kind(optimizer):
+def test_all_kinds_of_optimizers(optimizer):
     model = nn.serial(nn.dense(8), nn.tanh, nn.dense(2))
     result = nn.fit(model, (X, Y), **{**OPTIONS, "optimizer": optimizer, "epochs": 10})
     assert result.history["loss"][-1] < result.history["loss"][0]
@@ -235,7 +235,7 @@ def test_one_sample_and_a_batch_larger_than_the_data():
     assert nn.predict((network(), result.params, result.state), X[:1]).shape == (1, 2)
 
 
-def test_a_loss_that_diverges_stops_the_run_and_keeps_the_last_good_parameters():
+def test_divergence_stops_the_run_and_returns_the_last_finite_parameters():
     with pytest.warns(RuntimeWarning, match="lower learning rate"):
         result = nn.fit(
             nn.dense(1), (X, X[:, :1]), loss=nn.losses.mse, optimizer=optax.sgd(1e12), epochs=50, key=KEY, batch_size=103,
@@ -279,16 +279,16 @@ print(calls, used, flush=True)
 
 
 @pytest.mark.parametrize("samples", [64, 100_000], ids=["between short epochs", "within a long one"])
-def test_ctrl_c_returns_what_was_trained(samples):
+def test_ctrl_c_returns_the_result_so_far(samples):
     program = INTERRUPTED.format(samples=samples)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     calls, used = done.stdout.split()
-    assert int(calls) <= 1, "the run went on after the call of the program that was interrupted"
+    assert int(calls) <= 1, "the run continued after the interrupted call of the program"
     assert float(used) < 10, "CPU seconds; a call of the program takes about half a second"
 
 
-def test_progress_in_a_log_file_is_lines():
+def test_progress_in_a_log_file_is_printed_as_lines():
     program = (
         "import jax, jax.numpy as jnp, jaxnn as nn, optax\n"
         "nn.fit(nn.dense(2), (jnp.ones((8, 3)), jnp.zeros(8, jnp.int32)), loss=nn.losses.cross_entropy,\n"
@@ -323,8 +323,8 @@ y = (x[:, 0] > 0).astype(np.int32)
 model = nn.serial(nn.dense(8), nn.relu, nn.dense(2))
 second = jax.devices()[1]
 both = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
-def losses(place):
-    data = (x, y) if place is None else jax.device_put((x, y), place)
+def losses(sharding):
+    data = (x, y) if sharding is None else jax.device_put((x, y), sharding)
     return nn.fit(model, data, loss=nn.losses.cross_entropy, optimizer=optax.adam(1e-2), epochs=3,
                   key=jax.random.key(0), progress=False).history["loss"]
 np.testing.assert_allclose(losses(second), losses(None), rtol=1e-5)
@@ -335,7 +335,7 @@ np.testing.assert_allclose(losses(both), losses(None), rtol=1e-5)
 
 
 def test_runs_and_steps_under_shard_map():
-    """Networks of their own on each device, whose gradients must not be added up; and one network over parts of a batch."""
+    """Different networks on each device, whose gradients must not be summed; and one network on parts of a batch."""
     program = """
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
@@ -373,10 +373,10 @@ equal(jax.jit(parts)(start, data), jax.jit(stepped(nn.losses.cross_entropy))(sta
     assert done.returncode == 0, done.stderr
 
 
-def test_data_on_the_device_are_finite_one_by_one():
+def test_a_non_finite_sum_of_finite_data_is_accepted():
     from jaxnn.problem.checks import checked_inputs
 
-    assert len(checked_inputs(jnp.full(10, 3e38), "x")) == 10  # their sum is infinite
+    assert len(checked_inputs(jnp.full(10, 3e38), "x")) == 10  # the sum overflows
     for bad in ([1.0, np.inf, -np.inf], [np.nan, 0.0, 0.0]):
-        with pytest.raises(ValueError, match="NaN or infinite values, in"):
+        with pytest.raises(ValueError, match="NaN or infinite values in"):
             checked_inputs(jnp.asarray(bad), "x")

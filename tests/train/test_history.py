@@ -1,4 +1,4 @@
-"""A run's history and its logs, read back with other programs' readers."""
+"""Histories and logs of runs, read back with independent readers."""
 
 import csv
 import errno
@@ -49,7 +49,7 @@ def write(make, path, rows):
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def test_columns_have_one_order_whatever_came_first():
+def test_column_order_does_not_depend_on_the_order_of_insertion():
     seen = "compile_seconds val_f1 seconds accuracy val_loss learning_rate f1 samples_per_second step loss val_extra epoch"
     row = dict.fromkeys(re.findall(r"\w+", seen), 1)
     ordered = ["epoch", "step", "loss", "accuracy", "f1", "val_loss", "val_f1", "val_extra", "learning_rate"]
@@ -58,7 +58,7 @@ def test_columns_have_one_order_whatever_came_first():
     assert list(history) == list(history.keys()) == list(history.rows[1]) == ordered
     assert len(history) == len(ordered)
     assert history.get("no") is None
-    with pytest.raises(KeyError, match="no column 'los'; its columns are epoch, step, loss"):
+    with pytest.raises(KeyError, match="no column 'los'; its columns: epoch, step, loss"):
         history["los"]
 
 
@@ -69,7 +69,7 @@ def test_missing_cells_are_nan_in_columns_and_absent_from_rows():
     assert [list(row) for row in history.rows] == [["loss"], ["loss", "val_loss"], []]
 
 
-def test_what_is_read_is_a_copy():
+def test_reading_returns_copies():
     given_row = {"loss": 1.0}
     history = History([given_row])
     given_row["loss"] = 2.0
@@ -88,14 +88,14 @@ def test_cells_are_python_numbers():
     assert [type(value) for value in history.rows[0].values()] == [float, int, bool, float, float, str]
     assert history["a"] == [0.10000000149011612]
     for bad in ([1.0], np.zeros(3), {}, 1j):
-        with pytest.raises(TypeError, match=r"one number or text a column, got .* for 'accuracy'"):
+        with pytest.raises(TypeError, match=r"one number or string per column, got .* for 'accuracy'"):
             history.append({"accuracy": bad})
-    with pytest.raises(TypeError, match="named by text, got 3"):
+    with pytest.raises(TypeError, match="have strings as names, got 3"):
         history.append({3: 1.0})
     assert len(history.rows) == 1
 
 
-def test_same_as_is_exact_and_leaves_times_out():
+def test_same_as_is_exact_and_ignores_times():
     base = [{"epoch": 1, "loss": 0.1, "x": NAN, "seconds": 1.0}, {"epoch": 2, "loss": -0.0}]
     history = History(base)
     assert history.same_as(history)
@@ -145,13 +145,13 @@ def test_json_is_strict(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{}\n{\n{}\n", "[1]\n", "{", '{"a": [1]}\n'])
-def test_other_files_are_no_history(tmp_path, text):
+def test_other_files_are_rejected_as_histories(tmp_path, text):
     (tmp_path / "h.jsonl").write_text(text)
     with pytest.raises(ValueError, match=r"h.jsonl is not a history in JSON lines: "):
         History.from_jsonl(tmp_path / "h.jsonl")
 
 
-def test_csv_has_every_digit(tmp_path):
+def test_csv_has_full_precision(tmp_path):
     values = np.random.default_rng(0).standard_normal(50) * 10.0 ** np.arange(-25, 25)
     rows = [{"epoch": n, "loss": value, 'a,"b"\n': n} for n, value in enumerate(values)]
     History([*rows, {"epoch": 50, "loss": NAN}, {"epoch": 51, "loss": -INF}, {"epoch": 52}]).to_csv(tmp_path / "h.csv")
@@ -182,7 +182,7 @@ def test_without_pandas(monkeypatch):
         History(ROWS).to_pandas()
 
 
-def test_a_file_is_replaced_as_a_whole_or_not(tmp_path, monkeypatch):
+def test_a_file_is_replaced_atomically(tmp_path, monkeypatch):
     path = tmp_path / "file"
     (tmp_path / "link").symlink_to(path)
     replace_file(tmp_path / "link", "old")
@@ -201,7 +201,7 @@ def test_a_file_is_replaced_as_a_whole_or_not(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", LOGS)
-def test_a_log_is_the_rows_after_each_row(tmp_path, kind):
+def test_a_log_has_all_rows_after_each_write(tmp_path, kind):
     make, read = LOGS[kind]
     path = tmp_path / "deep" / "er" / f"log.{kind}"
     log = make(path)
@@ -216,7 +216,7 @@ def test_a_log_is_the_rows_after_each_row(tmp_path, kind):
     log.close()
 
 
-def test_a_new_column_is_put_into_the_header_in_its_place(tmp_path):
+def test_a_new_column_is_inserted_into_the_header(tmp_path):
     write(
         csv_log,
         tmp_path / "log.csv",
@@ -226,14 +226,14 @@ def test_a_new_column_is_put_into_the_header_in_its_place(tmp_path):
 
 
 @pytest.mark.parametrize("kind", LOGS)
-def test_resumed_runs_go_on_and_new_runs_begin_anew(tmp_path, kind):
+def test_resumed_runs_continue_a_log_and_new_runs_replace_it(tmp_path, kind):
     make, read = LOGS[kind]
     path = tmp_path / "log"
     write(make, path, ROWS)
     again = [{**row, "loss": 7.0} for row in ROWS[2:]]
     write(make, path, again)
     assert read(path) == [*ROWS[:2], *again]
-    log = make(path)  # of a run that goes back by itself
+    log = make(path)  # of a run that repeats epochs within one process
     for row in (*ROWS[3:], *ROWS[1:]):
         log.write(row)
     log.close()
@@ -242,17 +242,17 @@ def test_resumed_runs_go_on_and_new_runs_begin_anew(tmp_path, kind):
     assert read(path) == [{"epoch": 1, "other": 1.0}]
 
 
-def test_what_is_kept_stays_as_it_was_written(tmp_path):
+def test_existing_cells_are_not_reformatted(tmp_path):
     (tmp_path / "log.csv").write_text('\ufeffepoch,loss,note\r\n1,0.50,"a\nb"\r\n2.0,1e-1,\r\n\r\n3,4,5\r\n', "utf-8")
     write(csv_log, tmp_path / "log.csv", [{"epoch": 3, "loss": 0.25}])
     assert (tmp_path / "log.csv").read_bytes() == b'epoch,loss,note\n1,0.50,"a\nb"\n2.0,1e-1,\n3,0.25,\n'
 
 
 @pytest.mark.parametrize("kind", LOGS)
-def test_a_log_cut_short_at_any_byte_is_mended(tmp_path, kind):
+def test_a_log_truncated_at_any_byte_is_repaired(tmp_path, kind):
     make, read = LOGS[kind]
     path = tmp_path / "log"
-    write(make, path, ROWS[1:2])  # the first row is there as a whole or not at all
+    write(make, path, ROWS[1:2])  # the first row is written atomically
     first = path.stat().st_size
     write(make, path, ROWS[1:4])
     whole = path.read_bytes()
@@ -264,8 +264,8 @@ def test_a_log_cut_short_at_any_byte_is_mended(tmp_path, kind):
 
 
 @contextmanager
-def room_for(size):
-    """Files cannot grow beyond `size` bytes, as on a full disk."""
+def file_size_limit(size):
+    """Limit the size of files to `size` bytes, as a full disk would."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -276,22 +276,22 @@ def room_for(size):
 
 @pytest.mark.parametrize("kind", LOGS)
 @pytest.mark.parametrize("extra", [{}, {"late": 1.0}])
-def test_a_full_disk_loses_no_row_that_was_written(tmp_path, kind, extra):
+def test_a_full_disk_loses_no_written_row(tmp_path, kind, extra):
     make, read = LOGS[kind]
     path = tmp_path / "log"
     log = make(path)
     for row in ROWS[:3]:
         log.write(row)
-    with room_for(path.stat().st_size + 5), pytest.raises(OSError) as caught:
+    with file_size_limit(path.stat().st_size + 5), pytest.raises(OSError) as caught:
         log.write({**ROWS[3], **extra})
     assert caught.value.errno == errno.EFBIG
-    assert read_whole_rows(path, read) == ROWS[:3]
+    assert read_complete_rows(path, read) == ROWS[:3]
     log.write(ROWS[3])
     log.close()
     assert read(path) == ROWS[:4] and os.listdir(tmp_path) == ["log"]
 
 
-def read_whole_rows(path, read):
+def read_complete_rows(path, read):
     whole = path.with_name("whole")
     whole.write_bytes(path.read_bytes()[: path.read_bytes().rfind(b"\n") + 1])
     rows = read(whole)
@@ -300,10 +300,10 @@ def read_whole_rows(path, read):
 
 
 @pytest.mark.parametrize("make", [csv_log, jsonl_log])
-def test_paths_that_cannot_be_written_are_refused_at_once(tmp_path, make):
+def test_unwritable_paths_are_rejected_at_once(tmp_path, make):
     (tmp_path / "file").write_text("")
     for bad in (tmp_path, tmp_path / "file" / "log", "/dev/null", "/proc/log"):
-        with pytest.raises(OSError, match=rf"{make.__name__} cannot write .*; expected a path where files can be made"):
+        with pytest.raises(OSError, match=rf"{make.__name__} cannot write .*; choose a path where files can be created"):
             make(bad)
     assert os.listdir(tmp_path) == ["file"]
 
@@ -320,14 +320,14 @@ FOREIGN = {
 def test_other_files_are_not_overwritten(tmp_path, kind, text):
     content = text if isinstance(text, bytes) else text.encode()
     (tmp_path / "mine").write_bytes(content)
-    with pytest.raises(ValueError, match=r"mine is not the log of a run \(.+\); give another path, or remove it first"):
+    with pytest.raises(ValueError, match=r"mine is not the log of a run \(.+\); choose another path or remove the file first"):
         LOGS[kind][0](tmp_path / "mine")
     assert (tmp_path / "mine").read_bytes() == content
 
 
-def test_a_row_has_an_epoch(tmp_path):
+def test_a_row_needs_an_epoch(tmp_path):
     for bad in ({}, {"epoch": 1.0}, {"epoch": True}):
-        with pytest.raises(ValueError, match="the number of its epoch"):
+        with pytest.raises(ValueError, match="needs the number of its epoch"):
             csv_log(tmp_path / "log").write(bad)
 
 
@@ -345,7 +345,7 @@ def crc32c(data):
 
 
 def read_scalars(folder):
-    """What TensorBoard shows of a folder: files in the order of their names, starts purge what is not before them."""
+    """What TensorBoard shows: files are read in the order of their names, and a start event discards its and later steps."""
     from tensorboardX.proto.event_pb2 import Event
 
     shown = {}
@@ -387,7 +387,7 @@ def test_tensorboard(tmp_path):
         ("loss", 6),
     ]
 
-    log = tensorboard_log(folder)  # resumed after epoch 2; and going back once more by itself
+    log = tensorboard_log(folder)  # resumed after epoch 2; then epoch 3 is repeated
     for epoch in (3, 4, 3):
         log.write({"epoch": epoch, "loss": 9.0})
     log.close()
@@ -403,11 +403,11 @@ def test_tensorboard_after_a_full_disk(tmp_path):
     log.write({"epoch": 1, "loss": 1.0})
     (only,) = (tmp_path / "train").iterdir()
     size = only.stat().st_size
-    with room_for(size + 5), pytest.raises(OSError, match="no room for a row"):
+    with file_size_limit(size + 5), pytest.raises(OSError, match="no space left in .* for a row"):
         log.write({"epoch": 2, "loss": 1.0})
     log.write({"epoch": 2, "loss": 2.0})
     log.close()
-    only.write_bytes(only.read_bytes()[:size])  # a reader stops at half a message
+    only.write_bytes(only.read_bytes()[:size])  # a reader stops at a truncated record
     assert read_scalars(tmp_path / "train") == {("loss", 1): 1.0, ("loss", 2): 2.0}
 
 
@@ -417,7 +417,7 @@ def test_without_tensorboardx(tmp_path, monkeypatch):
         tensorboard_log(tmp_path)
 
 
-# --- pictures and tables ----------------------------------------------------------------------------------------------
+# --- plots and tables ----------------------------------------------------------------------------------------------
 
 
 def curves(axes):
@@ -453,15 +453,15 @@ def test_plot():
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "validation"]
     assert curves(accuracy)[0][1] == [1, 2, 3] and accuracy.get_legend() is None
     assert [axes.get_yscale() for axes in (loss, accuracy, only, rate)] == ["log", "linear", "linear", "linear"]
-    with pytest.raises(ValueError, match="nothing to draw"):
+    with pytest.raises(ValueError, match="nothing to plot"):
         History([{"epoch": 1, "loss": NAN}]).plot()
 
 
-def test_a_constant_learning_rate_is_not_drawn():
+def test_a_constant_learning_rate_is_not_plotted():
     pytest.importorskip("matplotlib")
     figure = History({"epoch": n, "loss": 0.01 * n, "learning_rate": 0.1, "skipped": 0} for n in range(1, 101)).plot()
     (loss,) = figure.axes
-    assert loss.get_yscale() == "linear"  # two decades, and not more
+    assert loss.get_yscale() == "linear"  # exactly two decades
 
 
 def test_curves_of_plain_dicts():
@@ -469,7 +469,7 @@ def test_curves_of_plain_dicts():
     axes = plots.new_figure(3, 3).subplots()
     plots.plot_curves(axes, {"loss": [0.0, 1.0], "val_loss": [NAN, 1e9]}, "loss", log=True)
     assert curves(axes) == [("training", [1, 2], [0.0, 1.0]), ("validation", [2], [1e9])]
-    assert axes.get_yscale() == "linear"  # a logarithm has no 0
+    assert axes.get_yscale() == "linear"  # a logarithmic axis cannot show 0
 
 
 def long_history():
@@ -486,15 +486,15 @@ def test_repr():
     assert [line for line in lines if "*" in line[1:]] == lines[:1] + [
         lines[2],
         lines[6],
-    ]  # only in columns whose sense is known
+    ]  # only in columns whose direction is known
     assert "0.5*" in lines[6] and " 1* " in lines[2] and "12,346" in lines[2]
     assert repr(History()) == "no epochs yet"
     assert "*" not in repr(History(ROWS[:1]))
     five = repr(History({"epoch": n, "loss": 1.0} for n in range(1, 8)))
-    assert "⋯" not in five  # dots for one row would take the room of the row
+    assert "⋯" not in five  # dots for one row would take as much space as the row
 
 
-def test_repr_of_many_columns_is_not_wide():
+def test_repr_of_many_columns_is_truncated():
     history = History([{"epoch": 1, **{f"metric_{n}": 0.5 for n in range(30)}, "seconds": 1.0}])
     *table, rest = repr(history).splitlines()
     assert max(map(len, table)) <= 120

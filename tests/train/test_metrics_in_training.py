@@ -1,4 +1,4 @@
-"""Metrics in `fit` and `evaluate`: the last batch is smaller, the program is compiled, the values are scikit-learn's."""
+"""Metrics in the compiled programs of `fit` and `evaluate`, with a smaller last batch, against scikit-learn."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ import jaxnn as nn
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(103, 3)).astype(np.float32)
 NOISY = X @ np.array([1.0, -2.0, 0.5]) + RNG.normal(size=103)
-KINDS = {  # targets, loss, outputs, and by name the metric and the value that it should have
+KINDS = {  # targets, loss, number of outputs, and by name a metric with its reference
     "classes": (np.digitize(NOISY, [-1, 1]), nn.losses.cross_entropy, 3, {
         "precision": (nn.metrics.precision(3), lambda p, t: sk.precision_score(t, p.argmax(1), average="macro")),
         "kappa": (nn.metrics.cohen_kappa(3), lambda p, t: sk.cohen_kappa_score(t, p.argmax(1))),
@@ -30,14 +30,14 @@ KINDS = {  # targets, loss, outputs, and by name the metric and the value that i
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_metrics_in_fit_and_evaluate(kind):
-    y, loss, outputs, members = KINDS[kind]
+    y, loss, outputs, metrics = KINDS[kind]
     model = nn.dense(outputs)
     result = nn.fit(
         model, (X, y), loss=loss, optimizer=optax.sgd(0.1), epochs=2, batch_size=25, key=jax.random.key(0),
-        metrics={name: metric for name, (metric, _) in members.items()}, progress=False,
+        metrics={name: metric for name, (metric, _) in metrics.items()}, progress=False,
     )  # fmt: skip
     predictions = np.asarray(nn.predict(result, X))
     values = nn.evaluate(result, (X, y), batch_size=40)
-    for name, (_, reference) in members.items():
+    for name, (_, reference) in metrics.items():
         np.testing.assert_allclose(values[name], reference(predictions, y), rtol=2e-5, err_msg=name)
-        assert abs(result.history[name][-1] - values[name]) < 0.2, name  # those of an epoch are of changing weights
+        assert abs(result.history[name][-1] - values[name]) < 0.2, name  # during an epoch, the weights change

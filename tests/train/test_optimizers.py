@@ -1,4 +1,4 @@
-"""Optimizers by name and by path: every one of optax's trains, and weight decay goes where it should."""
+"""Optimizers by name and by path: each of optax's optimizers trains, and weight decay applies to the right parameters."""
 
 import warnings
 
@@ -27,8 +27,8 @@ ZERO = jax.tree.map(jnp.zeros_like, PARAMS)
 
 
 def moved(optimizer, gradients=ZERO):
-    """Which parameters move where the gradient is 0, and the updates."""
-    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+    """Which parameters have a non-zero update, by default for zero gradients, and the updates."""
+    with jax.numpy_dtype_promotion("standard"):  # required by optax
         updates, _ = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
     return jax.tree.map(lambda update: bool((update != 0).any()), updates), updates
 
@@ -55,7 +55,7 @@ def test_every_optimizer_of_optax_trains_with_a_traced_learning_rate():
         options = {"key": jax.random.key(0)} if name == "noisy_sgd" else {}
         optimizer = optax.with_extra_args_support(nn.named_optimizer(name, rate, **options))
         params, state = start, optimizer.init(start)
-        for _ in range(2):  # Rprop's first does nothing
+        for _ in range(2):  # the first step of Rprop changes nothing
             value, gradient = jax.value_and_grad(bowl)(params)
             updates, state = optimizer.update(gradient, state, params, value=value, grad=gradient, value_fn=bowl)
             params = optax.apply_updates(params, updates)
@@ -67,7 +67,7 @@ def test_every_optimizer_of_optax_trains_with_a_traced_learning_rate():
         assert value < bowl(start), name
 
 
-def test_weight_decay_is_the_optimizers_own_where_it_has_one():
+def test_optimizers_with_weight_decay_use_their_own():
     ours = nn.named_optimizer("adamw", 0.1, weight_decay=0.3)
     kinds, updates = moved(ours)
     assert kinds == CHOSEN
@@ -78,7 +78,7 @@ def test_weight_decay_is_the_optimizers_own_where_it_has_one():
     assert moved(nn.named_optimizer("adamw", 0.1, mask=None))[0] == jax.tree.map(lambda _: True, CHOSEN)
 
 
-def test_weight_decay_is_in_the_gradient_otherwise_as_in_pytorch():
+def test_other_optimizers_add_weight_decay_to_the_gradient_like_pytorch():
     torch = pytest.importorskip("torch")
     weight, gradient = np.float32([[1.0, -2.0], [0.5, 3.0]]), np.float32([[0.1, 0.2], [-0.3, 0.4]])
     for name, theirs, options in [
@@ -97,7 +97,7 @@ def test_weight_decay_is_in_the_gradient_otherwise_as_in_pytorch():
         np.testing.assert_allclose(params["kernel"], w.detach().numpy(), rtol=1e-5)
 
 
-def test_decay_by_path_and_frozen():
+def test_weight_decay_by_path_with_frozen_parameters():
     optimizer = nn.by_path(
         {"embedding": None, "repeat/*": optax.adamw(0.1, weight_decay=0.5, mask=nn.decay_mask)},
         optax.adamw(0.1, weight_decay=0.0),
@@ -107,13 +107,15 @@ def test_decay_by_path_and_frozen():
     np.testing.assert_allclose(updates["repeat"]["kernel"], -0.05, rtol=1e-6)
     _, updates = moved(optimizer, jax.tree.map(jnp.ones_like, PARAMS))
     assert (updates["embedding"] == 0).all() and (updates["dense"]["bias"] != 0).all()
-    # what is frozen has no moments: counted are Adam's two of everything else
+    # frozen parameters have no optimizer state; all others have the two moments of Adam
     sizes = sum(leaf.size for leaf in jax.tree.leaves(optimizer.init(PARAMS)) if leaf.ndim)
     assert sizes == 2 * (nn.trees.count(PARAMS) - 10 - 1)
 
 
-def test_errors():
-    with pytest.raises(ValueError, match="unknown optimizer 'adamW'; did you mean adamw\\? There are adabelief, .*yogi"):
+def test_errors_of_named_optimizer():
+    with pytest.raises(
+        ValueError, match="unknown optimizer 'adamW'; did you mean 'adamw'\\? known optimizers: adabelief, .*yogi"
+    ):
         nn.named_optimizer("adamW", 0.1)
     with pytest.raises(ValueError, match="lbfgs takes no weight decay"):
         nn.named_optimizer("lbfgs", 0.1, weight_decay=0.1)
@@ -121,7 +123,7 @@ def test_errors():
         nn.named_optimizer("adam", 0.1, momentum=0.9)
 
 
-def test_names_do_not_warn():
+def test_no_optimizer_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in set(_factories()) - {"noisy_sgd"}:

@@ -1,4 +1,4 @@
-"""A run that was killed and resumed is the run that was not: parameters, optimizer and history, bit for bit."""
+"""A run that is killed and resumed gives the parameters, optimizer state and history of an uninterrupted run, bit for bit."""
 
 import random
 import shutil
@@ -23,7 +23,7 @@ from jaxnn.io import Checkpoints
 x = np.random.default_rng(0).normal(size=(103, 4)).astype(np.float32)
 y = (x[:, 0] > 0).astype(np.int32)
 store = Checkpoints(sys.argv[1])
-moment, events = int(sys.argv[3]), 0  # moments are the interpreter's audit events: files opened, frames read, ...
+moment, events = int(sys.argv[3]), 0  # a moment is an audit event of the interpreter: a file opened, a frame read, ...
 
 def count(event, arguments):
     global events
@@ -32,7 +32,7 @@ def count(event, arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 
 def rest(row, train_state):
-    if row["epoch"] % 2:  # so that there are many checkpoints, and epochs during which one is written
+    if row["epoch"] % 2:  # so that there are many checkpoints, some written during an epoch
         store.wait()
         if moment == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -55,7 +55,11 @@ print(total)
 
 
 def train(folder, out, moment=-1):
-    """Run the program, killed at a moment if it lasts until then, at 0 after its first checkpoint; its last moment or 0."""
+    """Run the program, and kill it at a moment if it runs that long; at moment 0, kill it after its first checkpoint.
+
+    Returns:
+        The number of moments of the whole program; 0 if it was killed.
+    """
     command = [sys.executable, "-c", PROGRAM, str(folder), str(out), str(moment)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == -signal.SIGKILL:
@@ -110,7 +114,7 @@ def fit(checkpoints=None, model=MODEL, **options):
     return nn.fit(model, (X, Y), **{**defaults, **options}, checkpoints=checkpoints, progress=False)
 
 
-def test_a_run_cut_in_the_middle_of_an_epoch_goes_on_from_there(tmp_path, monkeypatch):
+def test_a_run_that_failed_within_an_epoch_continues_from_there(tmp_path, monkeypatch):
     from jaxnn.train.executors import ArrayExecutor
 
     call, calls = ArrayExecutor.call, []
@@ -132,7 +136,7 @@ def test_a_run_cut_in_the_middle_of_an_epoch_goes_on_from_there(tmp_path, monkey
         np.testing.assert_array_equal(a, b)
 
 
-def test_checkpoints_of_another_run_are_refused(tmp_path, compilations):
+def test_checkpoints_of_another_run_are_rejected(tmp_path, compilations):
     fit(tmp_path)
     with pytest.raises(ValueError, match="another key"):
         fit(tmp_path, key=jax.random.key(1))
@@ -148,7 +152,7 @@ def test_checkpoints_of_another_run_are_refused(tmp_path, compilations):
     assert len(again.history.rows) == 4
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+def test_a_damaged_checkpoint_is_skipped(tmp_path):
     fit(Checkpoints(tmp_path), epochs=2)
     fit(Checkpoints(tmp_path), epochs=3)
     newest = max(tmp_path.glob("*-step-*"))
@@ -167,7 +171,7 @@ def test_the_best_checkpoint_is_kept(tmp_path):
     assert store.best() == min(rows, key=lambda row: row["val_loss"])["step"]
 
 
-def test_a_save_that_failed_is_made_up_for(tmp_path, monkeypatch):
+def test_a_failed_save_is_repeated(tmp_path, monkeypatch):
     from jaxnn.io import storage
 
     write, calls = storage.write, []

@@ -97,6 +97,9 @@ def definitions() -> Iterator[None]:
     is not taken, nor the other way round. It acts while a function is traced: a jaxpr, an exported or an ahead-of-time
     compiled function that was made outside stays what it is. The setting belongs to the thread that opens it.
 
+    Returns:
+        A context manager.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> conv = lambda x: nn.kernels.conv(x, jnp.ones((3, 1, 1)))

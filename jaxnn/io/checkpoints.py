@@ -32,37 +32,36 @@ class _Entry(NamedTuple):
 class Checkpoints:
     """A folder of checkpoints, for one run at a time.
 
-        A checkpoint consists of a tree of arrays and a JSON description. Orbax writes it in a separate thread, under a
-        temporary name until it is complete: a killed process or a full disk leaves neither an incomplete checkpoint nor
-        damage to earlier ones. A checkpoint contains checksums of every leaf and of the description, so that later damage
-        is detected. Nothing is pickled. Orbax can read a checkpoint without jaxnn: the folder `tree` contains the arrays, as
-        a dict by path, and `manifest.json` the description.
+    A checkpoint consists of a tree of arrays and a JSON description. Orbax writes it in a separate thread, under a
+    temporary name until it is complete: a killed process or a full disk leaves neither an incomplete checkpoint nor
+    damage to earlier ones. A checkpoint contains checksums of every leaf and of the description, so that later damage
+    is detected. Nothing is pickled. Orbax can read a checkpoint without jaxnn: the folder `tree` contains the arrays, as
+    a dict by path, and `manifest.json` the description.
 
-        Use it as a context manager or call `close`: the interpreter does not wait for a save when it exits.
+    Use it as a context manager or call `close`: the interpreter does not wait for a save when it exits.
 
-        Args:
-            folder: The folder of the checkpoints, created if it does not exist.
-            keep: The number of checkpoints to keep; the newest ones are kept.
-            best: The name of a metric, such as `"val_accuracy"`, or `(name, "min" or "max")` where the name does not say which
+    Args:
+        folder: The folder of the checkpoints, created if it does not exist.
+        keep: The number of checkpoints to keep; the newest ones are kept.
+        best: The name of a metric, such as `"val_accuracy"`, or `(name, "min" or "max")` where the name does not say which
             way is better. The checkpoint with the best metric of that name is kept in addition.
         every: The least time in seconds between two saves, for `due`. `save` itself always saves.
 
-        Raises:
-            ImportError: Orbax is not installed.
-            ValueError: If `keep` is below 1, `best` is neither a name nor such a pair, or its name does not say which way is
-                better.
+    Raises:
+        ImportError: Orbax is not installed.
+        ValueError: If `keep` is below 1, `best` is neither a name nor such a pair, or its name does not say which way is
+            better.
 
-        Example:
-            >>> import tempfile, jax.numpy as jnp
-            >>> from jaxnn.core.direction import better
-    from jaxnn.io import Checkpoints
-            >>> params = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}}
-            >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, keep=2) as store:
-            ...     for step in (10, 20, 30):
-            ...         store.save(step, params, {"epoch": step // 10})
-            ...     restored, info = store.restore(params)
-            ...     print(store.steps(), info, restored["dense"]["bias"])
-            [20, 30] {'epoch': 3} [0. 0.]
+    Example:
+        >>> import tempfile, jax.numpy as jnp
+        >>> from jaxnn.io import Checkpoints
+        >>> params = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}}
+        >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, keep=2) as store:
+        ...     for step in (10, 20, 30):
+        ...         store.save(step, params, {"epoch": step // 10})
+        ...     restored, info = store.restore(params)
+        ...     print(store.steps(), info, restored["dense"]["bias"])
+        [20, 30] {'epoch': 3} [0. 0.]
     """
 
     def __init__(

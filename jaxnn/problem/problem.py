@@ -47,8 +47,7 @@ class Problem:
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
-        >>> from jaxnn.problem.problem import Problem
-        >>> problem = Problem(nn.dense(1), nn.losses.mse)
+        >>> problem = nn.Problem(nn.dense(1), nn.losses.mse)
         >>> params, state = problem.at().layer.init(jax.random.key(0), jnp.ones((4, 2)))
         >>> batch = jnp.ones((4, 2)), jnp.zeros((4, 1))
         >>> gradient, (state, predictions) = jax.grad(problem.objective, has_aux=True)(params, state, batch)
@@ -68,6 +67,12 @@ class Problem:
     def at(self, train_state: Any = None) -> Bound:
         """The problem at the step of a train state; without one, at step 0 with the hyperparameters as given.
 
+        Args:
+            train_state: A `TrainState`, or None.
+
+        Returns:
+            A `Bound`: layer, objective, values, key and augmentation of the step.
+
         Raises:
             TypeError: If the model is not a `Layer` and does not return one.
         """
@@ -77,7 +82,19 @@ class Problem:
         return self.bound(values, jax.random.fold_in(child_key(train_state.key, "step"), train_state.step))
 
     def bound(self, values: dict[str, Any], key: Any, layer: Layer | None = None) -> Bound:
-        """The problem with these values of the hyperparameters, and another layer in place of the model if one is given."""
+        """The problem with given values of the hyperparameters.
+
+        Args:
+            values: All hyperparameters by name.
+            key: The step's key, or None.
+            layer: A layer in place of the model; by default the model.
+
+        Returns:
+            A `Bound`.
+
+        Raises:
+            TypeError: If the model is not a `Layer` and does not return one.
+        """
         layer = model_of(self.model, values) if layer is None else layer
         function = objective_of(self.loss, values).function
 
@@ -98,7 +115,15 @@ class Problem:
         return Bound(layer, objective, values, key, augment)
 
     def seen(self, batch: Any, train_state: Any) -> Any:
-        """The part of a batch that steps and validation see, before augmentation."""
+        """The part of a batch that steps and validation see, before augmentation.
+
+        Args:
+            batch: A batch of the data.
+            train_state: The train state, whose hyperparameters the view may take.
+
+        Returns:
+            The batch that `view` returns, or the batch itself.
+        """
         if self.view is None:
             return batch
         return loss_of(self.view, self.hyperparameters.at(train_state.hyperparameters, train_state.step))(batch)
@@ -121,5 +146,12 @@ class Problem:
         return self.at().objective(params, state, batch, key)
 
     def with_defaults(self, **defaults: Any) -> Problem:
-        """The problem with further hyperparameters, unless they were given."""
+        """The problem with further hyperparameters, unless they were given.
+
+        Args:
+            **defaults: Values by name.
+
+        Returns:
+            A `Problem`.
+        """
         return replace(self, hyperparameters=self.hyperparameters.over(defaults))

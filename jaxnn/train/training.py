@@ -30,6 +30,14 @@ class Training(NamedTuple):
         run: `run(key, data, validation=None, hyperparameters=None) -> (train_state, history)`, the whole run; the
             hyperparameters given here replace those of the same name. `history` has an array of `epochs` values by name,
             NaN after a callback ended the run.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
+        >>> result = nn.training(nn.dense(3), loss=nn.losses.cross_entropy, optimizer=optax.sgd(0.1))
+        >>> state = result.init(jax.random.key(0), jnp.ones((2, 4)))
+        >>> state, loss, predictions = result.step(state, (jnp.ones((2, 4)), jnp.array([0, 1])))
+        >>> int(state.step), predictions.shape
+        (1, (2, 3))
     """
 
     init: Callable[..., TrainState]

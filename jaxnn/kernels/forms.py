@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._jax import has_sharded_type, platform
-from jaxnn._jax import varying_axes as varying  # noqa: F401  # for callers that do not import jaxnn._jax yet
-from jaxnn.core.primitives import chosen_form, definitions, definitions_are_open  # noqa: F401
+from jaxnn.core.primitives import chosen_form, definitions_are_open
 
 
 def choose_form(form: str | None, ours: str, *operands: jax.Array) -> str:

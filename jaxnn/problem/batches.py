@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.kernels import forms
+from jaxnn._jax import vary_over, varying_axes
 
 
 def leading_size(data: Any, axis: int = 0) -> int:
@@ -70,12 +70,10 @@ def over_batches(
 
 def scan(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, length: int | None = None) -> tuple[Any, Any]:
     """`jax.lax.scan`, with an initial carry that inside `shard_map` varies over the same mesh axes as the later ones."""
-    if any(forms.varying(leaf) for leaf in jax.tree.leaves((carry, xs))):
+    if any(varying_axes(leaf) for leaf in jax.tree.leaves((carry, xs))):
         x = jax.tree.map(lambda a: a[0], xs)
         after = jax.eval_shape(step, carry, x)[0]
-        carry = jax.tree.map(
-            lambda a, b: jax.lax.pcast(a, tuple(forms.varying(b) - forms.varying(a)), to="varying"), carry, after
-        )
+        carry = jax.tree.map(lambda a, b: vary_over(a, varying_axes(b)), carry, after)
     return jax.lax.scan(step, carry, xs, length)
 
 
@@ -117,9 +115,7 @@ def shuffled(key: jax.Array, n: int) -> jax.Array:
         return order, order < n
 
     positions = jnp.arange(-(-n // 16) * 16, dtype=jnp.uint32)  # XLA vectorizes only whole registers
-    carry = positions, jnp.zeros(positions.shape, bool)
-    if axes := tuple(forms.varying(keys)):
-        carry = jax.lax.pcast(carry, axes, to="varying")
+    carry = jax.tree.map(lambda a: vary_over(a, varying_axes(keys)), (positions, jnp.zeros(positions.shape, bool)))
     order, _ = jax.lax.while_loop(lambda carry: ~jnp.all(carry[1][:n]), walk, carry)
     return order[:n].astype(jnp.int32)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import _jax
 from jaxnn.core.layer import Layer
 from jaxnn.core.trees import abstract
 
@@ -96,7 +97,7 @@ def _on_device(leaf: Any, what: str) -> jax.Array:
 
 
 def _all_finite(leaf: Any) -> bool:
-    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and {d.platform for d in leaf.devices()} == {"cpu"}:
+    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and _jax.platforms_of(leaf) == {"cpu"}:
         leaf = np.asarray(leaf)  # a view if it is on one device; NumPy compiles nothing
     module = np if isinstance(leaf, np.ndarray) else jnp
     with np.errstate(all="ignore"):

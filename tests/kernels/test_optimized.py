@@ -15,6 +15,9 @@ import pytest
 from jaxnn import kernels
 from jaxnn.kernels.convolution import winograd
 
+OPTIMIZED = {"xla_backend_optimization_level": 3} | (
+    {"xla_cpu_use_fusion_emitters": True} if jax.__version_info__ < (0, 11) else {}  # as tests/conftest.py turns them off
+)
 H = 1e-5  # of the central differences, whose error is about H² and 1e-16 / H
 
 
@@ -32,9 +35,7 @@ def check(ours, reference, arguments, tolerance=1e-4):
         y = ours(*arguments)
         return jnp.sum(y * jnp.asarray(weights, y.dtype)), y
 
-    optimized = kernels.jit(
-        jax.grad(loss, range(len(arguments)), has_aux=True), compiler_options={"xla_backend_optimization_level": 3}
-    )
+    optimized = kernels.jit(jax.grad(loss, range(len(arguments)), has_aux=True), compiler_options=OPTIMIZED)
     gradients, y = optimized(*(jnp.asarray(a, jnp.float32) for a in arguments))
     np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
     for i, gradient in enumerate(gradients):

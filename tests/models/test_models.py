@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.kernels.forms import definitions
+from jaxnn.core.primitives import definitions
 
 M = nn.models
 

@@ -10,7 +10,8 @@ from jax import lax
 
 import jaxnn as nn
 from jaxnn import _jax
-from jaxnn.kernels.forms import choose_form, definitions
+from jaxnn.core.primitives import definitions
+from jaxnn.kernels.forms import choose_form
 from jaxnn.programs.costs import operations
 from jaxnn.programs.equations import CALLS
 

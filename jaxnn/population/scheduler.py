@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxnn import _jax
 from jaxnn.compiled import Program
 from jaxnn.population.group_run import GroupRun
 from jaxnn.population.programs import MOST_EPOCHS, Block, columns_of, program_for
@@ -67,7 +68,7 @@ def strategy_for(mesh: Any = None, memory: int | None = None) -> Strategy:
         if not isinstance(mesh, Mesh) or len(mesh.axis_names) != 1:
             raise ValueError(f"mesh is a jax.sharding.Mesh with one axis, over which members are spread; got {mesh!r}")
         return Strategy(1, None, memory or _free_memory(device), Mesh(mesh.devices, mesh.axis_names))
-    if device.platform == "cpu":
+    if _jax.platform() == "cpu":
         return Strategy(_cores(), CPU_MEMBERS, memory or _free_memory(device), residual_bytes=CPU_RESIDUAL_BYTES)
     return Strategy(1, None, memory or _free_memory(device))
 

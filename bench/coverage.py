@@ -150,7 +150,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
             "nnx.metrics.MultiMetric", keras="metrics.Metric"),
         Row("an epoch as one program", "train_run", "train/test_fit.py::test_fit_matches_the_pure_run",
             **by_hand("flax", "equinox", "haiku", "stax")),
-        Row("a killed run goes on to the same bits", "fit:checkpoints", "train/test_resume.py::test_killed_once",
+        Row("a killed run continues to the same bits", "fit:checkpoints", "train/test_resume.py::test_killed_once",
             keras="callbacks.BackupAndRestore", **by_hand("flax", "equinox", "haiku", "stax", "torch")),
         Row("a population of networks as one program", "sweep", "population/test_sweep.py::test_a_member_equals_the_run_of_fit",
             **by_hand("flax", "equinox", "haiku", "stax", "torch")),

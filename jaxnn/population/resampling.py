@@ -11,7 +11,6 @@ import numpy as np
 from jaxnn.core.checks import check_key, whole
 from jaxnn.core.naming import child_key
 from jaxnn.population.result import Sweep
-from jaxnn.population.saver import Saver
 from jaxnn.population.space import settings_of
 from jaxnn.population.task import Task
 from jaxnn.problem.checks import checked_data
@@ -131,7 +130,7 @@ def _trained(
             "the model has state, such as batch norm's statistics, which would see the samples that are left out: use "
             "layer_norm or group_norm, or call fit for each fold"
         )
-    saver = None if checkpoints is None else Saver(checkpoints, task)
+    saver = task.saver(checkpoints)
     if saver is not None:
         saver.restore()
     task.train(progress, saver)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
-if TYPE_CHECKING:
-    from jaxnn.population.task import Task
+from jaxnn.population.group_run import GroupRun
+from jaxnn.population.space import Setting
 
 SECONDS = 30.0  # between two saves, where only a folder is given
 
@@ -21,13 +21,22 @@ def store_of(checkpoints: Any) -> Any:
 
 
 class Saver:
-    """Saves and restores a task."""
+    """Saves and restores the groups of a sweep.
 
-    def __init__(self, checkpoints: Any, task: Task):
-        self._store = store_of(checkpoints)
-        self._task = task
-        named = [{name: getattr(v, "__name__", repr(v)) for name, v in setting.items()} for setting in task.settings]
-        self._of = {"key": jax.random.key_data(task.key).tolist(), "settings": named, "seeds": task.seeds}
+    Args:
+        checkpoints: An `nn.io.Checkpoints`, or the path of a folder.
+        key: The key of the sweep.
+        settings: Its settings.
+        seeds: Its seeds.
+        runs: Its groups in training.
+    """
+
+    def __init__(
+        self, checkpoints: Any, key: jax.Array, settings: Sequence[Setting], seeds: Sequence[int], runs: Sequence[GroupRun]
+    ):
+        self._store, self._runs = store_of(checkpoints), runs
+        named = [{name: getattr(v, "__name__", repr(v)) for name, v in setting.items()} for setting in settings]
+        self._sweep = {"key": jax.random.key_data(key).tolist(), "settings": named, "seeds": list(seeds)}
         self._saved = 0
 
     def restore(self) -> dict[str, Any]:
@@ -42,11 +51,11 @@ class Saver:
         if found is None:
             return {}
         trees, info = found
-        if info["sweep"] != self._of:
+        if info["sweep"] != self._sweep:
             raise MismatchError(
                 f"the checkpoints in {self._store.folder} are of a sweep with another key, space or seeds: use another folder"
             )
-        for run, tree in zip(self._task.runs, trees, strict=True):
+        for run, tree in zip(self._runs, trees, strict=True):
             run.restore(tree)
         self._saved = self._done()
         return info["more"]
@@ -65,10 +74,10 @@ class Saver:
     def save(self, number: int, more: Mapping[str, Any] | None = None, *, wait: bool) -> None:
         """Save everything, under a number."""
         self._saved = self._done()
-        self._store.save(number, self._tree(), {"sweep": self._of, "more": dict(more or {})}, wait=wait)
+        self._store.save(number, self._tree(), {"sweep": self._sweep, "more": dict(more or {})}, wait=wait)
 
     def _tree(self) -> list[dict[str, Any]]:
-        return [run.snapshot() for run in self._task.runs]
+        return [run.snapshot() for run in self._runs]
 
     def _done(self) -> int:
-        return sum(int(run.result.done.sum()) for run in self._task.runs)
+        return sum(int(run.result.done.sum()) for run in self._runs)

@@ -13,7 +13,7 @@ from jaxnn.core.checks import whole
 from jaxnn.core.naming import child_key
 from jaxnn.population.group_run import GroupRun
 from jaxnn.population.result import Sweep
-from jaxnn.population.saver import Saver, store_of
+from jaxnn.population.saver import store_of
 from jaxnn.population.space import Setting, settings_of
 from jaxnn.population.sweep import sweep
 from jaxnn.population.task import Task
@@ -75,7 +75,7 @@ def successive_halving(
     if any(run.group.epochs != epochs for run in task.runs):
         raise ValueError("successive_halving decides on the epochs itself: remove 'epochs' from the space")
     _scores(task, monitor, mode)  # refuses an unknown value before anything is trained
-    saver = None if checkpoints is None else Saver(checkpoints, task)
+    saver = task.saver(checkpoints)
     begin = 0
     if saver is not None and (more := saver.restore()):
         begin = more["rung"]
@@ -255,7 +255,7 @@ def population_based_training(
     if not 0 < share <= 0.5 or not factors or min(factors) <= 0:
         raise ValueError(f"share lies in (0, 0.5] and factors are above 0, got {share} and {factors}")
     [run] = task.runs
-    saver = None if checkpoints is None else Saver(checkpoints, task)
+    saver = task.saver(checkpoints)
     ends = [*range(interval, epochs, interval), epochs]
     more = saver.restore() if saver is not None else {}
     begin = more.get("round", 0)

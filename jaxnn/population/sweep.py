@@ -8,7 +8,6 @@ from typing import Any
 import jax
 
 from jaxnn.population.result import Sweep
-from jaxnn.population.saver import Saver
 from jaxnn.population.task import Task
 from jaxnn.train.hooks import Callback
 
@@ -126,7 +125,7 @@ def sweep(
         mesh=mesh,
         memory=memory,
     )
-    saver = None if checkpoints is None else Saver(checkpoints, task)
+    saver = task.saver(checkpoints)
     if saver is not None:
         saver.restore()
     task.train(progress, saver)

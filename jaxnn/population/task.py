@@ -133,6 +133,10 @@ class Task:
                     checked_labels(model_of(run.group.config.problem.model, run.group.values(0)), part, *one)
         return cls(settings, numbers, key, runs, data, validation, strategy, began)
 
+    def saver(self, checkpoints: Any) -> Saver | None:
+        """The saver of the task, or None without checkpoints."""
+        return None if checkpoints is None else Saver(checkpoints, self.key, self.settings, self.seeds, self.runs)
+
     def train(self, progress: bool, saver: Saver | None = None) -> bool:
         """Train each group's selected settings to its epoch `until`; return whether it was interrupted."""
         stopped = False

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from jaxnn.core.layer import as_layer
+from jaxnn.core.layer import as_layer, from_setup
 from jaxnn.core.trees import abstract, paths
+from jaxnn.problem.objective import inputs_of
+from jaxnn.problem.problem import Problem
 from jaxnn.programs.nonfinite import NonFinite, locate_nonfinite
 from jaxnn.programs.nonfinite_trace import is_finite
 
@@ -19,9 +20,9 @@ def find_nonfinite(
     model: Any,
     params: Any,
     state: Any,
-    batch: tuple[Any, Any],
+    batch: Any,
     *,
-    loss: Callable[[Any, Any], jax.Array],
+    loss: Any,
     key: jax.Array | None = None,
     training: bool = True,
 ) -> NonFinite | None:
@@ -35,8 +36,8 @@ def find_nonfinite(
         model: The model.
         params: Its parameters.
         state: Its state.
-        batch: The pair `(x, y)`, with one entry per sample along the leading axes.
-        loss: The loss, `loss(predictions, y) -> scalar`.
+        batch: `(x, y)` or `(x, y, weights)`, with one entry per sample along the leading axes; whatever an `Objective` takes.
+        loss: The loss, `loss(predictions, y) -> scalar`, or an `Objective`.
         key: The key of the step, for layers that draw random numbers.
         training: As for `model.apply`.
 
@@ -56,12 +57,17 @@ def find_nonfinite(
         ('logarithm', 'forward', 'log(0) = -inf', (1,))
     """
 
-    def objective(model, params, state, batch, key):
-        x, y = batch
-        return loss(model.apply(params, state, x, key=key, training=training)[0], y)
-
     model = as_layer(model)
-    return locate_nonfinite(objective, model, params, state, batch, key, model.setup(abstract(batch[0])))
+    problem = Problem(model, loss)
+
+    def objective(layer, params, state, batch, key):
+        def apply(params, state, x, **_):  # a problem is in training where it has a key; here `training` decides
+            return layer.apply(params, state, x, key=key, training=training)
+
+        bound = problem.bound({}, None, from_setup(layer.setup, apply, layer.name, layer.children))
+        return bound.objective(params, state, batch, None)[0]
+
+    return locate_nonfinite(objective, model, params, state, batch, key, model.setup(abstract(inputs_of(batch))))
 
 
 def first_nonfinite_path(tree: Any) -> str | None:

@@ -301,3 +301,17 @@ def test_the_result_does_not_depend_on_the_sizes_of_chunks(sizes, monkeypatch):
         found = find(model, x)
         got = None if found is None else (found.path, found.phase, found.samples)[: len(expected)]
         assert got == expected
+
+
+def test_weights_and_objectives():
+    model = nn.serial(nn.dense(2), logarithm=jnp.log)
+    params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}}
+    x, y = jnp.array([[1.0, 1.0], [0.0, 0.0]]), jnp.ones((2, 2))
+    found = find_nonfinite(model, params, {}, (x, y, jnp.ones(2)), loss=nn.losses.mse)
+    assert (found.path, found.samples) == ("logarithm", (1,))
+
+    def reconstruct(model, params, state, batch, key):
+        y, state = model.apply(params, state, batch)
+        return nn.losses.mse(y, batch), (state, y)
+
+    assert find_nonfinite(model, params, {}, x, loss=nn.Objective(reconstruct)).path == "logarithm"

@@ -1,5 +1,6 @@
 """The cache of compiled programs: equal configurations share programs, and no program is behind what a function reads."""
 
+import enum
 import functools
 import gc
 import types
@@ -47,6 +48,14 @@ def traced(monkeypatch):
 # --- equal configurations made anew ---
 
 
+class Color(enum.IntEnum):
+    RED = 1
+
+
+class Options:
+    scale = 1.0
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -60,6 +69,7 @@ def traced(monkeypatch):
         lambda: functools.partial(nn.losses.huber, delta=2.0),
         lambda: lambda predictions, y: nn.losses.mse(predictions, y) * 2,
         lambda: {"array": jnp.arange(3), "numpy": np.arange(3), "key": KEY, "set": {"a", "b"}, "dtype": jnp.bfloat16},
+        lambda: [Color.RED, Options, Options(), types.MappingProxyType({"a": 1})],
         lambda: nn.Objective(lambda model, params, state, batch, key: (0.0, (state, None))),
     ],
 )
@@ -86,6 +96,7 @@ def test_equal_configurations_have_one_fingerprint(make):
         (lambda x: x + 1, lambda x: x + 2),
         (lambda x, a=1: x, lambda x, a=2: x),
         (nn.callbacks.early_stopping(3), nn.callbacks.early_stopping(4)),
+        (enum.Enum("Color", "RED BLUE").RED, enum.Enum("Color", "RED BLUE").BLUE),
     ],
 )
 def test_different_configurations_have_different_fingerprints(one, other):
@@ -122,10 +133,6 @@ TABLE = np.ones(2, np.float32)
 SETTINGS = types.SimpleNamespace(scale=1.0)
 MODULE = types.ModuleType("settings_of_the_user")
 MODULE.scale = 1.0
-
-
-class Options:
-    scale = 1.0
 
 
 def scaled_by_a_global(predictions, y):

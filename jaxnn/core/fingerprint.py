@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import builtins
 import dis
+import enum
 import functools
 import hashlib
 import logging
@@ -120,6 +121,9 @@ class _Walk:
             self.exact &= _is_fixed(value.__name__)
         elif isinstance(value, type):
             self._class(value)
+        elif isinstance(value, enum.Enum):
+            self._write("member", value.name)
+            self.add(type(value))
         elif isinstance(value, types.FunctionType):
             self._function(value)
         elif isinstance(value, types.MethodType):
@@ -139,11 +143,12 @@ class _Walk:
             parts = sorted(fingerprint(item) for item in value)
             self._write(type(value).__qualname__, parts)
             self.exact &= all(part.exact for part in parts)
-        elif isinstance(value, types.BuiltinFunctionType | np.dtype | np.ufunc | types.GenericAlias | types.UnionType):
-            self._write(type(value).__qualname__, repr(value) if not isinstance(value, types.BuiltinFunctionType) else "")
-            self._write(getattr(value, "__module__", ""), getattr(value, "__qualname__", ""))
-            if isinstance(owner := getattr(value, "__self__", None), list | dict | Mapping):
+        elif isinstance(value, _BUILT_IN):
+            self._write(type(value).__qualname__, getattr(value, "__module__", ""), getattr(value, "__qualname__", ""))
+            if isinstance(owner := getattr(value, "__self__", None), list | Mapping):  # such as a dict's `get`
                 self.add(owner)
+        elif isinstance(value, np.dtype | np.ufunc | types.GenericAlias | types.UnionType):
+            self._write(type(value).__qualname__, repr(value))
         else:
             self._object(value)
 
@@ -230,6 +235,15 @@ class _Walk:
 
 
 _PLAIN = frozenset({bool, int, float, complex, str, bytes})
+_BUILT_IN = (
+    types.BuiltinFunctionType,
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.MethodWrapperType,
+    types.ClassMethodDescriptorType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+)
 _MISSING = "no such name"
 _digests: dict[int, tuple[weakref.ref, bytes]] = {}  # of JAX's arrays, which do not change
 

@@ -472,7 +472,7 @@ def test_find_learning_rate_suggests_a_fast_and_stable_rate():
     assert len(found.learning_rates) < 200  # rates after the divergence are cut off
     np.testing.assert_allclose(found.learning_rates[:2], [1e-7, 1e-7 * 1e9 ** (1 / 199)])
     assert found.plot().axes[0].get_xscale() == "log"
-    with pytest.raises(ValueError, match="got 1 and 1"):
+    with pytest.raises(ValueError, match="got low 1 and high 1"):
         nn.find_learning_rate(LINEAR, (X, TARGETS), loss=nn.losses.mse, optimizer=optax.sgd, key=KEY, low=1, high=1)
 
 

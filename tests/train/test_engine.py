@@ -4,6 +4,7 @@ import functools
 import signal
 import threading
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,15 +33,8 @@ def regression(data=(X, TARGETS), **options):
     return fit(LINEAR, data, **{"loss": nn.losses.mse, "optimizer": optax.sgd(0.1), "batch_size": 20, **options})
 
 
-def equal(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(left, right)
-
-
-def close(a, b, rtol=1e-5, atol=1e-6):
-    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(left, right, rtol=rtol, atol=atol)
+equal = chex.assert_trees_all_equal
+close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
 
 @functools.cache

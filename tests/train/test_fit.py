@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +23,7 @@ def network():
     return nn.serial(nn.dense(8), nn.relu, nn.dropout(0.2), nn.dense(2))
 
 
-def equal(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(left, right)
+equal = chex.assert_trees_all_equal
 
 
 def test_the_same_key_gives_the_same_result_bit_for_bit():

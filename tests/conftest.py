@@ -1,6 +1,8 @@
 """Every test runs strict: no implicit dtype or rank promotion, no tracer leaks that go unseen, warnings are errors."""
 
 import os
+import signal
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +23,8 @@ def pytest_configure(config):
     The default run compiles some thousand small programs and runs each for a moment, so it leaves out LLVM's optimizations;
     the slow tests train networks, and have them.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would children
     if config.option.markexpr == "not slow":
         flags = ["--xla_backend_optimization_level=0"]
         if jax.__version_info__ < (0, 11):  # later versions have no other emitters (measured: a third of the time)

@@ -1,6 +1,7 @@
 """The command line: every mistake is one line that says what is allowed, and a run leaves numbers and a picture."""
 
 import argparse
+import functools
 import itertools
 import os
 import re
@@ -316,7 +317,9 @@ def test_own_files(capsys, tmp_path, write, words):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 def test_ctrl_c_reports_what_was_reached(tmp_path):
     command = [sys.executable, "-m", "jaxnn", "--data", "iris", "--epochs", "1000000", "--schedule", "constant"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in the background a shell has SIGINT ignored
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, preexec_fn=listen) as process:
         lines = itertools.takewhile(lambda line: not line.startswith("epoch 1/"), process.stderr)
         before = "".join(lines)
         process.send_signal(signal.SIGINT)

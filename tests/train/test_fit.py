@@ -250,6 +250,7 @@ INTERRUPTED = """
 import importlib, os, signal, threading, time
 import numpy as np, jax, optax, jaxnn as nn
 fit, progress = (importlib.import_module("jaxnn.train." + name) for name in ("fit", "progress"))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has SIGINT ignored
 x = np.random.default_rng(0).normal(size=({samples}, 16)).astype(np.float32)
 y = (x[:, 0] > 0).astype(np.int32)
 calls = 0

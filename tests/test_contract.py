@@ -9,6 +9,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,7 @@ class Entry:
     x: Any
     params: dict[str, tuple[int, ...]]
     state: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    random: bool = False  # draws in training
+    random: bool = False  # whether it draws random numbers in training
 
 
 def floats(*shape: int) -> jax.Array:
@@ -39,10 +40,6 @@ def gated(run, x):
 
 def tied(run, x):
     return run("f", run("drop", run("f", run("drop", x))))
-
-
-def twice():
-    return nn.branch(nn.identity, nn.tanh)
 
 
 LAYERS = {
@@ -62,12 +59,10 @@ LAYERS = {
     "conv in groups, dilated": Entry(
         lambda: nn.conv(4, 3, groups=2, dilation=2), floats(2, 6, 6, 4), {"bias": (4,), "kernel": (3, 3, 2, 4)}
     ),
-    "conv, circular and causal": Entry(
-        lambda: nn.serial(nn.conv(2, 3, padding="CIRCULAR"), nn.conv(2, 3, padding="CAUSAL", use_bias=False)),
-        floats(2, 4, 2),
-        {"conv/bias": (2,), "conv/kernel": (3, 2, 2), "conv_2/kernel": (3, 2, 2)},
-    ),
-    "separable_conv": Entry(  # and depthwise_conv
+    "conv, circular": Entry(lambda: nn.conv(2, 3, padding="CIRCULAR"), floats(2, 4, 2), {"bias": (2,), "kernel": (3, 2, 2)}),
+    "conv, causal": Entry(lambda: nn.conv(2, 3, padding="CAUSAL", use_bias=False), floats(2, 4, 2), {"kernel": (3, 2, 2)}),
+    "depthwise_conv": Entry(lambda: nn.depthwise_conv(3), floats(2, 4, 2), {"bias": (2,), "kernel": (3, 1, 2)}),
+    "separable_conv": Entry(
         lambda: nn.separable_conv(3, 2),
         floats(2, 4, 2),
         {"depthwise/kernel": (2, 1, 2), "pointwise/bias": (3,), "pointwise/kernel": (1, 2, 3)},
@@ -82,27 +77,20 @@ LAYERS = {
     "weight_standardization": Entry(
         lambda: nn.weight_standardization(nn.conv(4, 3)), floats(2, 5, 3), {"bias": (4,), "kernel": (3, 3, 4)}
     ),
-    "pixel_shuffle, pixel_unshuffle, pad, crop, upsample, resize, permute, reshape": Entry(
-        lambda: nn.serial(
-            nn.pixel_shuffle(2),
-            nn.upsample(2),
-            nn.pixel_unshuffle(4),
-            nn.pad(2),
-            nn.crop(1),
-            nn.resize((5, 4)),
-            nn.permute(2, 3, 1),
-            nn.reshape(-1, 4),
-        ),
-        floats(2, 2, 3, 4),
-        {},
-    ),
+    "pixel_shuffle": Entry(lambda: nn.pixel_shuffle(2), floats(2, 2, 3, 4), {}),
+    "pixel_unshuffle": Entry(lambda: nn.pixel_unshuffle(2), floats(2, 2, 4, 3), {}),
+    "pad": Entry(lambda: nn.pad(2), floats(2, 2, 3, 4), {}),
+    "crop": Entry(lambda: nn.crop(1), floats(2, 3, 4, 2), {}),
+    "upsample": Entry(lambda: nn.upsample(2), floats(2, 2, 3, 4), {}),
+    "resize": Entry(lambda: nn.resize((5, 4)), floats(2, 2, 3, 4), {}),
+    "permute": Entry(lambda: nn.permute(2, 3, 1), floats(2, 2, 3, 4), {}),
+    "reshape": Entry(lambda: nn.reshape(-1, 4), floats(2, 2, 3, 4), {}),
     "max_pool, dilated": Entry(lambda: nn.max_pool(2, strides=1, dilation=2, ceil_mode=True), floats(2, 6, 3), {}),
-    "min_pool, lp_pool, global_max_pool": Entry(
-        lambda: nn.serial(nn.lp_pool(2, strides=1), nn.min_pool(2), nn.global_max_pool()), floats(2, 6, 3), {}
-    ),
-    "adaptive_avg_pool, adaptive_max_pool": Entry(
-        lambda: nn.serial(nn.adaptive_avg_pool(3), nn.adaptive_max_pool(2)), floats(2, 5, 3), {}
-    ),
+    "min_pool": Entry(lambda: nn.min_pool(2), floats(2, 6, 3), {}),
+    "lp_pool": Entry(lambda: nn.lp_pool(2, strides=1), floats(2, 6, 3), {}),
+    "global_max_pool": Entry(nn.global_max_pool, floats(2, 6, 3), {}),
+    "adaptive_avg_pool": Entry(lambda: nn.adaptive_avg_pool(3), floats(2, 5, 3), {}),
+    "adaptive_max_pool": Entry(lambda: nn.adaptive_max_pool(2), floats(2, 5, 3), {}),
     "max_pool": Entry(lambda: nn.max_pool(2), floats(2, 6, 6, 3), {}),
     "max_pool overlapping": Entry(lambda: nn.max_pool(3, strides=2, padding="SAME"), floats(2, 6, 6, 3), {}),
     "avg_pool": Entry(lambda: nn.avg_pool(2), floats(2, 6, 6, 3), {}),
@@ -116,24 +104,17 @@ LAYERS = {
         nn.batch_norm, (floats(3, 5, 2), MASK), {"bias": (2,), "scale": (2,)}, state={"mean": (2,), "var": (2,)}
     ),
     "rms_norm": Entry(lambda: nn.rms_norm(axis=(1, 2)), floats(3, 2, 4), {"scale": (2, 4)}),
-    "group_norm, instance_norm": Entry(
-        lambda: nn.serial(nn.group_norm(2), nn.instance_norm(use_bias=False)),
-        floats(3, 3, 4),
-        {"group_norm/bias": (4,), "group_norm/scale": (4,), "instance_norm/scale": (4,)},
-    ),
-    "add, multiply, concatenate": Entry(
-        lambda: nn.serial(*(layer for join in (nn.add, nn.multiply, nn.concatenate) for layer in (twice(), join))),
-        floats(3, 4),
-        {},
-    ),
-    "local_response_norm, unit_norm": Entry(lambda: nn.serial(nn.local_response_norm(3), nn.unit_norm()), floats(3, 6), {}),
+    "group_norm": Entry(lambda: nn.group_norm(2), floats(3, 3, 4), {"bias": (4,), "scale": (4,)}),
+    "instance_norm": Entry(lambda: nn.instance_norm(use_bias=False), floats(3, 3, 4), {"scale": (4,)}),
+    "add": Entry(lambda: nn.as_layer(nn.add), (floats(3, 4), floats(3, 4) / 2), {}),
+    "multiply": Entry(lambda: nn.as_layer(nn.multiply), (floats(3, 4), floats(3, 4) / 2), {}),
+    "concatenate": Entry(lambda: nn.as_layer(nn.concatenate), (floats(3, 4), floats(3, 2)), {}),
+    "local_response_norm": Entry(lambda: nn.local_response_norm(3), floats(3, 6), {}),
+    "unit_norm": Entry(nn.unit_norm, floats(3, 6), {}),
     "spatial_dropout": Entry(lambda: nn.spatial_dropout(0.5), floats(3, 2, 20), {}, random=True),
-    "alpha_dropout, gaussian_dropout, gaussian_noise": Entry(
-        lambda: nn.serial(nn.alpha_dropout(0.5), nn.gaussian_dropout(0.5), nn.gaussian_noise(0.5)),
-        floats(3, 40),
-        {},
-        random=True,
-    ),
+    "alpha_dropout": Entry(lambda: nn.alpha_dropout(0.5), floats(3, 40), {}, random=True),
+    "gaussian_dropout": Entry(lambda: nn.gaussian_dropout(0.5), floats(3, 40), {}, random=True),
+    "gaussian_noise": Entry(lambda: nn.gaussian_noise(0.5), floats(3, 40), {}, random=True),
     "drop_path": Entry(lambda: nn.drop_path(0.5), floats(40, 3), {}, random=True),
     "layer_norm": Entry(nn.layer_norm, floats(8, 3), {"bias": (3,), "scale": (3,)}),
     "rnn": Entry(lambda: nn.rnn(4), floats(3, 5, 2), {"bias": (4,), "kernel": (2, 4), "recurrent_kernel": (4, 4)}),
@@ -269,8 +250,8 @@ LAYERS = {
         lambda: nn.bidirectional(nn.rnn(3)),
         (floats(3, 5, 2), MASK),
         {
-            f"{way}/{name}": shape
-            for way in ("backward", "forward")
+            f"{direction}/{name}": shape
+            for direction in ("backward", "forward")
             for name, shape in {"bias": (3,), "kernel": (2, 3), "recurrent_kernel": (3, 3)}.items()
         },
     ),
@@ -355,7 +336,7 @@ LAYERS = {
     ),
 }
 
-# All entries earn all tests. What has to be compiled is compiled in the default run for these alone, one of a kind.
+# Every entry earns every test. Those that compile run by default for these entries, one of each kind, and are slow for others.
 DEFAULT = {
     "dense", "conv 2-D", "conv in groups, dilated", "max_pool", "dropout", "batch_norm", "layer_norm", "prelu",
     "lstm, last state of a padded sequence", "residual", "repeat of a repeat with state", "remat", "block with shared weights",
@@ -374,8 +355,8 @@ def abstract(entry: Entry):
     return model, *jax.eval_shape(model.init, jax.random.key(0), entry.x)
 
 
-def forms(tree):
-    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+same_form = chex.assert_trees_all_equal_shapes_and_dtypes
 
 
 @functools.cache
@@ -393,12 +374,6 @@ def run(entry: Entry, model, params, state, x, training=False):
 @functools.cache
 def _apply(model):
     return jax.jit(model.apply, static_argnames="training")
-
-
-def close(a, b, rtol=1e-5, atol=1e-6):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(np.asarray(left, np.float64), np.asarray(right, np.float64), rtol=rtol, atol=atol)
 
 
 def floating(tree):
@@ -422,15 +397,15 @@ def test_setup_promises_what_apply_returns(entry):
     model, params, state = abstract(entry)
     y, after = jax.eval_shape(model.apply, params, state, entry.x)
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), entry.x)
-    assert forms(model.setup(x).output) == forms(y)
-    assert forms(after) == forms(state)
+    same_form(model.setup(x).output, y)
+    same_form(after, state)
 
 
 @compiled
 def test_abstract_init_tells_the_truth(entry):
     model, params, state = made(entry)
     _, *promised = abstract(entry)
-    assert forms(tuple(promised)) == forms((params, state))
+    same_form(tuple(promised), (params, state))
 
 
 @compiled
@@ -438,9 +413,9 @@ def test_init_is_a_pure_function_of_its_key(entry):
     model, *drawn = made(entry)
     close(tuple(drawn), jax.jit(model.init)(jax.random.key(0), entry.x), rtol=1e-6, atol=1e-7)
     keys = jax.random.split(jax.random.key(3), 2)
-    together = jax.vmap(lambda key: model.init(key, entry.x))(keys)
+    together = jax.jit(jax.vmap(model.init, (0, None)))(keys, entry.x)
     for i in range(2):
-        alone = model.init(keys[i], entry.x)
+        alone = jax.jit(model.init)(keys[i], entry.x)
         close(jax.tree.map(lambda a, i=i: a[i], together), alone, rtol=1e-6, atol=1e-7)
 
 
@@ -451,8 +426,7 @@ def test_apply_always_returns_a_pair_and_keeps_the_state_structure(entry):
         out = run(entry, model, params, state, entry.x, training)
         assert isinstance(out, tuple)
         assert len(out) == 2
-        shapes = [jax.tree.map(lambda a: (a.shape, a.dtype), s) for s in (out[1], state)]
-        assert shapes[0] == shapes[1]
+        same_form(out[1], state)
 
 
 @compiled
@@ -468,8 +442,8 @@ def test_jit_gives_the_same(entry, training):
 def test_gradients_exist_and_are_finite(entry):
     model, params, state = made(entry)
     gradients = jax.jit(jax.grad(lambda p: energy(run(entry, model, p, state, entry.x, training=True)[0])))(params)
-    assert jax.tree.structure(gradients) == jax.tree.structure(params)
-    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradients))
+    same_form(gradients, params)
+    chex.assert_tree_all_finite(gradients)
     if params:
         assert any(bool((g != 0).any()) for g in jax.tree.leaves(gradients))
 
@@ -533,16 +507,10 @@ def test_bfloat16_policy_takes_the_whole_model(entry):
 @every
 def test_a_second_call_does_not_trace_again(entry):
     model, params, state = abstract(entry)
-    traces = []
-
-    def counted(params, state, x):
-        traces.append(1)
-        return model.apply(params, state, x)
-
-    jitted = jax.jit(counted)
+    chex.clear_trace_counter()
+    jitted = jax.jit(chex.assert_max_traces(model.apply, 1))
     _, after = jitted.trace(params, state, entry.x).out_info
     jitted.trace(params, after, entry.x)
-    assert len(traces) == 1
 
 
 @every

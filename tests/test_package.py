@@ -1,4 +1,4 @@
-"""The package as such: what importing it costs and brings, and what it says it offers."""
+"""The package as a whole: the cost of its import, its public names, and which modules may import which."""
 
 import ast
 import functools
@@ -15,7 +15,7 @@ import jaxnn as nn
 ROOT = Path(nn.__file__).parent
 
 
-def test_importing_jaxnn_costs_next_to_nothing_on_top_of_jax_and_optax():
+def test_importing_jaxnn_costs_little_on_top_of_jax_and_optax():
     """In modules and in CPU time of the process (measured: 6% and 10%).
 
     The garbage collector is off: its pass over everything that JAX made, 50 ms, would count for whoever triggers it.
@@ -31,7 +31,7 @@ def test_importing_jaxnn_costs_next_to_nothing_on_top_of_jax_and_optax():
     assert min(float(seconds) for _, seconds in runs) < 0.2
 
 
-def test_importing_jaxnn_pulls_in_none_of_the_extras():
+def test_importing_jaxnn_imports_none_of_the_extras():
     program = (
         "import sys, jax, optax; before = set(sys.modules); import jaxnn\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
@@ -41,15 +41,15 @@ def test_importing_jaxnn_pulls_in_none_of_the_extras():
     assert brought <= {"jaxnn", "jax", "jaxlib", "optax", "numpy"}
 
 
-def test_every_public_name_is_there_and_documented():
+def test_every_public_name_exists_and_is_documented():
     for name in nn.__all__:
         value = getattr(nn, name)
         assert getattr(value, "__doc__", None), name
     assert len(set(nn.__all__)) == len(nn.__all__)
 
 
-def test_every_name_in_the_readme_is_there():
-    """Those of the examples and of the table of other libraries' names."""
+def test_every_name_in_the_readme_exists():
+    """In the examples and in the table of other libraries' names."""
     names = set(re.findall(r"\bnn((?:\.[A-Za-z_]\w*)+)", (ROOT.parent / "README.md").read_text(encoding="utf-8")))
     assert len(names) > 30
     for name in names:
@@ -168,5 +168,5 @@ def test_no_circle_of_imports():
     assert not left, "in or between circles:" + "".join(f"\n{m} -> {', '.join(sorted(t))}" for m, t in left.items())
 
 
-def test_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert (ROOT / "py.typed").exists()

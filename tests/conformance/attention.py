@@ -18,12 +18,12 @@ def pair(x):
 
 
 def padding_mask(draw, x):
-    """True where there is something to attend to; sometimes nowhere in a sample."""
+    """True where a position can be attended to; a sample may have no such position."""
     return np.random.default_rng(draw(st.integers(0, 9))).random(x.shape[:2]) < 0.6
 
 
 def turned(x, base):
-    """The rotary positions as products of complex numbers."""
+    """Rotary positions as products of complex numbers."""
     time, d = x.shape[1], x.shape[-1]
     angles = torch.arange(time)[:, None] / base ** (2 * torch.arange(d // 2) / d).double()
     z = torch.complex(*x.chunk(2, -1)) * torch.polar(torch.ones_like(angles), angles)[:, None]
@@ -32,7 +32,7 @@ def turned(x, base):
 
 @st.composite
 def attention(draw):
-    """Projections of our own around `scaled_dot_product_attention`, with everything else as its mask and in q and k."""
+    """Our projections around `scaled_dot_product_attention`; all options become its mask or changes of q and k."""
     d, key_heads, times = draw(st.sampled_from([2, 4])), draw(st.integers(1, 2)), draw(st.integers(1, 3))
     heads, features, batch, time = key_heads * times, draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.integers(1, 6))
     causal, window = draw(st.booleans()), draw(st.sampled_from([None, 1, 2, 4]))
@@ -83,7 +83,7 @@ def attention(draw):
             seen = seen & (mask[:, None, None] if mask.ndim == 2 else mask)
         slopes = torch.zeros(heads)
         if bias is not None:
-            lower = 2 ** int(np.log2(heads))  # the paper's slopes, and every other one of twice as many heads'
+            lower = 2 ** int(np.log2(heads))  # the paper's slopes, then every other slope for twice as many heads
             series = lambda n: [2.0 ** (-8 * (h + 1) / n) for h in range(n)]  # noqa: E731
             slopes = torch.tensor(series(lower) + series(2 * lower)[::2][: heads - lower])
         added = -slopes[:, None, None] * (i - j).abs()
@@ -114,7 +114,7 @@ def projections(p, prefix=""):
 
 @st.composite
 def multi_head_attention(draw):
-    """Masks are true where something is hidden, and of the sequences one is always there to attend to."""
+    """PyTorch's masks are true where something is hidden; at least one position is visible in each sequence."""
     heads, d, batch, time = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 5))
     features, causal, cross = heads * d, draw(st.booleans()), draw(st.booleans())
     x = normal(batch, time, features)

@@ -1,4 +1,4 @@
-"""What a row of the table is, and how a case of it is compared."""
+"""A row of the conformance table, and the comparison of one case with PyTorch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import jaxnn as nn
 
 torch = pytest.importorskip("torch")
 
-TOLERANCE = 2e-5  # three hundred roundings of 6e-8; sums have at most some hundred terms of order one
-LOOSE = 1e-3  # where a normalization divides by a hundredth, or scores in a softmax are some tens: these multiply roundings
+TOLERANCE = 2e-5  # about 300 roundings of 6e-8; sums have at most a few hundred terms of order one
+LOOSE = 1e-3  # where a normalization divides by about 0.01, or softmax scores are in the tens: both magnify rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A layer, its input, and what computes the same with PyTorch from tensors in our layout.
+    """A layer, its input, and a function that computes the same with PyTorch from tensors in our layout.
 
-    `peer(params, state, x) -> (y, state)`, or `peer(params, x) -> y` for a layer without state. Since it takes our layout,
-    the gradients that PyTorch gives have it too.
+    The function is `peer(params, state, x) -> (y, state)`, or `peer(params, x) -> y` for a layer without state. Since it
+    takes our layout, PyTorch's gradients have that layout too.
     """
 
     layer: nn.Layer
@@ -37,8 +37,8 @@ class Case:
 @dataclass(frozen=True, eq=False)
 class Row:
     cases: st.SearchStrategy[Case]
-    peer: str  # what PyTorch calls it
-    differs: str = ""  # where its convention is another; the layer's docstring says so too
+    peer: str  # PyTorch's name
+    differs: str = ""  # how PyTorch's convention differs; the layer's docstring states it too
     tolerance: float = TOLERANCE
 
 
@@ -51,22 +51,23 @@ def positive(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def first(x):
-    """Channels first, as PyTorch has them."""
+    """Move the channels to the front, where PyTorch has them."""
     return x.movedim(-1, 1).contiguous()
 
 
 def last(x):
-    """Channels last. PyTorch's `instance_norm` has a wrong gradient where what comes back to it is not contiguous."""
+    """Move the channels to the end. PyTorch's `instance_norm` has a wrong gradient for a non-contiguous cotangent."""
     if x.requires_grad:
         x.register_hook(torch.Tensor.contiguous)
     return x.movedim(1, -1)
 
 
 def compare(case: Case, tolerance: float) -> None:
-    """Outputs, the next state, and the gradients of a random weighting of these by the input and by every parameter.
+    """Compare outputs, the next state, and gradients with respect to the input and every parameter.
 
-    Ours are computed in float32 and PyTorch's in float64 from the same numbers, so that the difference is our rounding
-    alone. It is relative to the largest number of an array, where that is above one.
+    The gradients are those of a randomly weighted sum of the outputs. Ours are computed in float32 and PyTorch's in float64
+    from the same numbers, so the difference is our rounding error. Where the largest number of an array exceeds one, the
+    tolerance is relative to it.
     """
     shapes = jax.eval_shape(case.layer.init, jax.random.key(0), case.x)
     given = *(_filled(tree, draw) for tree, draw in zip(shapes, (normal, positive), strict=True)), case.x

@@ -1,3 +1,3 @@
-"""Only the tests are collected: the other files are imported by them, and without PyTorch cannot be."""
+"""Collect the tests alone: the other files here can be imported only where PyTorch is installed."""
 
 collect_ignore_glob = ["[!t]*.py"]

@@ -11,12 +11,12 @@ MODES = {"CIRCULAR": "circular", "REFLECT": "reflect"}
 
 
 def surroundings(pairs):
-    """(low, high) pairs as `F.pad` takes them, from the last axis on."""
+    """(low, high) pairs in the order of `F.pad`, the last axis first."""
     return [n for pair in reversed(pairs) for n in pair]
 
 
 def pairs_of(padding, sizes, reach, strides):
-    """What each padding is by the docstring of `conv`."""
+    """The (low, high) padding of each axis, as the docstring of `conv` defines it."""
     if padding == "SAME":
         reach = [max((-(-n // s) - 1) * s + r + 1 - n, 0) for n, s, r in zip(sizes, strides, reach, strict=True)]
     if padding == "VALID":
@@ -28,7 +28,7 @@ def pairs_of(padding, sizes, reach, strides):
 
 @st.composite
 def windows(draw, paddings, axes=None):
-    """The options of a convolution, and input sizes into which it just fits, or more."""
+    """The options of a convolution, and input sizes into which the kernel fits."""
     axes = draw(st.integers(1, 3)) if axes is None else axes
     per_axis = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731
     kernel_size, strides, dilation = per_axis(1, 4), per_axis(1, 3), per_axis(1, 2)
@@ -38,7 +38,7 @@ def windows(draw, paddings, axes=None):
     if padding in ("SAME", "CAUSAL"):
         least = [1] * axes
     elif padding in MODES:
-        least = [r - r // 2 + 1 for r in reach]  # one value more than is taken from either side
+        least = [r - r // 2 + 1 for r in reach]  # one more than what either side takes
     else:
         pairs = pairs_of(padding, None, reach, strides)
         least = [max(r + 1 - a - b, 1 - min(a, 0) - min(b, 0)) for r, (a, b) in zip(reach, pairs, strict=True)]
@@ -47,7 +47,7 @@ def windows(draw, paddings, axes=None):
 
 
 def convolved(x, kernel, bias=None, *, strides=1, dilation=1, padding="VALID", groups=1):
-    """PyTorch's convolution after a padding by `F.pad`; where it has the padding itself, by that."""
+    """PyTorch's convolution, with its own "same" padding where it has one and after `F.pad` otherwise."""
     convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.ndim]
     weight = kernel.movedim((-1, -2), (0, 1))
     if padding == "SAME" and set(strides) == {1}:

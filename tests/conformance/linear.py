@@ -15,14 +15,14 @@ def shape_of(draw, most=3):
 
 
 def padded(draw, x):
-    """`x`, or with a mask over its leading axes: then the layer's output is a pair too."""
+    """`x`, or a pair of it and a mask over its leading axes; the layer's output is then a pair too."""
     if x.ndim != 3 or not draw(st.booleans()):
         return x
     return x, np.arange(x.shape[1]) < np.arange(1, len(x) + 1)[:, None]
 
 
 def kept(function):
-    """`function(params, x)`, which keeps a mask."""
+    """`function(params, x)` that passes a mask on."""
     return lambda p, x: (function(p, x[0]), x[1]) if isinstance(x, tuple) else function(p, x)
 
 
@@ -94,7 +94,7 @@ def embedding(draw):
 
     def peer(p, x):
         table = p["embedding"]
-        if padding_index is not None:  # theirs keeps what is written there, and only learns nothing
+        if padding_index is not None:  # PyTorch keeps that vector and only gives it no gradient
             table = table.masked_fill((torch.arange(vocabulary) == padding_index)[:, None], 0)
         return F.embedding(x, table, padding_index)
 

@@ -18,12 +18,12 @@ def shape_of(draw, least=1, most=4):
 @st.composite
 def batch_norm(draw):
     shape, training = shape_of(draw), draw(st.booleans())
-    shape = (shape[0] + 1, *shape[1:])  # of one value a channel there is no variance
+    shape = (shape[0] + 1, *shape[1:])  # one value per channel has no variance
     momentum, epsilon = draw(st.sampled_from([0.9, 0.5, 0.0, 1.0])), draw(EPSILONS)
     layer = nn.batch_norm(momentum=momentum, epsilon=epsilon, use_scale=draw(st.booleans()), use_bias=draw(st.booleans()))
 
     def peer(p, state, x):
-        running = [state[name].detach().clone() for name in ("mean", "var")]  # which are written to
+        running = [state[name].detach().clone() for name in ("mean", "var")]  # written to in place
         y = F.batch_norm(x.movedim(-1, 1), *running, p.get("scale"), p.get("bias"), training, 1 - momentum, epsilon)
         return y.movedim(1, -1), dict(zip(("mean", "var"), running, strict=True))
 
@@ -32,7 +32,7 @@ def batch_norm(draw):
 
 @st.composite
 def over_axes(draw, name):
-    """PyTorch normalizes the last axes; any others are moved there, and back."""
+    """PyTorch normalizes the last axes; other axes are moved there and back."""
     shape = (*shape_of(draw), draw(st.integers(2, 5)))
     axes = sorted(draw(st.sets(st.integers(1, len(shape) - 1), min_size=1)))
     epsilon = draw(EPSILONS)
@@ -61,7 +61,7 @@ def grouped(draw, name):
     shape = shape_of(draw, 1 if name == "group_norm" else 2)
     groups, each = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     channels, epsilon = groups * each, draw(EPSILONS)
-    if shape[1:].count(1) == len(shape) - 1 and (name == "instance_norm" or each == 1):  # of one value there is no variance
+    if shape[1:].count(1) == len(shape) - 1 and (name == "instance_norm" or each == 1):  # one value has no variance
         shape = (shape[0], 2, *shape[2:])
     flags = {flag: draw(st.booleans()) for flag in ("use_scale", "use_bias")}
     arguments = {"groups": groups} if name == "group_norm" else {}

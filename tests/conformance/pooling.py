@@ -1,4 +1,4 @@
-"""Cases of pooling, and of layers that move values about."""
+"""Cases of pooling, and of layers that rearrange values."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ def of_axes(name, x):
 
 @st.composite
 def windows(draw, dilated=True):
-    """Options of a pooling layer, pairs that are the padding's, and an input into which the window fits."""
+    """Options of a pooling layer, its padding as pairs, and an input into which the window fits."""
     axes = draw(st.integers(1, 3))
     window, strides, dilation = (
         per_axis(draw, axes, 1, 4),
@@ -36,7 +36,7 @@ def windows(draw, dilated=True):
     )
     reach = [(w - 1) * d for w, d in zip(window, dilation, strict=True)]
     padding = draw(st.sampled_from(["VALID", "SAME", "pairs"]))
-    if padding == "pairs":  # at most half of the window, as PyTorch demands
+    if padding == "pairs":  # at most half of the window, as PyTorch requires
         padding = tuple((draw(st.integers(0, w // 2)),) * 2 for w in window)
     least = [1 if padding == "SAME" and set(dilation) == {1} else r + 1 for r in reach]
     sizes = tuple(n + more for n, more in zip(least, per_axis(draw, axes, 0, 4), strict=True))
@@ -46,7 +46,7 @@ def windows(draw, dilated=True):
 
 
 def largest(x, window, pairs, *, strides, padding, dilation, ceil_mode):
-    """With PyTorch's own padding, or for "SAME", which it lacks, after one with what never wins."""
+    """With PyTorch's own padding; for "SAME", which it lacks, after padding with −∞."""
     pool = of_axes("max_pool", x)
     if padding != "SAME":
         return last(pool(first(x), window, strides, [low for low, _ in pairs], dilation, ceil_mode))
@@ -82,7 +82,7 @@ def avg_pool(draw):
 
 @st.composite
 def lp_pool(draw):
-    """Of no zeros: there PyTorch's norm has no slope."""
+    """Without zeros, where PyTorch's norm has no gradient."""
     axes = draw(st.integers(1, 3))
     window, strides = per_axis(draw, axes, 1, 4), per_axis(draw, axes, 1, 4)
     x = normal(2, *(n + draw(st.integers(0, 4)) for n in window), 2)

@@ -21,7 +21,7 @@ def sequence(draw, features=None):
 
 
 def weights(kind, p, end=""):
-    """Our parameters of one direction under PyTorch's names. Its second bias is ours but for aₙ, which is in the reset."""
+    """Our parameters of one direction under PyTorch's names. Its second bias is zero except for the GRU's recurrent bias."""
     bias = p["bias"]
     recurrent_bias = torch.zeros_like(bias)
     if kind == "gru":
@@ -50,12 +50,12 @@ def module(draw, kinds, both=False):
     peer_module = getattr(torch.nn, kind.upper())(n_in, features, batch_first=True, bidirectional=both, **theirs).double()
 
     def run(p, state, x):
-        """All steps' outputs, and the last carry of each direction."""
-        ways = [("forward", ""), ("backward", "_reverse")]
-        tensors = {k: v for way, end in ways for k, v in weights(kind, p[way], end).items()} if both else weights(kind, p)
+        """The outputs of all steps, and the last carry of each direction."""
+        sides = [("forward", ""), ("backward", "_reverse")]
+        tensors = {k: v for side, end in sides for k, v in weights(kind, p[side], end).items()} if both else weights(kind, p)
         carry = None
         if state:
-            carry = [torch.stack([state[way][part] for way, _ in ways] if both else [state[part]]) for part in parts]
+            carry = [torch.stack([state[side][part] for side, _ in sides] if both else [state[part]]) for part in parts]
             carry = tuple(carry) if kind == "lstm" else carry[0]
         x, mask = x if isinstance(x, tuple) else (x, None)
         if mask is not None:
@@ -64,7 +64,7 @@ def module(draw, kinds, both=False):
         carry = carry if kind == "lstm" else (carry,)
         if mask is not None:
             y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=mask.shape[1])
-        after = [dict(zip(parts, of_way, strict=True)) for of_way in zip(*(c.unbind() for c in carry), strict=True)]
+        after = [dict(zip(parts, one, strict=True)) for one in zip(*(c.unbind() for c in carry), strict=True)]
         if not options["return_sequences"]:
             y = torch.cat([each["h"] for each in after], -1)
         elif mask is not None:
@@ -77,7 +77,7 @@ def module(draw, kinds, both=False):
 
 @st.composite
 def stack(draw, kind):
-    """Several layers, one upon the other, as `num_layers`."""
+    """Several layers in sequence, PyTorch's `num_layers`."""
     features, n, x = draw(st.integers(1, 4)), draw(st.integers(2, 3)), normal(2, draw(st.integers(1, 5)), 3)
     layer = nn.serial(**{f"layer_{i}": getattr(nn, kind)(features) for i in range(n)})
     peer_module = getattr(torch.nn, kind.upper())(3, features, n, batch_first=True).double()
@@ -140,7 +140,7 @@ CELLS = {
 
 @st.composite
 def loop(draw, kind):
-    """At padded steps the carry stays as it was, and the output is zero."""
+    """At padded steps the carry is unchanged and the output is zero."""
     cell, make = CELLS[kind]
     features, stateful, every = draw(st.integers(2, 4)), draw(st.booleans()), draw(st.booleans())
     options = {"stateful": stateful, "return_sequences": every}

@@ -1,8 +1,8 @@
-"""ONNX's published vectors: every one of an operator that jaxnn has, through the layer or the function that it is here.
+"""ONNX's published test vectors of every operator that jaxnn has, run through the corresponding layer or function.
 
-The `onnx` package makes the vectors of single operators and brings models that PyTorch exported, both with inputs and
-outputs. An operator is translated here as a whole, attributes and all: axes from channels first to channels last, pads to
-pairs, gates to another order. What cannot be said is in `SKIPPED`, with its reason.
+The `onnx` package generates the vectors of single operators and contains models that PyTorch exported, both with inputs and
+outputs. Each operator is translated with all its attributes: axes from channels first to channels last, pads to pairs, gates
+to another order. `SKIPPED` lists the vectors that cannot be expressed, each with its reason.
 """
 
 import fnmatch
@@ -18,36 +18,36 @@ import pytest
 
 import jaxnn as nn
 
-pytestmark = pytest.mark.slow  # each vector has shapes of its own, so that each compiles its operations
+pytestmark = pytest.mark.slow  # each vector has its own shapes, so each compiles its operations
 
-SKIPPED = {  # names of vectors, and why jaxnn cannot be asked for them
-    "test_training_dropout*default*": "ONNX's generator draws other units",
-    "test_training_dropout": "ONNX's generator draws other units",
-    "test_training_dropout_mask": "ONNX's generator draws other units",
-    "test_einsum_*sum*": "an einsum layer has a kernel, here there is one operand",
-    "test_einsum_transpose*": "an einsum layer has a kernel, here there is one operand",
-    "test_einsum_batch_diagonal": "an einsum layer has a kernel, here there is one operand",
-    "test_einsum_scalar": "an einsum layer has a kernel, here there is one operand",
-    "test_flatten_axis[023]": "the batch axis stays the first",
-    "test_flatten_negative_axis[124]": "the batch axis stays the first",
-    "test_identity_sequence": "a list is no input of an activation",
-    "test_identity_opt": "a list is no input of an activation",
+SKIPPED = {  # names of vectors, and why jaxnn cannot compute them
+    "test_training_dropout*default*": "ONNX's random generator drops other units",
+    "test_training_dropout": "ONNX's random generator drops other units",
+    "test_training_dropout_mask": "ONNX's random generator drops other units",
+    "test_einsum_*sum*": "an einsum layer has a kernel, these have one operand",
+    "test_einsum_transpose*": "an einsum layer has a kernel, these have one operand",
+    "test_einsum_batch_diagonal": "an einsum layer has a kernel, these have one operand",
+    "test_einsum_scalar": "an einsum layer has a kernel, these have one operand",
+    "test_flatten_axis[023]": "the batch axis remains the first",
+    "test_flatten_negative_axis[124]": "the batch axis remains the first",
+    "test_identity_sequence": "an activation does not take a list",
+    "test_identity_opt": "an activation does not take a list",
     "test_mul_*int*": "layers compute with floating-point numbers",
-    "test_mul_bcast": "nothing is broadcast",
-    "test_resize_downsample_scales_*": "a scale that is not the ratio of two whole sizes",
-    "test_resize_upsample_scales_cubic": "jax.image's cubic has a = −1/2, and leaves out what is beyond the edge",
-    "test_resize_upsample_scales_cubic_al*": "jax.image's cubic has a = −1/2, and leaves out what is beyond the edge",
-    "test_resize_upsample_scales_cubic_as*": "pixels are places of equal areas or of aligned corners",
-    "test_resize_*_sizes_cubic*": "jax.image's cubic has a = −1/2, and leaves out what is beyond the edge",
-    "test_resize_downsample_sizes_linear_antialias": "jax.image, as PIL, leaves out what is beyond the edge: ONNX repeats it",
-    "test_resize_*half_pixel_symmetric": "pixels are places of equal areas or of aligned corners",
-    "test_resize_*pytorch_half_pixel": "pixels are places of equal areas or of aligned corners",
-    "test_resize_tf_crop_and_resize*": "a crop is a layer of its own",
-    "test_resize_downsample_sizes_nearest*": "of two pixels equally near jax.image takes the later",
-    "test_resize_upsample_sizes_nearest": "of two pixels equally near jax.image takes the later",
-    "test_resize_upsample_sizes_nearest_axes*": "of two pixels equally near jax.image takes the later",
-    "test_resize_upsample_sizes_nearest_not_larger": "of two pixels equally near jax.image takes the later",
-    "test_resize_upsample_sizes_nearest_[cfr]*": "other roundings than to the nearest",
+    "test_mul_bcast": "jaxnn does not broadcast here",
+    "test_resize_downsample_scales_*": "the scale is not a ratio of two integer sizes",
+    "test_resize_upsample_scales_cubic": "jax.image's cubic has a = −1/2 and ignores what is beyond the edge",
+    "test_resize_upsample_scales_cubic_al*": "jax.image's cubic has a = −1/2 and ignores what is beyond the edge",
+    "test_resize_upsample_scales_cubic_as*": "jaxnn aligns pixels by their areas or their corners only",
+    "test_resize_*_sizes_cubic*": "jax.image's cubic has a = −1/2 and ignores what is beyond the edge",
+    "test_resize_downsample_sizes_linear_antialias": "jax.image, like PIL, ignores what is beyond the edge; ONNX repeats it",
+    "test_resize_*half_pixel_symmetric": "jaxnn aligns pixels by their areas or their corners only",
+    "test_resize_*pytorch_half_pixel": "jaxnn aligns pixels by their areas or their corners only",
+    "test_resize_tf_crop_and_resize*": "a crop is a separate layer",
+    "test_resize_downsample_sizes_nearest*": "of two equally near pixels jax.image takes the later one",
+    "test_resize_upsample_sizes_nearest": "of two equally near pixels jax.image takes the later one",
+    "test_resize_upsample_sizes_nearest_axes*": "of two equally near pixels jax.image takes the later one",
+    "test_resize_upsample_sizes_nearest_not_larger": "of two equally near pixels jax.image takes the later one",
+    "test_resize_upsample_sizes_nearest_[cfr]*": "rounds otherwise than to the nearest",
     "test_gather_1": "an embedding is looked up along its first axis",
     "test_gather_2d_indices": "an embedding is looked up along its first axis",
     "test_gather_negative_indices": "a token outside the vocabulary is NaN",
@@ -104,7 +104,7 @@ def conv_transpose(at, x, kernel, bias=None):
     strides, dilation = options["strides"], options["dilation"]
     extra, auto = at.get("output_padding", [0] * len(space)), at.get("auto_pad", "NOTSET")
     wanted = at.get("output_shape") or ([n * s for n, s in zip(space, strides, strict=True)] if "SAME" in auto else None)
-    if wanted is not None:  # what is beyond it is cut off, the odd one first unless the padding is the upper one
+    if wanted is not None:  # the excess is cut off, one more at the start for an odd number unless SAME_UPPER
         rows = zip(space, strides, extra, size, dilation, wanted, strict=True)
         totals = [s * (n - 1) + e + (k - 1) * d + 1 - m for n, s, e, k, d, m in rows]
         low = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in totals]
@@ -179,7 +179,7 @@ def upsample(at, x, scales):
 
 def depth_to_space(at, x):
     r = at["blocksize"]
-    if at.get("mode", "DCR") == "DCR":  # the block before the channels; here, as in PyTorch, after
+    if at.get("mode", "DCR") == "DCR":  # ONNX has the block before the channels; jaxnn and PyTorch have it after
         x = x.reshape(x.shape[0], r * r, -1, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)
     return first(run(nn.pixel_shuffle(r), last(x)))
 
@@ -196,7 +196,7 @@ def space_to_depth(at, x):
 
 
 def batch_norm(at, x, scale, bias, mean, var):
-    """In training ONNX's running variance moves to that of the batch, ours to the unbiased one: n / (n − 1) times it."""
+    """In training ONNX's running variance moves towards the batch's variance, ours towards n / (n − 1) times it."""
     training, momentum = bool(at.get("training_mode", 0)), at.get("momentum", 0.9)
     layer = nn.batch_norm(momentum=momentum, epsilon=at.get("epsilon", 1e-5))
     y, state = layer.apply(affine(scale, bias), {"mean": mean, "var": var}, last(x), training=training)
@@ -223,7 +223,7 @@ def instance_norm(at, x, scale, bias):
 
 
 def local_response_norm(at, x):
-    """Of an even number of channels ONNX has one more behind, jaxnn before: so the channels are turned around."""
+    """A window of even size has one more channel behind in ONNX and before in jaxnn, so the channels are reversed."""
     options = {"alpha": at.get("alpha", 1e-4), "beta": at.get("beta", 0.75), "k": at.get("bias", 1.0)}
     return first(run(nn.local_response_norm(at["size"], **options), last(x)[..., ::-1])[..., ::-1])
 
@@ -236,7 +236,7 @@ def unit_norm(at, x):
 
 
 def blocks(order, own):
-    """From rows of gates in ONNX's order to columns in jaxnn's."""
+    """Turn rows of gates in ONNX's order into columns in jaxnn's order."""
     return lambda w: jnp.concatenate([jnp.split(w, len(order))[order.index(gate)] for gate in own]).T
 
 
@@ -272,7 +272,7 @@ def recurrent(make, parameters, n_activations):
         if make is nn.gru:
             options["reset_after"] = bool(at.get("linear_before_reset", 0))
         names = at.get("activations", [])[:n_activations]
-        assert names == at.get("activations", [])[-n_activations:]  # both directions alike
+        assert names == at.get("activations", [])[-n_activations:]  # both directions use the same
         if names:
             options["activation"] = ACTIVATIONS[names[-1]]
             assert n_activations < 3 or names[1] == names[2]
@@ -338,7 +338,7 @@ def attention(at, q, k, v, mask=None, past_k=None, past_v=None, lengths=None):
         mask = mask[(None,) * (4 - mask.ndim)]
         if mask.dtype == bool:
             seen.append(mask)
-        else:  # what may not be attended to is said by the mask
+        else:  # the mask says what is hidden
             seen.append(mask > -jnp.inf)
             options["bias"] = jnp.where(mask > -jnp.inf, mask, 0)
     allowed = functools.reduce(jnp.logical_and, seen) if seen else None
@@ -371,7 +371,7 @@ def softmax_loss(at, scores, targets, weights=None):
 
 
 def negative_log_likelihood(at, logs, targets, weights=None):
-    """The logarithms need be no probabilities': the loss of given probabilities takes them as they are."""
+    """The log-probabilities need not be normalized: the loss of given probabilities takes them unchanged."""
     return cross_entropy(jnp.exp(logs), targets, weights, at, from_logits=False)
 
 
@@ -413,7 +413,7 @@ def softmax(function):
     def translate(at, x):
         if at["opset"] >= 13:
             return function(x, axis=at.get("axis", -1))
-        axis = at.get("axis", 1) % x.ndim  # over all that comes from this axis on
+        axis = at.get("axis", 1) % x.ndim  # over this axis and all after it
         return function(x.reshape(*x.shape[:axis], -1)).reshape(x.shape)
 
     return translate
@@ -421,7 +421,7 @@ def softmax(function):
 
 def prelu(at, x, slope):
     if slope.size == x.shape[1] and x.ndim > 1 and (slope.ndim == 1 or slope.shape[0] == x.shape[1]) and at["opset"] < 7:
-        return first(run(nn.prelu(), last(x), {"negative_slope": slope.ravel()}))  # one a channel, as it was said then
+        return first(run(nn.prelu(), last(x), {"negative_slope": slope.ravel()}))  # one per channel, as in that version
     return nn.leaky_relu(x, jnp.broadcast_to(slope, x.shape))
 
 
@@ -441,7 +441,7 @@ def swish(at, x):
 
 
 def plain(function, **defaults):
-    """An activation of x, and of attributes under its own names for them, by ONNX's name and default."""
+    """An activation of x whose options are the attributes with ONNX's names and defaults."""
     return lambda at, x: function(x, **{own: at.get(name, value) for own, (name, value) in defaults.items()})
 
 
@@ -511,12 +511,12 @@ OPERATORS = {
 
 @functools.cache
 def vectors():
-    """By operator: (name, attributes, inputs, outputs)."""
+    """Vectors by operator: (name, attributes, inputs, outputs)."""
     onnx = pytest.importorskip("onnx")
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # overflows are what some of the vectors are about
+        warnings.simplefilter("ignore")  # some vectors test overflows
         cases = [(case.name, case.model, case.data_sets[0]) for case in collect_testcases()]
     folder = Path(onnx.__file__).parent / "backend/test/data"
     for path in sorted(folder.glob("pytorch-*/*/model.onnx")):
@@ -576,14 +576,14 @@ def test_every_published_vector(operator):
 
 def check(found, expected):
     found = found if isinstance(found, tuple) else (found,)
-    for ours, theirs in zip(found, expected, strict=False):  # the last outputs of some operators are not ours to give
+    for ours, theirs in zip(found, expected, strict=False):  # jaxnn does not return the last outputs of some operators
         if theirs is None:
             continue
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, (
             f"{ours.dtype}{ours.shape} {theirs.dtype}{theirs.shape}"
         )
-        rtol, atol = 1e-3, 1e-7  # the vectors' own
-        if ours.dtype.itemsize == 2:  # theirs are rounded after every operation
+        rtol, atol = 1e-3, 1e-7  # the tolerances of ONNX's own runner
+        if ours.dtype.itemsize == 2:  # ONNX's reference rounds after every operation
             rtol = atol = 4 * float(jnp.finfo(ours.dtype).eps)
         np.testing.assert_allclose(np.asarray(ours, np.float64), np.asarray(theirs, np.float64), rtol=rtol, atol=atol)
 

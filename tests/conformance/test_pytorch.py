@@ -1,4 +1,4 @@
-"""Every layer against PyTorch, in values and in all gradients, over shapes and options that Hypothesis draws."""
+"""Compare every layer with PyTorch, in values and all gradients, over shapes and options that Hypothesis draws."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from . import attention, convolution, linear, normalization, pooling, recurrent
 from .case import LOOSE, Row, compare
 
 CONV_WEIGHT = "weights are (features, channels / groups, *window)"
-POOL_PADDING = "one number pads both sides, at most by half of the window; it has no 'SAME'"
-LOOP = "a loop of its operations: it has no such layer"
+POOL_PADDING = "one number pads both sides, by at most half of the window; it has no 'SAME'"
+LOOP = "a loop of PyTorch operations: it has no such layer"
 
-# layer, and after a comma what is drawn: the cases, what PyTorch calls it, and where its convention is another
+# layer (after a comma, the variant): its cases, PyTorch's name, and how its convention differs
 LAYERS = {
     # products
     "dense": Row(linear.dense(), "functional.linear", "weights are (features, n_in)"),
@@ -24,7 +24,7 @@ LAYERS = {
     "einsum": Row(linear.einsum(), "einsum"),
     "lora": Row(linear.lora(), "functional.linear of the sum of its kernels"),
     "embedding": Row(
-        linear.embedding(), "functional.embedding", "the padding index has a vector, which is not learned and 0 at first"
+        linear.embedding(), "functional.embedding", "the padding index has a vector, initially zero, that is not learned"
     ),
     "attend": Row(linear.attend(), "functional.linear with the embedding"),
     "learned_positions": Row(linear.learned_positions(), "functional.embedding of the positions"),
@@ -99,7 +99,7 @@ LAYERS = {
     # attention
     "attention": Row(attention.attention(), "functional.scaled_dot_product_attention between projections", tolerance=LOOSE),
     "attention, as a module": Row(
-        attention.multi_head_attention(), "nn.MultiheadAttention", "a mask is true what is hidden", tolerance=LOOSE
+        attention.multi_head_attention(), "nn.MultiheadAttention", "a mask is true where something is hidden", tolerance=LOOSE
     ),
     "feed_forward": Row(attention.feed_forward(), "functional.linear, twice or three times"),
     "transformer_block": Row(
@@ -107,7 +107,7 @@ LAYERS = {
     ),
 }
 
-# layer: why it has no row, and what it is checked against instead
+# layer: why it has no row, and the test that checks it instead
 CHECKED_ELSEWHERE = {
     "add": ("a sum", "layers/test_linear.py::test_a_u_net_and_a_siamese_net"),
     "concatenate": ("no arithmetic", "layers/test_linear.py::test_a_u_net_and_a_siamese_net"),
@@ -119,7 +119,7 @@ CHECKED_ELSEWHERE = {
         "layers/test_embedding.py::test_products_of_rotated_vectors_depend_only_on_distances",
     ),
     "apply_rotary": (
-        "what rotary turns by",
+        "the rotation that rotary applies",
         "layers/test_embedding.py::test_rotary_of_some_features_in_neighboring_pairs_of_packed_sequences",
     ),
     "alibi": ("none in PyTorch, but in attention's row", "layers/test_embedding.py::test_alibi_has_the_slopes_of_the_paper"),
@@ -144,7 +144,7 @@ CHECKED_ELSEWHERE = {
     ),
     **dict.fromkeys(
         ("Layer", "as_layer", "stateless", "param"),
-        ("what layers are made of", "core/test_layer.py::test_a_layer_of_ones_own_earns_everything"),
+        ("what layers are built from", "core/test_layer.py::test_a_layer_of_ones_own_earns_everything"),
     ),
 }
 
@@ -162,8 +162,8 @@ def test_every_layer_is_in_the_table():
     assert not rows & CHECKED_ELSEWHERE.keys()
 
 
-def test_the_table_says_what_is_so():
-    """A difference is in the docstring too, and a test that stands in for a row is there."""
+def test_the_table_agrees_with_docstrings_and_tests():
+    """Each difference is in the layer's docstring too, and each test named instead of a row exists."""
     for row, entry in LAYERS.items():
         assert not entry.differs or "PyTorch" in getattr(nn, layer_of(row)).__doc__, row
     for file, test in (where.split("::") for _, where in CHECKED_ELSEWHERE.values()):

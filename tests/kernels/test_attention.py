@@ -1,5 +1,7 @@
 """kernels.dot_product_attention: equals NumPy in float64; both forms agree in value and in all derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,8 +51,8 @@ def test_equals_the_definition(data):
             patch.setattr("jaxnn.kernels.attention.MAX_SCORES", 0)
             patch.setattr("jaxnn.kernels.attention.BLOCK", 16)
         args = operands(2, queries, keys, key_heads * groups, key_heads)
-        for form in ("blocks", "xla"):
-            y = dot_product_attention(*args, mask=mask, is_causal=causal, form=form)
+        attend = lambda form: lambda *args: dot_product_attention(*args, mask=mask, is_causal=causal, form=form)  # noqa: E731
+        for y in jax.jit(lambda *args: [attend(form)(*args) for form in ("blocks", "xla")])(*args):
             np.testing.assert_allclose(y, by_numpy(*map(np.asarray, args), mask, causal), atol=1e-12)
 
 
@@ -85,19 +87,18 @@ def test_every_transformation(long, x64, monkeypatch):
 def test_equals_jax_nn_in_half_precision():
     # jax.nn rounds its probabilities to bfloat16, 2^-8; ours are summed in float32 and rounded once.
     args = operands(heads=2, d=8, d_v=8, dtype="bfloat16")
-    y = dot_product_attention(*args, is_causal=True)
+    y = jax.jit(functools.partial(dot_product_attention, is_causal=True))(*args)
     assert y.dtype == jnp.bfloat16
     with jax.numpy_dtype_promotion("standard"):
-        expected = jax.nn.dot_product_attention(*args, is_causal=True)
+        expected = jax.jit(functools.partial(jax.nn.dot_product_attention, is_causal=True))(*args)
     np.testing.assert_allclose(y.astype("float32"), expected.astype("float32"), atol=2e-2)
 
 
 def test_gradients_equal_pytorch(x64):
     torch = pytest.importorskip("torch")
     args = operands(heads=2, key_heads=2)
-    ours = jax.grad(lambda *args: jnp.sum(jnp.sin(dot_product_attention(*args, is_causal=True, form="blocks"))), (0, 1, 2))(
-        *args
-    )
+    f = lambda *args: jnp.sum(jnp.sin(dot_product_attention(*args, is_causal=True, form="blocks")))  # noqa: E731
+    ours = jax.jit(jax.grad(f, (0, 1, 2)))(*args)
     theirs = [torch.tensor(np.asarray(x)).transpose(1, 2).requires_grad_() for x in args]
     y = torch.nn.functional.scaled_dot_product_attention(*theirs, is_causal=True)
     for a, b in zip(ours, torch.autograd.grad(y.sin().sum(), theirs), strict=True):
@@ -108,9 +109,9 @@ def test_gradients_equal_pytorch(x64):
 def test_extreme_values_and_empty_masks(form):
     args = operands(dtype="float32")
     no_keys = jnp.zeros((1, 1, 1, 70), bool)
-    f = lambda *args, **options: dot_product_attention(*args, form=form, **options)  # noqa: E731
+    f = jax.jit(functools.partial(dot_product_attention, form=form), static_argnames="is_causal")
     assert not f(*args, mask=no_keys).any()
-    gradients = jax.grad(lambda *args: f(*args, mask=no_keys).sum(), (0, 1, 2))(*args)
+    gradients = jax.jit(jax.grad(lambda *args: f(*args, mask=no_keys).sum(), (0, 1, 2)))(*args)
     assert not any(g.any() for g in gradients)  # zero, and not NaN
     y = f(1e4 * args[0], 1e4 * args[1], args[2], is_causal=True)
     np.testing.assert_array_equal(y[:, 0], jnp.repeat(args[2][:, 0], 2, axis=1))
@@ -141,9 +142,15 @@ def test_an_empty_batch(long, monkeypatch):
         monkeypatch.setattr("jaxnn.kernels.attention.BLOCK", 16)
     args = tuple(x[:0] for x in operands(dtype="float32"))
     mask = jnp.zeros((0, 1, 1, 70), bool)
-    y, pullback = jax.vjp(lambda *args: dot_product_attention(*args, mask=mask, is_causal=True, form="blocks"), *args)
+
+    @jax.jit
+    def value_and_gradients(*args):
+        y, back = jax.vjp(lambda *args: dot_product_attention(*args, mask=mask, is_causal=True, form="blocks"), *args)
+        return y, back(y)
+
+    y, gradients = value_and_gradients(*args)
     assert y.shape == (0, 70, 4, 5)
-    assert [g.shape for g in pullback(y)] == [x.shape for x in args]
+    assert [g.shape for g in gradients] == [x.shape for x in args]
 
 
 def test_long_sequences_keep_few_scores_in_memory():

@@ -149,7 +149,7 @@ def test_shard_map(x64):
     mapped = jax.shard_map(loss, mesh=mesh, in_specs=(P(), over_batch), out_specs=P())
     ours = jax.jit(jax.grad(mapped))(weights, x)
     h = jnp.zeros((BATCH, FEATURES))
-    assert_close(ours, jax.grad(lambda w: recurrence(lstm, x, *w, (h, h), form="xla")[1].sum())(weights))
+    assert_close(ours, jax.jit(jax.grad(lambda w: recurrence(lstm, x, *w, (h, h), form="xla")[1].sum()))(weights))
 
 
 @pytest.mark.parametrize("form", ["joined", "xla"])
@@ -157,13 +157,14 @@ def test_shard_map(x64):
 def test_half_precision_is_summed_in_float32(form, dtype):
     ones = jnp.ones((1, 4096), dtype)  # in bfloat16 256 + 1 is 256, in float16 2048 + 1 is 2048
     kernel, recurrent, bias = jnp.full((4096, 1), 1 / 4096, dtype), jnp.zeros((1, 1), dtype), jnp.zeros(1, dtype)
-    last, hs = recurrence(lambda z, h: z, ones[None], kernel, recurrent, bias, jnp.zeros((1, 1), dtype), form=form)
+    run = jax.jit(lambda *operands: recurrence(lambda z, h: z, *operands, form=form))
+    last, hs = run(ones[None], kernel, recurrent, bias, jnp.zeros((1, 1), dtype))
     assert last.dtype == hs.dtype == dtype and last.item() == 1
 
 
 def test_no_steps():
     x, *rest = operands(4, 2, "float32")
-    last, hs = recurrence(lstm, x[:, :0], *rest)
+    last, hs = jax.jit(functools.partial(recurrence, lstm))(x[:, :0], *rest)
     assert hs.shape == (BATCH, 0, FEATURES)
     assert_close(last, rest[-1])
 

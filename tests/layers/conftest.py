@@ -1,9 +1,26 @@
 """A comparison of any layer with PyTorch: values, and gradients of the input and of every parameter."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import jaxnn as nn
+
+call = nn.Layer.__call__
+
+
+@functools.cache
+def compiled(layer):
+    return jax.jit(lambda params, x: call(layer, params, x))
+
+
+@pytest.fixture(autouse=True)
+def calls_are_one_program(monkeypatch):
+    """Compile `layer(params, x)` as one program, not each of its operations; the contract tests that both give the same."""
+    monkeypatch.setattr(nn.Layer, "__call__", lambda layer, params, x: compiled(layer)(params, x))
 
 
 def random(*shape, seed=0):

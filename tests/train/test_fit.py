@@ -248,6 +248,7 @@ INTERRUPTED = """
 import importlib, os, signal, threading, time
 import numpy as np, jax, optax, jaxnn as nn
 running, progress = (importlib.import_module("jaxnn.train." + name) for name in ("running", "progress"))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
 x = np.random.default_rng(0).normal(size=({samples}, 16)).astype(np.float32)
 y = (x[:, 0] > 0).astype(np.int32)
 calls = 0

@@ -38,8 +38,9 @@ def test_is_the_transpose_of_conv_and_the_forms_agree(data):
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-10)
         y = normal(ours[0].shape, seed=2)
-        swapped = kernel.reshape(*taps, 2, groups, 3).swapaxes(-1, -3).reshape(*taps, 3, 2 * groups)
-        np.testing.assert_allclose(jnp.vdot(conv(y, swapped, **options), x), jnp.vdot(y, ours[0]), atol=1e-10)
+        swapped = np.reshape(kernel, (*taps, 2, groups, 3)).swapaxes(-1, -3).reshape(*taps, 3, 2 * groups)
+        forward = conv(y, swapped, **options)
+        np.testing.assert_allclose(np.vdot(forward, x), np.vdot(y, ours[0]), atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,8 @@ def test_equals_pytorch(axes, taps, options, x64):
         padding=((p, p - options.get("output_padding", 0)),) * axes,
     )
     # PyTorch's weight is (C_in, C_out / groups, *window), its groups along C_in
-    weight = kernel.reshape(*[taps] * axes, 4 // groups, groups, 6 // groups)
-    weight = jnp.moveaxis(weight, (axes + 1, axes, axes + 2), (0, 1, 2)).reshape(4, 6 // groups, *[taps] * axes)
+    weight = np.reshape(kernel, (*[taps] * axes, 4 // groups, groups, 6 // groups))
+    weight = np.moveaxis(weight, (axes + 1, axes, axes + 2), (0, 1, 2)).reshape(4, 6 // groups, *[taps] * axes)
     transposed = getattr(torch.nn.functional, f"conv_transpose{axes}d")
     theirs = transposed(torch.tensor(np.asarray(x)).movedim(-1, 1), torch.tensor(np.asarray(weight)), **options)
     np.testing.assert_allclose(ours, theirs.movedim(1, -1).numpy(), atol=1e-12)

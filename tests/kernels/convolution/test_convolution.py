@@ -104,7 +104,8 @@ def test_forms_agree_in_value_and_derivatives(case):
 )
 def test_every_transformation(name, x64):
     x, kernel, options = operands(name)
-    xs, kernels = jnp.stack([x, 2 * x, -x]), jnp.stack([kernel, -kernel, kernel / 2])
+    xs = jnp.asarray(np.stack([factor * np.asarray(x) for factor in (1, 2, -1)]))
+    kernels = jnp.asarray(np.stack([factor * np.asarray(kernel) for factor in (1, -1, 0.5)]))
     vector = lambda f: lambda *args: sum(jnp.sum(jnp.cos(leaf)) for leaf in f(*args))  # noqa: E731
 
     def everything(form):
@@ -151,9 +152,9 @@ def test_kernel_gradients_of_depthwise_convolutions(large, monkeypatch, x64):
 def test_float32_and_eager(name):
     # Each output sums at most 60 products of numbers near 1: rounding is near 60 · 2⁻²⁴ ≈ 4e-6.
     x, kernel, options = operands(name, "float32")
+    with jax.enable_x64(True):
+        expected = conv(np.asarray(x, "float64"), np.asarray(kernel, "float64"), form="xla", **options)
     for form in (None, "canonical", "xla"):
-        with jax.enable_x64(True):
-            expected = conv(x.astype("float64"), kernel.astype("float64"), form="xla", **options)
         np.testing.assert_allclose(conv(x, kernel, form=form, **options), expected, atol=2e-5, rtol=1e-5)
 
 
@@ -189,14 +190,20 @@ def test_equals_the_definition(form, groups, axes, strides, dilation, x64):
 def test_equals_pytorch(groups, x64):
     torch = pytest.importorskip("torch")
     x, kernel = normal((2, 7, 8, 4)), normal((3, 3, 4 // groups, 8), seed=1)
-    y, pullback = jax.vjp(lambda *v: conv(*v, strides=2, padding=((1, 1), (1, 1)), groups=groups), x, kernel)
+
+    @jax.jit
+    def value_and_gradients(x, kernel):
+        y, back = jax.vjp(lambda *v: conv(*v, strides=2, padding=((1, 1), (1, 1)), groups=groups), x, kernel)
+        return y, back(-jnp.sin(y))
+
+    y, gradients = value_and_gradients(x, kernel)
     there = torch.tensor(np.array(x)).permute(0, 3, 1, 2).requires_grad_()
     kernel_there = torch.tensor(np.array(kernel)).permute(3, 2, 0, 1).requires_grad_()
     y_there = torch.nn.functional.conv2d(there, kernel_there, stride=2, padding=1, groups=groups)
     (y_there.cos().sum()).backward()
     assert_close(y, y_there.detach().permute(0, 2, 3, 1).numpy())
     expected = there.grad.permute(0, 2, 3, 1).numpy(), kernel_there.grad.permute(2, 3, 1, 0).numpy()
-    assert_close(pullback(-jnp.sin(y)), expected)
+    assert_close(gradients, expected)
 
 
 @pytest.mark.parametrize(
@@ -229,11 +236,11 @@ def test_loops_contain_canonical_labels_only(name):
 def test_half_precision_sums_in_float32(dtype, size):
     # 512 · 9 products, each exact in float32: only the result is rounded, by at most half a unit in the last place.
     x, kernel = normal((1, 4, 4, 512), dtype), normal((size, size, 512, 2), dtype, 1)
-    expected = conv(x.astype("float32"), kernel.astype("float32"), form="xla")
+    expected = conv(np.asarray(x, "float32"), np.asarray(kernel, "float32"), form="xla")
     ours = conv(x, kernel, form="canonical")
     gradients = jax.jit(jax.grad(lambda *v: conv(*v, form="canonical").astype("float32").sum(), (0, 1)))(x, kernel)
     assert ours.dtype == dtype and all(g.dtype == dtype for g in gradients)
-    np.testing.assert_allclose(ours.astype("float32"), expected, rtol=float(jnp.finfo(dtype).eps), atol=1e-3)
+    np.testing.assert_allclose(np.asarray(ours, "float32"), expected, rtol=float(jnp.finfo(dtype).eps), atol=1e-3)
 
 
 def test_integers_are_exact():

@@ -1,4 +1,4 @@
-"""The one cache of compiled programs: bounded, clearable, and never behind what a function reads.
+"""The one cache of compiled programs: bounded, clearable, and invalidated when anything that a function reads changes.
 
 A program is looked up by the fingerprint of the configuration that it is made from (`core/fingerprint.py`), by the shapes,
 dtypes and shardings of its arguments, and by JAX's own settings. Where the fingerprint is exact, nothing is traced the second
@@ -90,7 +90,7 @@ class _Executable:
         self.call: Any = None
         self.seconds = 0.0
 
-    @cached_property  # XLA takes some milliseconds to tell
+    @cached_property  # the analysis takes milliseconds
     def bytes(self) -> int:
         """Arguments that are not donated, results and temporaries."""
         memory = self.call.memory_analysis()
@@ -114,9 +114,9 @@ def program(
     Args:
         name: What tells programs of one configuration apart, such as `"epochs"`.
         make: Returns the function; called only if it must be traced.
-        configuration: All that the function depends on, told apart by its fingerprint.
+        configuration: All that the function depends on, compared by its fingerprint.
         arguments: Arrays, or `jax.ShapeDtypeStruct`s.
-        context: What else it depends on, told apart by equality, such as a mesh.
+        context: What else it depends on, compared by equality, such as a mesh.
         donate: Whether the first argument's buffers are used up.
 
     Returns:
@@ -140,7 +140,7 @@ def program(
 
 
 def shapes(name: str, make: Callable[[], Callable], configuration: tuple, arguments: tuple) -> Any:
-    """`jax.eval_shape(make(), *arguments)`, kept likewise."""
+    """`jax.eval_shape(make(), *arguments)`, cached in the same way."""
     found = fingerprint(configuration)
     key = (name, found.digest, "shapes", signature(arguments), _jax.trace_context())
     with _lock:
@@ -154,7 +154,7 @@ def shapes(name: str, make: Callable[[], Callable], configuration: tuple, argume
 
 
 def signature(arguments: Any) -> tuple:
-    """What a program is compiled for: shapes, dtypes, and where the arrays were put, if that was said."""
+    """What a program is compiled for: shapes, dtypes, and the sharding of committed arrays."""
     leaves, structure = jax.tree.flatten(jax.tree.map(_struct, arguments))
     return tuple((leaf.shape, leaf.dtype, leaf.weak_type, leaf.sharding) for leaf in leaves), structure
 

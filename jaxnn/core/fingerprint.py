@@ -1,4 +1,4 @@
-"""Fingerprints of configurations: equal for equal ones made anew, different once anything that a function reads has changed.
+"""Fingerprints: equal configurations have equal ones, and any change in what a function reads changes them.
 
 A compiled program depends on the functions that it was traced from: on their code, on the values that they close over and on
 the globals that they read. `fingerprint` hashes all of these, so `nn.dense(3)` made twice has one fingerprint, and a loss that
@@ -50,7 +50,7 @@ _MOST_VALUES = 20_000  # above this, tracing again is quicker than following on
 
 
 class Fingerprint(NamedTuple):
-    """A digest, and whether it says everything.
+    """A digest, and whether it covers all dependencies.
 
     Attributes:
         digest: 16 bytes.
@@ -89,7 +89,7 @@ def fingerprint(*values: Any) -> Fingerprint:
 
 
 class _Walk:
-    """One pass over values, depth first; a value that is met again is hashed as its number."""
+    """One pass over values, depth first; a repeated value is hashed by its index."""
 
     def __init__(self) -> None:
         self.hash = hashlib.blake2b(digest_size=16)
@@ -335,7 +335,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 
 def _is_python_class(kind: type) -> bool:
-    """Whether a class was made by a `class` statement all the way up: an extension's objects hold more than they show."""
+    """Whether a class was made by a `class` statement all the way up: objects of extension types may have hidden state."""
     return all(base is object or base.__flags__ & (1 << 9) for base in kind.__mro__)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 
 from jaxnn import compiled
 from jaxnn.core.checks import whole
+from jaxnn.core.text import did_you_mean, listed
 from jaxnn.population.space import Setting
 from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, lengths, model_of, optimizer_of, parameters_of
 from jaxnn.train.config import TrainingConfig
@@ -166,11 +166,9 @@ def _check_names(given: Mapping[str, Any], chosen: Mapping[str, Any], functions:
         used = used or any(name in parameters_of(v) for v in given.values() if callable(v))
         used = used or any(name in callback.hyperparameters for callback in callbacks)
         if not used:
-            near = difflib.get_close_matches(name, known, 3)
             raise ValueError(
                 f"nothing takes the hyperparameter {name!r}: neither the model nor the optimizer nor the loss is a function "
-                f"with a parameter of that name; "
-                + (f"near it {' and '.join(near)}" if near else f"they name {', '.join(known)}")
+                f"with a parameter of that name; " + (did_you_mean(name, known, 3) or f"they name {listed(known)}")
             )
 
 

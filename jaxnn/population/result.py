@@ -23,7 +23,7 @@ from jaxnn.train.history import History
 
 @dataclass(frozen=True)
 class Member:
-    """One trained network of a sweep; `evaluate` and `predict` take it as they take what `fit` returns.
+    """One trained network of a sweep; `evaluate` and `predict` accept it like the result of `fit`.
 
     Attributes:
         index: Its number in the sweep.
@@ -80,8 +80,8 @@ class Sweep:
     """The result of `sweep`.
 
     Attributes:
-        rows: A dict for each member, by number: the hyperparameters, `seed`, the values of the history at the epoch whose
-            weights these are (`loss`, `val_loss`, …), `epoch`, `epochs` trained (or, where the space names `epochs`, that
+        rows: A dict for each member, by number: the hyperparameters, `seed`, the values of the history at the epoch of the
+            returned weights (`loss`, `val_loss`, …), `epoch`, `epochs` trained (or, where the space names `epochs`, that
             value), and `status`: `"finished"`, `"early"`, `"diverged"`, `"dropped"` by a search, or `"interrupted"`.
         names: The names of the hyperparameters.
         groups: The members by structure, stacked.
@@ -288,7 +288,7 @@ class Sweep:
         return [name for name in self.rows[0] if name not in own]
 
     def monitored(self, monitor: str | None, mode: str | None) -> tuple[str, float]:
-        """The name of the monitored value, and the sign by which smaller values become better.
+        """The name of the monitored value, and 1.0, or −1.0 if larger is better.
 
         Args:
             monitor: As in `best`.

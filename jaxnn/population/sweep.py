@@ -1,4 +1,4 @@
-"""`sweep`: hyperparameters × seeds, trained as one."""
+"""`sweep`: hyperparameters × seeds, trained in one program."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def sweep(
         accumulate: As in `fit`.
         sam_radius: As in `fit`.
         loss_scaling: As in `fit`.
-        on_nonfinite: `"stop"`: a member whose loss is not finite ends as it was an epoch before, and is reported; `"skip"`:
-            its steps with values that are not finite are skipped. Other members are not affected.
+        on_nonfinite: `"stop"`: a member whose loss is not finite ends with the weights of the previous epoch, and is reported;
+            `"skip"`: its steps with values that are not finite are skipped. Other members are not affected.
         mesh: A `jax.sharding.Mesh` with one axis, over whose devices the members are spread.
         memory: The bytes that blocks in training may take; by default half of what is free. The number of members per block
-            follows from the compiled program's own account.
+            follows from the memory analysis of the compiled program.
         checkpoints: An `nn.io.Checkpoints` or the path of a folder: finished blocks are saved, and an interrupted sweep
             continues with the others, to the same bits.
         progress: Whether to show progress.
@@ -85,9 +85,9 @@ def sweep(
         A `Sweep`: a table, stacked parameters, the best member.
 
     Raises:
-        TypeError: If something is not what it should be, before anything is compiled.
-        ValueError: Likewise: on bad data as in `fit`, an empty space, a hyperparameter that nothing takes, a float where a
-            whole number decides on a shape, or a setting that a layer or optimizer refuses.
+        TypeError: If an argument has the wrong type, before anything is compiled.
+        ValueError: Likewise, if the data are invalid, as in `fit`; on an empty space, a hyperparameter that nothing takes, a
+            float where a whole number decides on a shape, or a setting that a layer or optimizer refuses.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax

@@ -34,7 +34,7 @@ LINE_SECONDS = 10.0  # between two lines of progress
 
 @dataclass
 class Task:
-    """What is to be trained.
+    """Settings, seeds and data to be trained.
 
     Attributes:
         settings: The settings, by number.
@@ -105,7 +105,7 @@ class Task:
         if memory is not None:
             whole("sweep", "memory", memory)
         if not numbers or len(set(numbers)) < len(numbers):
-            raise ValueError(f"seeds are a number, or different whole numbers, got {seeds!r}")
+            raise ValueError(f"seeds takes a number, or different whole numbers, got {seeds!r}")
         if on_nonfinite not in ("stop", "skip"):
             raise ValueError(f'on_nonfinite is "stop" or "skip" in a sweep, got {on_nonfinite!r}')
         for callback in callbacks:

@@ -1,4 +1,4 @@
-"""Hyperparameters: the numbers that models, optimizers and losses are made of, traced, fixed or scheduled.
+"""Hyperparameters: the parameters of the functions that create models, optimizers and losses; traced, fixed or scheduled.
 
 Where a function takes `hyperparameters`, `model` may be a function of some of them that returns a `Layer`, `optimizer` a
 function that returns an optax transformation, and `loss` may take some as keywords. Each is given those that its signature
@@ -31,10 +31,10 @@ class Hyperparameters:
     """Hyperparameters by kind. Two are equal if they differ only in the values of traced numbers.
 
     Attributes:
-        fixed: Names and values of those that are fixed.
-        schedules: Names and functions of those that are scheduled.
-        traced: Names of those that are traced.
-        numbers: The values of the traced ones, as they were given.
+        fixed: The fixed hyperparameters, as pairs of name and value.
+        schedules: The schedules, as pairs of name and function.
+        traced: The names of the traced hyperparameters.
+        numbers: Their values, as they were given.
     """
 
     fixed: tuple[tuple[str, Any], ...] = ()
@@ -84,14 +84,14 @@ class Hyperparameters:
         return {name: _as_scalar(value) for name, value in self.numbers.items()}
 
     def at(self, traced: Mapping[str, Any] | None = None, step: Any = 0) -> dict[str, Any]:
-        """The values of all by name at a step.
+        """All values by name at a step.
 
         Args:
             traced: Values of the traced ones; by default those given.
             step: The step at which schedules are read.
         """
         known = {**dict(self.fixed), **(self.scalars() if traced is None else traced)}
-        with jax.numpy_dtype_promotion("standard"):  # optax's schedules rely on it, also where the caller is strict
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules require it, even if the caller is strict
             scheduled = {name: _called(schedule, known, f"the schedule of {name!r}", step) for name, schedule in self.schedules}
         return {**known, **scheduled}
 

@@ -1,4 +1,4 @@
-"""What is minimized: a loss of predictions, or an `Objective` over everything."""
+"""Objectives: the scalar functions that training minimizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Objective:
 
     Attributes:
         function: `function(model, params, state, batch, key) -> (loss, (state, predictions))`. The batch is a batch of the
-            data, whatever they are. The key is None in validation. The metrics are given the predictions and the batch's
+            data, of any structure. The key is None in validation. The metrics are given the predictions and the batch's
             second entry (or the batch itself, if it is not a tuple).
 
     Example:

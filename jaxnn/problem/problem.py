@@ -16,7 +16,7 @@ from jaxnn.problem.objective import objective_of
 
 
 class Bound(NamedTuple):
-    """A problem at one step: every hyperparameter has its value.
+    """A problem at one step, with the values of all hyperparameters.
 
     Attributes:
         layer: The model.
@@ -36,12 +36,12 @@ class Bound(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, its loss, and the hyperparameters that both may be made of.
+    """A model, its loss, and the hyperparameters of both.
 
     Attributes:
         model: A `Layer`, or a function of hyperparameters that returns one.
         loss: `loss(predictions, y) -> scalar`, the batch's mean, or an `Objective`; None if there is nothing to minimize.
-        hyperparameters: Numbers and schedules by name, see `fit`. Traced numbers do not count in comparisons.
+        hyperparameters: Numbers and schedules by name, see `fit`. Comparisons ignore the values of traced numbers.
         augment: `augment(key, (x, y)) -> (x, y)`, applied to each batch in training; it may take hyperparameters.
         view: `view(batch, **hyperparameters) -> batch`, the part of a batch that steps and validation see.
 

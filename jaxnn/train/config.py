@@ -1,4 +1,4 @@
-"""`TrainingConfig`: everything that the programs of a run are made from, said once."""
+"""`TrainingConfig`: the configuration from which the programs of a run are built."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jaxnn.train.hooks import Callback, check_callbacks
 
 @dataclass(frozen=True, eq=False)
 class TrainingConfig:
-    """What is trained, and how each step and epoch is made. Results depend on nothing else but the key and the data.
+    """What is trained, and how each step and epoch is computed. Results depend only on this, the key and the data.
 
     Attributes:
         problem: Model, loss, hyperparameters, augmentation and view.
         optimizer: An optax transformation, or a function of hyperparameters that returns one.
         batch_size: Samples per step, and per batch of the validation.
         metrics: Metrics by name.
-        callbacks: Those with a part in the compiled program.
+        callbacks: The callbacks with pure functions.
         accumulate: The number of parts of a batch whose gradients are taken one after another.
         sam_radius: ρ of sharpness-aware minimization.
         skip_nonfinite: Whether steps with a loss or gradient that is not finite are skipped.
@@ -59,8 +59,8 @@ class TrainingConfig:
         """The configuration of a run's keywords, checked.
 
         Raises:
-            TypeError: If something is not what it should be.
-            ValueError: If a number is out of range, or two callbacks have one name.
+            TypeError: If an argument has the wrong type.
+            ValueError: If a number is out of range, or two callbacks have the same name.
         """
         if not (callable(loss) or isinstance(loss, Objective)):
             raise TypeError(f"loss is a function (predictions, y) -> scalar, or an Objective; got {loss!r}")

@@ -1,4 +1,4 @@
-"""Epochs and runs as pure functions, and the program that `fit` calls: any number of steps from any step on."""
+"""Epochs and runs as pure functions, and the program that `fit` calls: any number of steps, starting at any step."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def array_program(config: TrainingConfig, most_epochs: int) -> Callable:
         `program(train_state, data, validation, steps, epochs) -> (train_state, logs, ended, bad)`, which makes `steps`
         steps, or fewer where the run ends or `ended`, the number of epochs that ended in this call, reaches
         `most_epochs`. `logs` has an array of `most_epochs` values by name, `step` among them. `bad` is the number of the
-        first step whose loss is not finite, or −1. However a run is cut into calls, its results are the same bits.
+        first step whose loss is not finite, or −1. The results do not depend on how a run is divided into calls.
     """
     parts = epoch_parts(config)
     batch_size = config.batch_size

@@ -144,7 +144,7 @@ def trained(result: Any) -> tuple[Layer, Any, Any]:
     raise TypeError(
         "expected what nn.fit returned, or (model, params, state) with the model a Layer; "
         + (
-            "got a Layer first: nn.evaluate(result, data) and nn.predict(result, x) take no model of their own"
+            "got a Layer first: nn.evaluate(result, data) and nn.predict(result, x) take the model from the result"
             if isinstance(result, Layer)
             else f"got {type(result).__name__}"
         )

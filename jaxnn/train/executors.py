@@ -85,7 +85,7 @@ class Executor(abc.ABC):
         """End what runs in the background."""
 
     def _program(self, name: str, make: Callable[[], Callable], arguments: tuple) -> Callable:
-        """The compiled program, looked up once per run for each signature, with the time that it takes counted."""
+        """The compiled program, looked up once per run for each signature; the time is added to `compile_seconds`."""
         key = name, compiled.signature(arguments)
         if key not in self._calls:
             start = time.perf_counter()

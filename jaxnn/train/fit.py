@@ -48,9 +48,9 @@ def fit(
 ) -> FitResult:
     """Train a model. The whole run (orders, batches, updates, metrics, validation, callbacks) is one compiled program.
 
-    The host calls the program a few times per second, for the progress bar. How often does not change a bit of the result,
-    which depends on the arguments only. A second run of an equal configuration on data of the same shapes does not compile
-    again, nor does one with other values of traced hyperparameters. Ctrl-C ends the run and returns what was trained so far.
+    The host calls the program a few times per second, for the progress bar; the number of calls does not affect the result.
+    A second run of an equal configuration on data of the same shapes does not compile again, and neither does a run with
+    other values of traced hyperparameters. Ctrl-C ends the run and returns what was trained so far.
 
     Args:
         model: The model, or a function of hyperparameters that returns it.
@@ -64,7 +64,7 @@ def fit(
             such as `optax.adam`.
         epochs: The number of passes over the data, at most.
         key: The run's key: weights, order of the data and dropout all follow from it.
-        batch_size: Samples per step; an epoch's last step has what is left, and a batch larger than the data is all of it.
+        batch_size: Samples per step; the last step of an epoch uses the remaining samples.
         validation: `(x, y)` to evaluate on after each epoch.
         metrics: Metrics by name, such as `{"accuracy": nn.metrics.accuracy}`; they leave out samples of weight 0.
         hyperparameters: Values by name for the parameters of the functions given as model, optimizer and loss. A float is
@@ -85,15 +85,15 @@ def fit(
             12 MiB of batches.
         checkpoints: An `nn.io.Checkpoints`, or the path of a folder for one that saves once a minute. If it has a checkpoint
             of this run, the run continues from there, and ends with the same bits as a run that was never interrupted.
-            It is saved at the end of an epoch, or after so many seconds if the store says `every`, and when the run ends.
+            It is saved at the end of an epoch, or every `every` seconds if the store sets it, and when the run ends.
         progress: Whether to show progress.
 
     Returns:
         A `FitResult` with `params`, `state` and `history`.
 
     Raises:
-        TypeError: If something is not what it should be: a model that is not a `Layer`, an optimizer that lacks a value,
-            data that are not numbers.
+        TypeError: If an argument has the wrong type: a model that is not a `Layer`, an optimizer that lacks a value, data that
+            are not numbers.
         ValueError: On data that do not fit: lengths, labels out of range, NaN, float64 where JAX has it off; on checkpoints
             of another run.
         DataError: If an iterable of batches fails during the run; it has the `result` of what was trained before.
@@ -172,7 +172,7 @@ def _checked_names(hyperparameters: Mapping[str, Any] | None) -> Hyperparameters
     """The hyperparameters, none of which has the name of what the run adds."""
     known = Hyperparameters.of(hyperparameters)
     if taken := sorted(known.as_dict().keys() & set(LENGTHS)):
-        raise ValueError(f"the hyperparameter {taken[0]!r} is known from the run itself: give yours another name")
+        raise ValueError(f"the hyperparameter {taken[0]!r} is reserved for the length of the run: give yours another name")
     return known
 
 

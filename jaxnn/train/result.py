@@ -22,8 +22,8 @@ class FitResult:
         state: The model's state.
         history: One row per epoch: `"loss"`, each metric, the same with `val_` where there was validation data, and more.
         stopped: Why the run ended: `"finished"`, `"early"`, `"interrupted"`, or `"diverged"` if a loss was not finite.
-        epoch: The epoch, counted from 1, at whose end these were the parameters (after an interruption: the last epoch
-            that was finished); 0 if none was.
+        epoch: The epoch, counted from 1, after which the parameters were taken (after an interruption: the last epoch that
+            was finished); 0 if none was.
         compile_seconds: The time spent on tracing and compiling, about 0 where an earlier run had done it.
         model: The model, made from the hyperparameters if it was a function of them.
         loss: The loss, for `evaluate`.

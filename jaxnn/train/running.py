@@ -88,7 +88,9 @@ class Run:
             for callback in self._callbacks:
                 if callback.on_row:
                     callback.on_row(row)
-        stop = [c.on_epoch(row, self.train_state) for row in rows for c in self._callbacks if c.on_epoch]  # call them all
+        stop = [
+            c.on_epoch(row, self.train_state) for row in rows for c in self._callbacks if c.on_epoch
+        ]  # no short circuit: every callback is called
         return any(stop)
 
     def _calls(self) -> Iterator[tuple[int, list[dict]]]:
@@ -122,7 +124,7 @@ class Run:
         return rows
 
     def error(self, result: FitResult) -> NonFiniteError:
-        """The error that says where a loss stopped being finite: the bad step is traced again, operation by operation."""
+        """The error that locates the first non-finite value, by evaluating the bad step operation by operation."""
         from jaxnn.programs.nonfinite import locate_nonfinite as locate
 
         train_state = self._executor.at(self.bad)

@@ -35,7 +35,7 @@ class TrainState(NamedTuple):
         params: The model's parameters.
         state: The model's state, such as running statistics.
         opt_state: The optimizer's state.
-        key: The key of the run. Step k draws from this key and k; the orders of the epochs likewise.
+        key: The key of the run. Step k draws from this key and k; so does the order of each epoch.
         step: The number of steps made, int32.
         epoch: The number of epochs finished, int32.
         position: The number of steps made in the current epoch, int32.
@@ -107,5 +107,5 @@ def start(config: TrainingConfig, key: jax.Array, x: Any, initial: tuple | None 
 
 
 def _zero(dtype: Any = np.int32) -> jax.Array:
-    """A new buffer each time, as a train state may be donated; of NumPy, which has nothing to compile."""
+    """A new zero each time, as train states may be donated; created by NumPy, which compiles nothing."""
     return jnp.asarray(np.zeros((), dtype), dtype)

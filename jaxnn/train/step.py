@@ -44,7 +44,7 @@ def step_of(config: TrainingConfig) -> Callable[[TrainState, Any], tuple[TrainSt
             gradients = jax.tree.map(lambda g: g / scale.astype(g.dtype), gradients)
         value_fn = lambda params: objective(params, *arguments[1:])[1][0]  # noqa: E731
         extra = {"value": value, "grad": gradients, "value_fn": value_fn}  # for line searches
-        with jax.numpy_dtype_promotion("standard"):  # optax relies on it, also where the caller is strict
+        with jax.numpy_dtype_promotion("standard"):  # optax requires it, even if the caller is strict
             updates, opt_state = transformation.update(gradients, train_state.opt_state, train_state.params, **extra)
             params = optax.apply_updates(train_state.params, updates)
         new = {"params": params, "state": state, "opt_state": opt_state}
@@ -62,7 +62,7 @@ def step_of(config: TrainingConfig) -> Callable[[TrainState, Any], tuple[TrainSt
 
 
 def _gradient(differentiate: Callable, parts: int, params: Any, state: Any, batch: Any, key: jax.Array):
-    """The gradient of the mean over the batch, at once or part after part, and (loss, state, predictions)."""
+    """The gradient of the mean over the batch, in one pass or accumulated over parts, and (loss, state, predictions)."""
     if parts == 1:
         return differentiate(params, state, batch, key)
 

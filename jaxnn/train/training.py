@@ -72,7 +72,7 @@ def training(
         epochs: The number of passes over the data; `run` needs it.
         metrics: Metrics by name, of the predictions made during training.
         hyperparameters: Numbers and schedules by name, see `fit`. `run` adds its length.
-        callbacks: Their pure parts take part; what acts on the host is for `fit`.
+        callbacks: Their pure functions are used; their host functions are called by `fit` only.
         augment: `augment(key, (x, y)) -> (x, y)`, see `nn.data.augment`.
         accumulate: The number of parts of a batch whose gradients are taken one after another, which saves memory. The mean
             over all samples is the same; batch norm sees the parts.
@@ -128,7 +128,7 @@ def training(
 
     def run(key: jax.Array, data: Any, validation: Any = None, hyperparameters: Mapping[str, Any] | None = None):
         if epochs is None:
-            raise ValueError("run makes all epochs of a run: give their number, training(..., epochs=10)")
+            raise ValueError("run needs the number of epochs: training(..., epochs=10)")
         return run_of(config, whole("training", "epochs", epochs))(key, data, validation, hyperparameters)
 
     return Training(init, step_of(config), epoch_of(config), run)
@@ -245,4 +245,4 @@ def init_train_state(
 
 
 def _no_loss(predictions: Any, y: Any) -> Any:
-    raise NotImplementedError("a train state holds no loss")
+    raise NotImplementedError("init_train_state was given no loss")

@@ -393,7 +393,11 @@ def test_checkpoints_of_another_sweep_are_rejected(tmp_path):
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [
-        ({"learnig_rate": [0.1], "units": [3]}, {}, "nothing takes the hyperparameter 'learnig_rate'.* near it learning_rate"),
+        (
+            {"learnig_rate": [0.1], "units": [3]},
+            {},
+            "nothing takes the hyperparameter 'learnig_rate'.* did you mean 'learning_rate'",
+        ),
         ({"learning_rate": [], "units": [3]}, {}, "no value for 'learning_rate', so the grid is empty"),
         ({"learning_rate": [-0.1], "units": [3]}, {}, "learning_rate is -0.1, expected at least 0"),
         ({"learning_rate": [0.1], "units": [3], "rate": [-0.5]}, {}, r"dropout takes rate in \[0, 1\), got -0.5"),

@@ -225,7 +225,7 @@ def test_schedules_receive_the_length_of_the_run():
     ("options", "error", "words"),
     [
         ({"hyperparameters": {"lr": 1.0}}, ValueError, "nothing takes the hyperparameter 'lr'"),
-        ({"hyperparameters": {"steps": 1}}, ValueError, "known from the run itself"),
+        ({"hyperparameters": {"steps": 1}}, ValueError, "reserved for the length of the run"),
         ({"hyperparameters": [1.0]}, TypeError, "by name"),
         ({"hyperparameters": {"learning_rate": np.nan}, "optimizer": optax.sgd}, ValueError, "finite"),
         ({"hyperparameters": {"learning_rate": (1,)}, "optimizer": optax.sgd}, TypeError, "'learning_rate'"),

@@ -396,7 +396,7 @@ def test_checkpoints_of_another_sweep_are_rejected(tmp_path):
         (
             {"learnig_rate": [0.1], "units": [3]},
             {},
-            "nothing takes the hyperparameter 'learnig_rate'.* did you mean 'learning_rate'",
+            "hyperparameter 'learnig_rate'.* did you mean 'learning_rate'",
         ),
         ({"learning_rate": [], "units": [3]}, {}, "no value for 'learning_rate', so the grid is empty"),
         ({"learning_rate": [-0.1], "units": [3]}, {}, "learning_rate is -0.1, expected at least 0"),

@@ -1,5 +1,6 @@
 """Every test runs strict: no implicit dtype or rank promotion, no tracer leaks that go unseen, warnings are errors."""
 
+import gc
 import os
 import signal
 import threading
@@ -35,6 +36,12 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")  # a killed run's
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector the modules and tests, which stay until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -6,6 +6,7 @@ An entry is a factory, an example input, and the golden tree of its parameter (a
 from __future__ import annotations
 
 import functools
+import gc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -516,6 +517,7 @@ def test_a_second_call_does_not_trace_again(entry):
 @every
 def test_no_tracer_leaks(entry):
     model, params, state = abstract(entry)
+    gc.freeze()  # the check collects garbage after each trace, which takes long among the objects of other tests
     with jax.checking_leaks():
         jax.jit(model.init).trace(jax.random.key(0), entry.x)
         jitted = jax.jit(model.apply, static_argnames="training")

@@ -150,7 +150,7 @@ def test_max_pool_keeps_the_dtype_and_padding_never_wins(dtype):
     x = jnp.asarray(np.random.default_rng(0).integers(low, low + 100, size=(2, 5, 5, 3)), dtype)
     wide = jax.jit(lambda x: windows(x.astype("float32"), (3, 3), (2, 2), "SAME", -np.inf).max(-1))(x)
     for form in ("taps", "xla"):
-        y = jax.jit(functools.partial(max_pool, window=3, strides=2, padding="SAME", form=form))(x)
+        y = jax.jit(functools.partial(max_pool, kernel_size=3, strides=2, padding="SAME", form=form))(x)
         assert y.dtype == dtype
         np.testing.assert_array_equal(np.asarray(y, "float32"), wide)
 
@@ -169,7 +169,7 @@ def test_equals_pytorch(x64):
         "avg": (avg_pool, torch.nn.functional.avg_pool2d, {"count_include_pad": False}),
     }
     for ours, theirs, options in pooled.values():
-        pool = functools.partial(ours, window=3, strides=2, padding=((1, 1), (1, 1)))
+        pool = functools.partial(ours, kernel_size=3, strides=2, padding=((1, 1), (1, 1)))
         y = jax.jit(pool)(x)
         (gradient,) = jax.jit(lambda x, g, pool=pool: jax.vjp(pool, x)[1](g))(x, 2 * y)
         there = torch.tensor(np.array(x)).permute(0, 3, 1, 2).contiguous().requires_grad_()

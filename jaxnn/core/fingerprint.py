@@ -128,17 +128,17 @@ class _Walk:
             self._function(value)
         elif isinstance(value, types.MethodType):
             self._write("method")
-            self._each(value.__func__, value.__self__)
+            self._add_all(value.__func__, value.__self__)
         elif isinstance(value, functools.partial):
             self._write("partial")
-            self._each(value.func, value.args, value.keywords)
+            self._add_all(value.func, value.args, value.keywords)
         elif isinstance(value, tuple | list):
             self._write(type(value).__qualname__, len(value))
-            self._each(*value)
+            self._add_all(*value)
         elif isinstance(value, dict | types.MappingProxyType):
             self._write(type(value).__qualname__, len(value))
             for key, item in value.items():
-                self._each(key, item)
+                self._add_all(key, item)
         elif isinstance(value, Set):
             parts = sorted(fingerprint(item) for item in value)
             self._write(type(value).__qualname__, parts)
@@ -178,7 +178,7 @@ class _Walk:
             if name not in ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__"):
                 self._write(name)
                 self.add(_unwrapped(item))
-        self._each(*value.__bases__)
+        self._add_all(*value.__bases__)
 
     def _function(self, value: types.FunctionType) -> None:
         code = _code(value.__code__)
@@ -186,7 +186,7 @@ class _Walk:
         cells = value.__closure__ or ()
         names = value.__code__.co_freevars
         contents = {name: _contents(cell) for name, cell in zip(names, cells, strict=True)}
-        self._each(value.__defaults__, value.__kwdefaults__)
+        self._add_all(value.__defaults__, value.__kwdefaults__)
         read = {chain[0] for chain in code.reads}
         for name, content in contents.items():
             if not (isinstance(content, types.ModuleType) and name in read):  # its attributes are followed where they are read
@@ -222,11 +222,11 @@ class _Walk:
     def _numpy(self, value: np.ndarray) -> None:
         self._write("numpy", value.dtype, value.shape)
         if value.dtype.hasobject:
-            self._each(*value.ravel().tolist())
+            self._add_all(*value.ravel().tolist())
         else:
             self.hash.update(np.ascontiguousarray(value).tobytes())
 
-    def _each(self, *values: Any) -> None:
+    def _add_all(self, *values: Any) -> None:
         for value in values:
             self.add(value)
 

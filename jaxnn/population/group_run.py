@@ -162,36 +162,36 @@ class GroupRun:
         width = _even_size(len(todo), members)
         height = 1 if len(todo) > members else _even_size(self.seeds, max(1, members // len(todo)))
         width = -(-width // self.multiple) * self.multiple
-        columns, seeds = _cut(todo, width), _cut(np.arange(self.seeds), height)
-        self.rectangles = [(s, c) for c in columns for s in seeds if not done[np.ix_(c, s)].all()]
+        settings, seeds = _cut(todo, width), _cut(np.arange(self.seeds), height)
+        self.rectangles = [(s, c) for c in settings for s in seeds if not done[np.ix_(c, s)].all()]
 
-    def arguments(self, seeds: np.ndarray, columns: np.ndarray) -> tuple:
+    def arguments(self, seeds: np.ndarray, settings: np.ndarray) -> tuple:
         """The arguments of the start program: the key, and a rectangle's seeds, traced hyperparameters and settings."""
-        traced = {name: values[columns] for name, values in self.group.traced.items()}
-        return self.key, self.seed_numbers[seeds], traced, columns.astype(np.int32)
+        traced = {name: values[settings] for name, values in self.group.traced.items()}
+        return self.key, self.seed_numbers[seeds], traced, settings.astype(np.int32)
 
     @cached_property
     def keys(self) -> jax.Array:
         """One key per seed."""
         return jax.vmap(partial(jax.random.fold_in, self.key))(self.seed_numbers)
 
-    def block(self, seeds: np.ndarray, columns: np.ndarray) -> Block:
+    def block(self, seeds: np.ndarray, settings: np.ndarray) -> Block:
         """The block of a rectangle, from the held train states."""
-        block = jax.tree.map(lambda leaf: np.swapaxes(leaf[columns[:, None], seeds[None, :]], 0, 1), self.held)
+        block = jax.tree.map(lambda leaf: np.swapaxes(leaf[settings[:, None], seeds[None, :]], 0, 1), self.held)
         per_epoch = -(-self.samples // self.group.config.batch_size)
         clock = {"step": np.int32(self.at * per_epoch), "epoch": np.int32(self.at), "position": np.int32(0)}
         return block._replace(train_state=block.train_state._replace(key=self.keys[seeds], **clock))
 
-    def keep_logs(self, seeds: np.ndarray, columns: np.ndarray, before: int, logs: dict[str, np.ndarray]) -> None:
+    def keep_logs(self, seeds: np.ndarray, settings: np.ndarray, before: int, logs: dict[str, np.ndarray]) -> None:
         """Copy the logs of epochs to the history."""
         with self.lock:
             for name, values in logs.items():
                 history = self.result.history[name]
-                history[columns[:, None], seeds[None, :], before : before + len(values)] = values.transpose(2, 1, 0)
+                history[settings[:, None], seeds[None, :], before : before + len(values)] = values.transpose(2, 1, 0)
 
-    def keep(self, seeds: np.ndarray, columns: np.ndarray, which: np.ndarray, block: Block, final: tuple, ended: bool) -> None:
+    def keep(self, seeds: np.ndarray, settings: np.ndarray, which: np.ndarray, block: Block, final: tuple, ended: bool) -> None:
         """Copy a block's results for the settings at the indices `which`."""
-        at = columns[which][:, None], seeds[None, :]
+        at = settings[which][:, None], seeds[None, :]
         epoch, (params, state) = final
         stopped = block.train_state.stopped
 
@@ -213,8 +213,8 @@ def _residuals(config: TrainingConfig) -> Any:
 
     def residuals(train_state, batch):
         bound = config.problem.at(train_state)
-        seen = bound.augment(config.problem.seen(batch, train_state))
-        loss = lambda params: bound.objective(params, train_state.state, seen, bound.key)[0]  # noqa: E731
+        viewed = bound.augment(config.problem.viewed(batch, train_state))
+        loss = lambda params: bound.objective(params, train_state.state, viewed, bound.key)[0]  # noqa: E731
         return jax.vjp(loss, train_state.params)[1]
 
     return residuals

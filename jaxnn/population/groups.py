@@ -18,8 +18,8 @@ from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, lengths, mod
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.state import TrainState, start
 
-OWN = ("batch_size", "epochs")  # what a space may name besides hyperparameters
-COLUMNS = ("seed", "loss", "val_loss", "epoch", "status")  # what the table has besides hyperparameters and metrics
+RUN_OPTIONS = ("batch_size", "epochs")  # what a space may name besides hyperparameters
+RESERVED_COLUMNS = ("seed", "loss", "val_loss", "epoch", "status")  # what the table has besides hyperparameters and metrics
 _NOT_NEGATIVE = ("learning_rate", "weight_decay", "momentum")
 
 
@@ -66,10 +66,10 @@ def groups_of(settings: Sequence[Setting], config: TrainingConfig, *, epochs: in
         TypeError: If a function needs a value that no setting has.
         ValueError: If nothing takes a hyperparameter, or what takes a setting refuses it.
     """
-    if taken := [name for name in settings[0] if name in COLUMNS]:
+    if taken := [name for name in settings[0] if name in RESERVED_COLUMNS]:
         raise ValueError(f"the result has a column {taken[0]!r} of its own: give the hyperparameter another name")
     for setting in settings:
-        for name in setting.keys() & set(OWN):
+        for name in setting.keys() & set(RUN_OPTIONS):
             whole("sweep", name, setting[name])
     settings = _as_floats(settings)
     by_structure: dict[tuple, list[int]] = {}
@@ -90,19 +90,19 @@ def _group(
     own = dict(structural)
     epochs = whole("sweep", "epochs", own.get("epochs", epochs))
     batch_size = min(whole("sweep", "batch_size", own.get("batch_size", config.batch_size)), samples)
-    chosen = tuple((name, value) for name, value in structural if callable(value) and not _is_schedule(value))
-    own = {name: value for name, value in own.items() if name not in OWN and (name, value) not in chosen}
+    given_functions = tuple((name, value) for name, value in structural if callable(value) and not _is_schedule(value))
+    own = {name: value for name, value in own.items() if name not in RUN_OPTIONS and (name, value) not in given_functions}
     floats = [{name: value for name, value in settings[i].items() if isinstance(value, float)} for i in numbers]
     problem = config.problem
-    functions = {what: _with(getattr(problem, what), chosen) for what in ("model", "loss", "augment", "view")}
+    functions = {what: _with_values(getattr(problem, what), given_functions) for what in ("model", "loss", "augment", "view")}
     given = {**lengths(-(-samples // batch_size), epochs), **problem.hyperparameters.as_dict(), **own, **floats[0]}
     config = replace(
         config,
         problem=replace(problem, **functions, hyperparameters=Hyperparameters.of(given)),
-        optimizer=_with(config.optimizer, chosen),
+        optimizer=_with_values(config.optimizer, given_functions),
         batch_size=batch_size,
     )
-    _check_names(given, dict(chosen), [*functions.values(), config.optimizer], config.callbacks)
+    _check_names(given, dict(given_functions), [*functions.values(), config.optimizer], config.callbacks)
     for number, traced in zip(numbers, floats, strict=True):
         _check_setting(number, settings[number], config.with_hyperparameters(traced))
     columns = {name: np.asarray([row[name] for row in floats], np.float32) for name in floats[0]}
@@ -157,11 +157,13 @@ def _as_floats(settings: Sequence[Setting]) -> list[Setting]:
     return [{name: float(v) if name in mixed else v for name, v in setting.items()} for setting in settings]
 
 
-def _check_names(given: Mapping[str, Any], chosen: Mapping[str, Any], functions: Sequence[Any], callbacks: Sequence) -> None:
-    for name in set(given) | set(chosen):
+def _check_names(
+    given: Mapping[str, Any], given_functions: Mapping[str, Any], functions: Sequence[Any], callbacks: Sequence
+) -> None:
+    for name in set(given) | set(given_functions):
         if name in LENGTHS:
             continue
-        known = sorted({p for function in functions for p in parameters_of(function)} | set(OWN))
+        known = sorted({p for function in functions for p in parameters_of(function)} | set(RUN_OPTIONS))
         used = any(name in parameters_of(function) for function in functions)
         used = used or any(name in parameters_of(v) for v in given.values() if callable(v))
         used = used or any(name in callback.hyperparameters for callback in callbacks)
@@ -194,7 +196,7 @@ def _is_schedule(function: Callable) -> bool:
     return next(iter(parameters_of(function)), "") in ("step", "count")
 
 
-def _with(function: Any, chosen: tuple[tuple[str, Any], ...]) -> Any:
+def _with_values(function: Any, given_functions: tuple[tuple[str, Any], ...]) -> Any:
     """The function with those values bound that its signature names."""
-    named = {name: value for name, value in chosen if name in parameters_of(function)}
+    named = {name: value for name, value in given_functions if name in parameters_of(function)}
     return partial(function, **named) if named else function

@@ -30,7 +30,7 @@ class Block(NamedTuple):
     """The members that one program trains together.
 
     Attributes:
-        train_state: The train states. The key has an axis of seeds; step, epoch and position have none, as they are the
+        train_state: The train states. The key has an axis of seeds; step, epoch and position have replicated, as they are the
             same for all members; every other leaf has two leading axes, seeds and settings.
         epochs: The number of epochs that each member has finished, `(seeds, settings)`, int32.
         diverged: Whether the member's loss became non-finite, `(seeds, settings)`. Such a member keeps its train state from
@@ -80,9 +80,9 @@ def map_members(function: Callable, block: Block, shared_names: tuple[str, ...] 
     return own._replace(train_state=own.train_state._replace(**shared))
 
 
-def columns_of(block: Block, columns: Any) -> Block:
+def select_settings(block: Block, settings: Any) -> Block:
     """The block with only these settings."""
-    return map_members(lambda a: a[:, columns], block, _SHARED_BY_SETTINGS)
+    return map_members(lambda a: a[:, settings], block, _SHARED_BY_SETTINGS)
 
 
 def start_program(config: TrainingConfig, x: Any) -> Callable:
@@ -193,12 +193,13 @@ def program_for(config: TrainingConfig, name: str, mesh: Any, arguments: tuple) 
 
 def _sharded(function: Callable, name: str, mesh: Any, axis: Any) -> Callable:
     """The function with the settings of its block sharded over the devices of the mesh."""
-    each, none = P(None, axis), P()
-    state = TrainState(*[each] * len(TrainState._fields))._replace(key=none, step=none, epoch=none, position=none)  # type: ignore[arg-type]
-    block = Block(state, each, each)  # type: ignore[arg-type]
+    mapped, replicated = P(None, axis), P()
+    shared = dict.fromkeys(("key", "step", "epoch", "position"), replicated)
+    state = TrainState(*[mapped] * len(TrainState._fields))._replace(**shared)  # type: ignore[arg-type]
+    block = Block(state, mapped, mapped)  # type: ignore[arg-type]
     inputs, outputs = {
-        "start": ((none, none, P(axis), P(axis)), block),
-        "epochs": ((block, none, none, none), (block, P(None, None, axis), none)),
-        "final": ((block,), each),
+        "start": ((replicated, replicated, P(axis), P(axis)), block),
+        "epochs": ((block, replicated, replicated, replicated), (block, P(None, None, axis), replicated)),
+        "final": ((block,), mapped),
     }[name]
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)

@@ -60,7 +60,7 @@ def cross_validation(
     n, folds = len(jax.tree.leaves(x)[0]), whole("cross_validation", "folds", folds, 2)
     if n < folds:
         raise ValueError(f"{n} samples cannot be cut into {folds} folds")
-    fold = _folds(_bits(options, "folds"), y, n, folds)
+    fold = _folds(_generator(options, "folds"), y, n, folds)
     left_out = jnp.asarray(fold[:, None] == np.arange(folds)[None, :], jnp.float32)
     return _trained(model, (x, y, 1 - left_out), (x, y, left_out), space, "fold", folds, checkpoints, progress, options)
 
@@ -107,7 +107,7 @@ def bootstrap(
     n, samples = len(jax.tree.leaves(x)[0]), whole("bootstrap", "samples", samples)
     if n < 2:
         raise ValueError(f"a bootstrap takes at least two samples, got {n}")
-    draws = _bits(options, "bootstrap").integers(0, n, (samples, n))
+    draws = _generator(options, "bootstrap").integers(0, n, (samples, n))
     for row in draws:  # of few samples, all may have been drawn: one is then left out
         if len(np.unique(row)) == n:
             row[0] = row[1]
@@ -134,7 +134,7 @@ def _trained(
     if saver is not None:
         saver.restore()
     task.train(progress, saver)
-    return task.result(progress, pooled=(name,))
+    return task.result(progress, averaged_over=(name,))
 
 
 def _fold_view(batch: Any, fold: Any) -> Any:
@@ -157,7 +157,7 @@ def _pair(data: Any, what: str) -> tuple:
     return data
 
 
-def _bits(options: dict[str, Any], name: str) -> np.random.Generator:
+def _generator(options: dict[str, Any], name: str) -> np.random.Generator:
     """A generator that follows from the sweep's key."""
     if "key" not in options:
         raise TypeError("key= is required: the key of the whole sweep")

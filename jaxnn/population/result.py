@@ -14,7 +14,7 @@ import numpy as np
 from jaxnn.core.direction import better
 from jaxnn.core.layer import Layer
 from jaxnn.population.group_run import GroupRun, Trained
-from jaxnn.population.groups import OWN, Group
+from jaxnn.population.groups import RUN_OPTIONS, Group
 from jaxnn.population.space import Setting
 from jaxnn.problem.hyperparameters import loss_of, model_of
 from jaxnn.problem.objective import Objective
@@ -102,8 +102,8 @@ class Sweep:
     compile_seconds: float
     parts: list[tuple[Group, Trained]] = field(repr=False)
     _settings: list[Setting] = field(repr=False)
-    _pooled: tuple[str, ...] = field(repr=False)  # hyperparameters over which by_setting takes means, as over seeds
-    _place: dict[int, tuple[int, int]] = field(repr=False)  # a setting's part, and its number there
+    _averaged_over: tuple[str, ...] = field(repr=False)  # hyperparameters over which by_setting takes means, as over seeds
+    _location: dict[int, tuple[int, int]] = field(repr=False)  # a setting's part, and its number there
 
     @staticmethod
     def of(
@@ -112,7 +112,7 @@ class Sweep:
         runs: Sequence[GroupRun],
         seconds: float,
         strategy: str,
-        pooled: tuple[str, ...] = (),
+        averaged_over: tuple[str, ...] = (),
     ) -> Sweep:
         """The result of what was trained.
 
@@ -122,7 +122,7 @@ class Sweep:
             runs: The groups, trained.
             seconds: The time taken.
             strategy: How members were trained, for the note.
-            pooled: Names of hyperparameters over which `by_setting` takes means, as over seeds.
+            averaged_over: Names of hyperparameters over which `by_setting` takes means, as over seeds.
 
         Returns:
             The `Sweep`.
@@ -140,19 +140,19 @@ class Sweep:
         note = _note(runs, len(rows), strategy, seconds, compiling)
         names = tuple(settings[0])
         parts = [(run.group, run.result) for run in runs]
-        return Sweep(rows, names, groups, note, seconds, compiling, parts, list(settings), pooled, place)
+        return Sweep(rows, names, groups, note, seconds, compiling, parts, list(settings), averaged_over, place)
 
     @property
     def params(self) -> Any:
         """All parameters, stacked along a leading axis of members, where all members have one structure."""
-        return self._only().params
+        return self._single_structure().params
 
     @property
     def state(self) -> Any:
         """All states, stacked likewise."""
-        return self._only().state
+        return self._single_structure().state
 
-    def _only(self) -> Stacked:
+    def _single_structure(self) -> Stacked:
         if len(self.groups) > 1:
             kinds = ", ".join(self.groups[0].structural)
             raise ValueError(f"members differ in structure, by {kinds}: take result.groups, or result.member(i)")
@@ -199,7 +199,7 @@ class Sweep:
         index %= len(self.rows)
         seeds = len(self.rows) // len(self._settings)
         number, k = divmod(index, seeds)
-        i, j = self._place[number]
+        i, j = self._location[number]
         group, trained = self.parts[i]
         params, state = jax.tree.map(lambda a: a[j, k], (trained.params, trained.state))
         values, loss = group.values(j), group.config.problem.loss
@@ -281,7 +281,7 @@ class Sweep:
         return pd.DataFrame(self.rows)
 
     def _compared(self) -> list[str]:
-        return [name for name in self.names if name not in self._pooled]
+        return [name for name in self.names if name not in self._averaged_over]
 
     def _values(self) -> list[str]:
         own = {*self.names, "seed", "epoch", "epochs", "status"}
@@ -361,7 +361,7 @@ def _stacked(run: GroupRun, seeds: int) -> Stacked:
 
 
 def _note(runs: Sequence[GroupRun], members: int, strategy: str, seconds: float, compiling: float) -> str:
-    names = sorted({name for run in runs for name in run.group.structural}, key=lambda name: (name in OWN, name))
+    names = sorted({name for run in runs for name in run.group.structural}, key=lambda name: (name in RUN_OPTIONS, name))
     varied = [name for name in names if len({repr(run.group.structural.get(name)) for run in runs}) > 1]
     why = f", as {', '.join(varied)} decide{'s' * (len(varied) == 1)} on the program" if len(runs) > 1 else ""
     made = sum(int(run.result.epochs.sum()) for run in runs)

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from jaxnn import _jax
 from jaxnn.compiled import Program
 from jaxnn.population.group_run import GroupRun
-from jaxnn.population.programs import MOST_EPOCHS, Block, columns_of, program_for
+from jaxnn.population.programs import MOST_EPOCHS, Block, program_for, select_settings
 
 CALL_SECONDS = 0.5  # per call, as in `fit`
 CPU_MEMBERS = 16  # per block: more gain nothing on a core, and fewer blocks can be spread over the cores
@@ -119,9 +119,9 @@ class Scheduler:
                         answer.set_exception(error)
                         failure = failure or error
                 if failure is not None or on_event():
-                    self._end()
+                    self._request_stop()
         finally:
-            self._end()
+            self._request_stop()
             while any(thread.is_alive() for thread in threads):  # they may still send requests
                 try:
                     self._requests.get(timeout=0.05)[1].cancel()
@@ -130,10 +130,10 @@ class Scheduler:
         if failure is not None:
             raise failure
 
-    def _leave(self) -> None:
+    def _worker_ended(self) -> None:
         self._alive -= 1
 
-    def _end(self) -> None:
+    def _request_stop(self) -> None:
         with self._lock:
             self._stop = True
             self._lock.notify_all()
@@ -144,7 +144,7 @@ class Scheduler:
                 while not self._stop and not self._jobs and self._running:
                     self._lock.wait()
                 if self._stop or not self._jobs:
-                    self._requests.put((self._leave, Future()))
+                    self._requests.put((self._worker_ended, Future()))
                     return
                 job = self._jobs.pop(0)
                 self._running += 1
@@ -152,12 +152,12 @@ class Scheduler:
                 job()
             except BaseException as error:
                 self._requests.put((partial(_raise, error), Future()))
-                self._end()
+                self._request_stop()
             with self._lock:
                 self._running -= 1
                 self._lock.notify_all()
 
-    def _prepend(self, jobs: Sequence[Callable]) -> None:
+    def _add_first(self, jobs: Sequence[Callable]) -> None:
         with self._lock:
             self._jobs[:0] = jobs
             self._lock.notify_all()
@@ -186,21 +186,21 @@ class Scheduler:
             run.cut(members, self._strategy.threads)
             if not run.rectangles:
                 return
-            seeds, columns = run.rectangles[0]
-            size = len(seeds) * len(columns)
-            starter = None
+            seeds, settings = run.rectangles[0]
+            size = len(seeds) * len(settings)
+            start_program = None
             if run.at == 0:
-                starter = self._program(run, "start", (len(seeds), len(columns)), run.x, *run.arguments(seeds, columns))
-                self._prepend([starter.compile])
-            block = starter.output if starter else run.block(seeds, columns)
+                start_program = self._program(run, "start", (len(seeds), len(settings)), run.x, *run.arguments(seeds, settings))
+                self._add_first([start_program.compile])
+            block = start_program.output if start_program else run.block(seeds, settings)
             self._epochs(run, block)
             needed = run.programs["epochs", block.epochs.shape].bytes * min(self._strategy.threads, len(run.rectangles))
             if needed <= self._strategy.memory or size <= run.multiple:
                 break
             members = max(run.multiple, min(size // 2, int(size * self._strategy.memory / needed)))
-        if starter:
-            starter.compile()
-        self._prepend([partial(self._block, run, seeds, columns) for seeds, columns in run.rectangles])
+        if start_program:
+            start_program.compile()
+        self._add_first([partial(self._block, run, seeds, settings) for seeds, settings in run.rectangles])
 
     def _epochs(self, run: GroupRun, block: Block) -> Callable:
         until = jax.ShapeDtypeStruct((), np.int32)
@@ -208,32 +208,32 @@ class Scheduler:
 
     # A block of a group.
 
-    def _block(self, run: GroupRun, seeds: np.ndarray, columns: np.ndarray) -> None:
+    def _block(self, run: GroupRun, seeds: np.ndarray, settings: np.ndarray) -> None:
         if run.at == 0:
-            block = run.programs["start", (len(seeds), len(columns))].compile()(*run.arguments(seeds, columns))
+            block = run.programs["start", (len(seeds), len(settings))].compile()(*run.arguments(seeds, settings))
         else:
-            block = run.block(seeds, columns)
+            block = run.block(seeds, settings)
         epoch, budget = run.at, 1
         while True:
             program = self._epochs(run, block)
             start = time.perf_counter()
             block, logs, ended = program(block, self._data, self._validation, np.int32(min(epoch + budget, run.until)))
             logs, ended = jax.device_get((logs, ended))
-            each = (time.perf_counter() - start) / max(ended, 1)
-            run.keep_logs(seeds, columns, epoch, {name: values[:ended] for name, values in logs.items()})
+            seconds_per_epoch = (time.perf_counter() - start) / max(ended, 1)
+            run.keep_logs(seeds, settings, epoch, {name: values[:ended] for name, values in logs.items()})
             epoch += int(ended)
             active = np.any(~np.asarray(block.train_state.stopped), axis=0)
             if self._stop or epoch >= run.until or not active.any():
                 break
-            budget = max(1, min(int(CALL_SECONDS / max(each, 1e-9)), 8 * budget, MOST_EPOCHS))
-            narrow = self._narrowed(run, active, each * (run.until - epoch))
+            budget = max(1, min(int(CALL_SECONDS / max(seconds_per_epoch, 1e-9)), 8 * budget, MOST_EPOCHS))
+            narrow = self._narrower_settings(run, active, seconds_per_epoch * (run.until - epoch))
             if narrow is not None:
-                self._keep(run, block, seeds, columns, np.flatnonzero(~active), ended=True)
-                block, columns = columns_of(block, narrow), columns[narrow]
-        self._keep(run, block, seeds, columns, np.arange(len(columns)), ended=epoch >= run.group.epochs)
+                self._keep(run, block, seeds, settings, np.flatnonzero(~active), ended=True)
+                block, settings = select_settings(block, narrow), settings[narrow]
+        self._keep(run, block, seeds, settings, np.arange(len(settings)), ended=epoch >= run.group.epochs)
 
-    def _narrowed(self, run: GroupRun, active: Any, left: float) -> np.ndarray | None:
-        """The columns to continue with, if leaving out the others saves more time than compiling a narrower program takes."""
+    def _narrower_settings(self, run: GroupRun, active: Any, left: float) -> np.ndarray | None:
+        """The settings to continue with, if leaving out the others saves more time than compiling a narrower program takes."""
         kept = np.flatnonzero(active)
         width = 1 << (len(kept) - 1).bit_length()
         if run.multiple > 1 or width > len(active) // 2:
@@ -243,11 +243,11 @@ class Scheduler:
         cost = 0.0 if width in made else max(made.values())
         return None if saved < 1.5 * cost else np.concatenate([kept, np.repeat(kept[-1:], width - len(kept))])
 
-    def _keep(self, run: GroupRun, block: Block, seeds, columns, which: np.ndarray, *, ended: bool) -> None:
+    def _keep(self, run: GroupRun, block: Block, seeds, settings, which: np.ndarray, *, ended: bool) -> None:
         final = block.epochs, (block.train_state.params, block.train_state.state)
         if any(callback.weights or callback.finish for callback in run.group.config.callbacks):
             final = self._compiled(run, "final", block.epochs.shape, block)(block)
-        run.keep(seeds, columns, which, block, jax.device_get(final), ended)
+        run.keep(seeds, settings, which, block, jax.device_get(final), ended)
 
 
 def _raise(error: BaseException) -> None:

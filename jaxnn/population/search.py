@@ -181,7 +181,7 @@ def hyperband(
         )
     results = []
     for s, end, count in zip(range(most, -1, -1), ends, counts, strict=True):
-        given = {**options, "epochs": epochs, "checkpoints": _part(checkpoints, f"bracket-{s}")}
+        given = {**options, "epochs": epochs, "checkpoints": _subfolder(checkpoints, f"bracket-{s}")}
         part = settings[end - count : end]
         if s:
             first = max(1, epochs // factor**s)
@@ -340,7 +340,7 @@ def optuna_search(
     results = []
     whole("optuna_search", "members", members)
     for number in range(whole("optuna_search", "rounds", rounds)):
-        store = _part(checkpoints, f"round-{number}")
+        store = _subfolder(checkpoints, f"round-{number}")
         trials = [] if store is None else _asked(study, str(store.folder))
         while len(trials) < members:
             trials.append(study.ask())
@@ -375,6 +375,6 @@ def _failed() -> Any:
     return TrialState.FAIL
 
 
-def _part(checkpoints: Any, name: str) -> Any:
+def _subfolder(checkpoints: Any, name: str) -> Any:
     """The checkpoints of one of several sweeps, in their own folder."""
     return None if checkpoints is None else store_of(checkpoints).within(name)

@@ -44,7 +44,7 @@ class Task:
         data: The data on the device.
         validation: The validation data on the device, or None.
         strategy: How members are trained.
-        began: When the sweep began, as `time.perf_counter` tells it.
+        start_time: When the sweep started, as `time.perf_counter` tells it.
     """
 
     settings: list[Setting]
@@ -54,7 +54,7 @@ class Task:
     data: Any
     validation: Any
     strategy: Strategy
-    began: float
+    start_time: float
 
     @classmethod
     def of(
@@ -97,7 +97,7 @@ class Task:
             on_device: Whether the data are checked and lie on the device already.
             **options: Further options of `TrainingConfig`.
         """
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         settings = settings_of(space)
         key = check_key(key)
         counted = seeds if isinstance(seeds, Sequence) else range(whole("sweep", "seeds", seeds))
@@ -131,7 +131,7 @@ class Task:
             for part in (data, validation):
                 if part is not None:
                     checked_labels(model_of(run.group.config.problem.model, run.group.values(0)), part, *one)
-        return cls(settings, numbers, key, runs, data, validation, strategy, began)
+        return cls(settings, numbers, key, runs, data, validation, strategy, start_time)
 
     def saver(self, checkpoints: Any) -> Saver | None:
         """The saver of the task, or None without checkpoints."""
@@ -140,7 +140,7 @@ class Task:
     def train(self, progress: bool, saver: Saver | None = None) -> bool:
         """Train each group's selected settings to its epoch `until`; return whether it was interrupted."""
         stopped = False
-        shown = _Progress(self.runs, self.began) if progress else None
+        shown = _Progress(self.runs, self.start_time) if progress else None
         with deferred_interrupt() as interrupted:
 
             def on_event() -> bool:
@@ -159,9 +159,11 @@ class Task:
             shown.show(last=True)
         return stopped
 
-    def result(self, progress: bool, pooled: tuple[str, ...] = ()) -> Sweep:
+    def result(self, progress: bool, averaged_over: tuple[str, ...] = ()) -> Sweep:
         """The result of what was trained so far, with a warning if some members diverged."""
-        result = Sweep.of(self.settings, self.seeds, self.runs, time.perf_counter() - self.began, str(self.strategy), pooled)
+        result = Sweep.of(
+            self.settings, self.seeds, self.runs, time.perf_counter() - self.start_time, str(self.strategy), averaged_over
+        )
         if progress:
             print(result.note, file=sys.stderr, flush=True)
         if diverged := sum(row["status"] == "diverged" for row in result.rows):
@@ -177,19 +179,19 @@ class Task:
 class _Progress:
     """A line every few seconds; in a terminal, one line that is overwritten."""
 
-    def __init__(self, runs: list[GroupRun], began: float):
-        self._runs, self._began, self._last = runs, began, 0.0
+    def __init__(self, runs: list[GroupRun], start_time: float):
+        self._runs, self._start_time, self._last = runs, start_time, 0.0
         self._total = sum(run.result.done.size for run in runs)
         self._epochs = sum(run.result.done.size * run.group.epochs for run in runs)
 
     def show(self, last: bool = False) -> None:
         now = time.perf_counter()
         overwrite = sys.stderr.isatty()
-        if now - max(self._last, self._began) < (0.2 if overwrite else LINE_SECONDS) and not last:
+        if now - max(self._last, self._start_time) < (0.2 if overwrite else LINE_SECONDS) and not last:
             return
         self._last = now
         done = sum(int(run.result.done.sum()) for run in self._runs)
         made = sum(run.epochs_made() for run in self._runs)
-        text = f"{done:,}/{self._total:,} members, {made:,}/{self._epochs:,} epochs, {now - self._began:.0f} s"
+        text = f"{done:,}/{self._total:,} members, {made:,}/{self._epochs:,} epochs, {now - self._start_time:.0f} s"
         end = "\n" if last or not overwrite else ""
         print(("\r" if overwrite else "") + text, end=end, file=sys.stderr, flush=True)

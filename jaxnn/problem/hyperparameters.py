@@ -75,7 +75,7 @@ class Hyperparameters:
         """All of them by name, as they were given."""
         return {**dict(self.fixed), **dict(self.schedules), **self.numbers}
 
-    def over(self, defaults: Mapping[str, Any]) -> Hyperparameters:
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Hyperparameters:
         """These, and those of `defaults` that have other names."""
         return Hyperparameters.of({**defaults, **self.as_dict()})
 
@@ -92,7 +92,9 @@ class Hyperparameters:
         """
         known = {**dict(self.fixed), **(self.scalars() if traced is None else traced)}
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules require it, even if the caller is strict
-            scheduled = {name: _called(schedule, known, f"the schedule of {name!r}", step) for name, schedule in self.schedules}
+            scheduled = {
+                name: _call_by_name(schedule, known, f"the schedule of {name!r}", step) for name, schedule in self.schedules
+            }
         return {**known, **scheduled}
 
 
@@ -117,7 +119,7 @@ def model_of(model: Any, values: Mapping[str, Any]) -> Layer:
     made = (
         model
         if isinstance(model, Layer)
-        else _called(model, values, "a model that is a function and not a Layer, as nn.serial(...) returns one,")
+        else _call_by_name(model, values, "a model that is a function and not a Layer, as nn.serial(...) returns one,")
         if callable(model)
         else None
     )
@@ -135,7 +137,7 @@ def optimizer_of(optimizer: Any, values: Mapping[str, Any]) -> Any:
     Raises:
         TypeError: If it is neither a transformation nor a function that returns one, or a value that it needs is missing.
     """
-    made = _called(optimizer, values, "an optimizer that is a function") if callable(optimizer) else optimizer
+    made = _call_by_name(optimizer, values, "an optimizer that is a function") if callable(optimizer) else optimizer
     if hasattr(made, "init") and hasattr(made, "update"):
         return made
     raise TypeError(
@@ -170,7 +172,7 @@ def check_used(hyperparameters: Hyperparameters, *users: Any, read: Iterable[str
         )
 
 
-def _called(function: Callable, values: Mapping[str, Any], what: str, *positional: Any) -> Any:
+def _call_by_name(function: Callable, values: Mapping[str, Any], what: str, *positional: Any) -> Any:
     """Call a function with those values that its signature names.
 
     Raises:

@@ -114,7 +114,7 @@ class Problem:
 
         return Bound(layer, objective, values, key, augment)
 
-    def seen(self, batch: Any, train_state: Any) -> Any:
+    def viewed(self, batch: Any, train_state: Any) -> Any:
         """The part of a batch that steps and validation see, before augmentation.
 
         Args:
@@ -154,4 +154,4 @@ class Problem:
         Returns:
             A `Problem`.
         """
-        return replace(self, hyperparameters=self.hyperparameters.over(defaults))
+        return replace(self, hyperparameters=self.hyperparameters.with_defaults(defaults))

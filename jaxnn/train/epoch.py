@@ -47,7 +47,7 @@ def epoch_parts(config: TrainingConfig) -> EpochParts:
         return shuffled(jax.random.fold_in(child_key(train_state.key, "order"), first), n)
 
     def advance(train_state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
-        batch = problem.seen(batch, train_state)
+        batch = problem.viewed(batch, train_state)
         after, value, predictions = step(train_state, batch)
         new = totals.update(train_state.totals, value, predictions, batch)
         if config.skip_nonfinite or train_state.loss_scale:
@@ -59,8 +59,8 @@ def epoch_parts(config: TrainingConfig) -> EpochParts:
         weights = evaluated_weights(callbacks, train_state)
         tested = None
         if validation is not None:
-            seen = problem.seen(validation, train_state)
-            tested = validated(*weights, seen, train_state.hyperparameters, train_state.step)
+            viewed = problem.viewed(validation, train_state)
+            tested = validated(*weights, viewed, train_state.hyperparameters, train_state.step)
         logs = with_validation(totals.finish(train_state.totals), tested)
         values = problem.hyperparameters.at(train_state.hyperparameters, train_state.step - 1)
         if "learning_rate" in values:

@@ -130,8 +130,8 @@ def fit(
     objective = isinstance(loss, Objective)
     source = source_of(data, batch_size, objective)
     validation = None if validation is None else checked(validation, objective, "validation data")
-    read = [name for callback in callbacks for name in callback.hyperparameters]
-    check_used(config.problem.hyperparameters, model, optimizer, loss, augment, read=read)
+    names_read = [name for callback in callbacks for name in callback.hyperparameters]
+    check_used(config.problem.hyperparameters, model, optimizer, loss, augment, read=names_read)
     config = config.with_defaults(**lengths(source.steps_per_epoch, epochs))
     bound = config.problem.at()
     optimizer_of(optimizer, bound.values)
@@ -141,8 +141,8 @@ def fit(
             if part is not None:
                 checked_labels(bound.layer, part, first.params, first.state)
     saver = None if checkpoints is None else Saver(checkpoints, batch_size, source.samples)
-    each = any(callback.on_epoch for callback in callbacks)
-    executor = executor_for(config, source, validation, epochs=epochs, one_epoch_per_call=each, prefetch=prefetch)
+    one_epoch_per_call = any(callback.on_epoch for callback in callbacks)
+    executor = executor_for(config, source, validation, epochs=epochs, one_epoch_per_call=one_epoch_per_call, prefetch=prefetch)
     run = Run(executor, first, epochs, callbacks, saver, source.steps_per_epoch, progress)
     outcome = run.outcome(on_nonfinite)
     epoch, (params, state) = final_weights(config.callbacks, run.train_state)

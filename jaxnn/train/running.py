@@ -134,7 +134,7 @@ class Run:
     def _located(self, locate: Any, train_state: TrainState, batch: Any) -> Any:
         problem = self._executor.config.problem
         bound = problem.at(train_state)
-        batch = bound.augment(problem.seen(batch, train_state))
+        batch = bound.augment(problem.viewed(batch, train_state))
 
         def objective(model, params, state, batch, key):
             return problem.bound(bound.values, key, model).objective(params, state, batch, key)[0]

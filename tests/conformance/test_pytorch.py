@@ -135,8 +135,8 @@ CHECKED_ELSEWHERE = {
         ("none in PyTorch: moments", "layers/test_dropout.py::test_moments_of_standard_normal_inputs"),
     ),
     "repeat": ("the unrolled stack", "core/test_combinators.py::test_repeat_equals_the_unrolled_stack"),
-    "remat": ("the same without", "core/test_combinators.py::test_remat_changes_nothing_but_memory"),
-    "dtype_policy": ("casts", "core/test_combinators.py::test_policy_stores_and_computes_in_what_it_says"),
+    "remat": ("the same without", "core/test_combinators.py::test_remat_keeps_values_and_gradients"),
+    "dtype_policy": ("casts", "core/test_combinators.py::test_dtype_policy_sets_the_dtypes_of_storage_and_computation"),
     "positionwise": ("passes a mask on", "core/test_layer.py::test_a_mask_travels_with_its_sequence"),
     **dict.fromkeys(
         ("serial", "residual", "parallel", "branch", "block"),
@@ -144,7 +144,7 @@ CHECKED_ELSEWHERE = {
     ),
     **dict.fromkeys(
         ("Layer", "as_layer", "stateless", "param"),
-        ("what layers are built from", "core/test_layer.py::test_a_layer_of_ones_own_earns_everything"),
+        ("what layers are built from", "core/test_layer.py::test_a_custom_layer_works_like_any_other"),
     ),
 }
 

@@ -260,7 +260,7 @@ def test_members_are_validated_on_the_fold_left_out():
     assert len(result) == 8
     [row] = result.by_setting("val_accuracy")
     assert row["val_accuracy"] > 0.9
-    from jaxnn.population.resampling import _generator, _folds
+    from jaxnn.population.resampling import _folds, _generator
 
     fold = _folds(_generator({"key": KEY}, "folds"), jnp.asarray(y), 150, 4)
     assert sorted(np.bincount(fold)) == [37, 37, 38, 38]
@@ -278,7 +278,7 @@ def test_samples_of_weight_zero_have_no_influence():
         nn.dense(1), (X, Y + 0.1 * X[:, 2:3] ** 2), folds=3, loss=nn.losses.mse, optimizer=optax.sgd(0.1), epochs=200, key=KEY,
         batch_size=96, progress=False,
     )  # fmt: skip
-    from jaxnn.population.resampling import _generator, _folds
+    from jaxnn.population.resampling import _folds, _generator
 
     fold = _folds(_generator({"key": KEY}, "folds"), jnp.asarray(Y), 96, 3)
     for k in range(3):

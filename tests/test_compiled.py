@@ -204,6 +204,7 @@ def test_no_prediction_is_behind_what_a_layer_reads():
     np.testing.assert_allclose(nn.predict((model, params, state), X), 3 * before, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_sweep_is_behind_what_its_schedule_reads():
     factor = {"value": 0.0}
 
@@ -222,6 +223,7 @@ def test_no_sweep_is_behind_what_its_schedule_reads():
     assert not np.allclose(before["dense"]["kernel"], swept()["dense"]["kernel"])
 
 
+@pytest.mark.slow
 def test_settings_of_jax_are_part_of_a_program(traced):
     fit()
     with jax.default_matmul_precision("highest"):
@@ -234,6 +236,7 @@ def test_settings_of_jax_are_part_of_a_program(traced):
 # --- bounds ---
 
 
+@pytest.mark.slow
 def test_no_model_is_kept_alive():
     model = network()
     dead = weakref.ref(model)

@@ -7,6 +7,7 @@ import pytest
 import jaxnn as nn
 
 
+@pytest.mark.slow
 def test_a_sweep_prints_its_table_and_writes_picture_and_csv(run, tmp_path):
     argv = ["sweep", "--data", "iris", "--epochs", "4", "--seeds", "2"]
     argv += ["--grid", "learning_rate=0.01,0.0001", "--grid", "batch-size=16,32"]
@@ -23,6 +24,7 @@ def test_a_sweep_prints_its_table_and_writes_picture_and_csv(run, tmp_path):
     assert (tmp_path / "jaxnn-run" / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_only_another_sweep_is_attributed_to_resume(run, error, monkeypatch):
     argv = ("sweep", "--data", "iris", "--epochs", "1", "--checkpoint", "folder", "--resume", "--grid")
     run(*argv, "learning_rate=0.01")

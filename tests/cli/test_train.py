@@ -31,6 +31,7 @@ def test_digits_end_to_end(run, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_regression_reports_r_squared(run):
     code, out = run("train", "--data", "diabetes", "--epochs", "15", "--out", "a/b")
     assert code == 0
@@ -39,6 +40,7 @@ def test_regression_reports_r_squared(run):
     assert os.path.exists("a/b/training.png")
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_numbers(run):
     argv = ("--data", "wine", "--epochs", "3", "--dropout", "0.2", "--init", "lecun", "--schedule", "linear")
     first, again, other = (run(*argv, "--seed", seed)[1] for seed in ("5", "5", "6"))
@@ -47,6 +49,7 @@ def test_equal_seeds_give_equal_numbers(run):
     assert numbers[0] == numbers[1] != numbers[2]
 
 
+@pytest.mark.slow
 def test_patience_stops_early(run):
     _, out = run("--data", "iris", "--epochs", "500", "--learning-rate", "0.05", "--patience", "3")
     done = int(re.search(r"stopped early after epoch (\d+)", out)[1])
@@ -54,6 +57,7 @@ def test_patience_stops_early(run):
     assert done < 500 and kept == done - 3
 
 
+@pytest.mark.slow
 def test_optimizer_schedule_and_weight_decay(run):
     argv = ("--data", "iris", "--epochs", "3", "--csv", "log.csv", "--optimizer")
     code, out = run(*argv, "sm3", "--schedule", "onecycle", "--learning-rate", "0.1", "--weight-decay", "1e-3")
@@ -98,6 +102,7 @@ def test_an_error_of_the_training_is_not_attributed_to_resume(run, capsys, monke
     assert "--resume" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_reported(run, tmp_path):
     argv = ("--data", "iris", "--epochs", "2", "--checkpoint", "folder", "--resume")
     run(*argv)
@@ -132,6 +137,7 @@ def gray_regression(folder):
     np.savez(folder / "mine.npz", x=x, y=x.mean((1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "words"),
     [
@@ -147,6 +153,7 @@ def test_npz_files(run, tmp_path, write, words):
     assert re.search(words, out)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 def test_ctrl_c_reports_the_completed_epochs(tmp_path):
     command = [sys.executable, "-m", "jaxnn", "--data", "iris", "--epochs", "1000000", "--schedule", "constant"]

@@ -60,6 +60,7 @@ def test_the_same_name_twice_shares_weights_and_sums_their_gradients():
     np.testing.assert_allclose(model(params, X), jnp.tanh(X @ kernel + bias) @ kernel + bias, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_tied_output_through_run_params():
     def language_model(run, tokens):
         x = run("body", run("embed", tokens))

@@ -44,6 +44,7 @@ def test_distributions_are_exact(initializer, law):
     assert abs(np.corrcoef(blocks[0], blocks[1])[0, 1]) < 0.06
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=4), st.integers(0, 2**31))
 def test_a_leaf_does_not_depend_on_the_leaves_drawn_with_it(shape, seed):
@@ -137,6 +138,7 @@ def test_a_layer_that_draws_its_own_arrays_gets_its_own_key():
     np.testing.assert_array_equal(params["copies"]["nested"]["bias"], np.ones((2, 3)))
 
 
+@pytest.mark.slow
 def test_an_initialization_scale_can_be_traced():
     def scaled(scale):
         return nn.dense(200, kernel_init=nn.initializers.normal(scale)).init(KEY, jnp.ones((1, 200)))[0]["kernel"].std()

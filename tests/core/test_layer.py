@@ -186,6 +186,7 @@ def test_nested_combinators_trace_each_layer_once():
     assert nn.trees.count(params) == 100 * 4
 
 
+@pytest.mark.slow
 def test_abstract_init_takes_no_memory():
     model = nn.serial(*[nn.dense(2**16) for _ in range(8)])  # 137 GB if it were drawn
     params, _ = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, 2**16), jnp.float32))

@@ -115,6 +115,7 @@ def test_an_empty_batch_changes_nothing(name):
     assert jnp.isnan(metric.compute(metric.init())) if name != "confusion_matrix" else True
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(st.lists(st.integers(0, N), min_size=1, max_size=2).map(sorted))
 def test_any_split_into_batches_gives_the_same_value(cuts):
@@ -181,6 +182,7 @@ def test_any_loss_is_a_metric():
         metrics.as_metric("accuracy")
 
 
+@pytest.mark.slow
 def test_float64(x64):
     for metric, p, t, reference in CASES.values():
         p, t = (x.astype(float) if x.dtype.kind == "f" else x for x in (p, t))

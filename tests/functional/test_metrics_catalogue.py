@@ -137,6 +137,7 @@ def check(group, rtol, compute=values_by_all_paths):
                 np.testing.assert_allclose(value, reference(p[part], t[part]), rtol=rtol, atol=rtol, err_msg=f"{name}, {which}")
 
 
+@pytest.mark.slow
 @each
 def test_all_paths_equal_scikit_learn(group):
     check(group, 3e-6)
@@ -147,6 +148,7 @@ def test_in_float64(group, x64):
     check(group, 1e-12, values_by_calls)
 
 
+@pytest.mark.slow
 @each
 def test_bad_samples_are_nan_under_jit_and_errors_outside(group):
     p, t, cases = GROUPS[group]
@@ -185,6 +187,7 @@ def test_over_devices_under_shard_map():
         np.testing.assert_allclose(everywhere(metric)(p[:size], t[:size]), reference(p[:size], t[:size]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_error_of_rounded_scores_is_within_the_documented_bound():
     scores = (RNG.normal(size=4000) * 1e-2 + 1).astype(np.float32)  # some 80 values in float16
     bits = RNG.random(4000) < 1 / (1 + np.exp(-2e2 * (scores - 1)))
@@ -211,6 +214,7 @@ def test_rounding_is_to_float16_over_its_whole_range():
                                    sk.roc_auc_score(bits[4:], clipped[4:]), rtol=1e-6)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_more_samples_than_the_capacity_give_nan():
     exact = metrics.roc_auc(capacity=70)
     assert not np.isnan(exact(LOGIT[:70], BITS[:70]))
@@ -220,6 +224,7 @@ def test_more_samples_than_the_capacity_give_nan():
     assert not np.isnan(exact(LOGIT, BITS, np.arange(N) > 0))
 
 
+@pytest.mark.slow
 def test_zero_denominators():
     ones = jnp.ones(4)
     right = jnp.array([0, 1, 1, 0])
@@ -283,6 +288,7 @@ def padded(sequences, time):
     return np.array([[*s, *[-1] * (time - len(s))] for s in sequences])
 
 
+@pytest.mark.slow
 def test_bleu():
     reference = [RNG.integers(0, 3, RNG.integers(4, 12)).tolist() for _ in range(20)]
     predicted = [s[: RNG.integers(3, 12)] + RNG.integers(0, 3, RNG.integers(0, 3)).tolist() for s in reference]

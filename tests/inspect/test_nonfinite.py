@@ -76,6 +76,7 @@ def test_the_source_line_is_in_the_jitted_function_or_its_caller():
     assert find(after_weight(other), ZERO_IN_TWO).source.endswith("return jnp.reciprocal(x)")
 
 
+@pytest.mark.slow
 def test_nonfinite_inputs_of_the_training_step():
     model = after_weight(nn.batch_norm())
     x = X.copy()
@@ -97,6 +98,7 @@ def test_nonfinite_inputs_of_the_training_step():
     assert find_nonfinite(model, params, state, (X, None), training=True, **options) is None  # training does not read it
 
 
+@pytest.mark.slow
 def test_a_loss_of_finite_predictions():
     def log_loss(predictions, y):
         return -jnp.mean(jnp.log(predictions))
@@ -110,6 +112,7 @@ def test_a_loss_of_finite_predictions():
     assert "not a class" in found.hint
 
 
+@pytest.mark.slow
 def test_a_gradient_of_a_finite_loss():
     def norm(x):
         return jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True))
@@ -160,6 +163,7 @@ def test_a_row_that_is_masked_completely():
     assert "constant nan" in found.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda layer: layer, nn.remat], ids=["plain", "remat"])
 def test_copies_of_repeat_are_distinguished(wrap):
     layer = wrap(nn.residual(nn.dense(3), then=lambda x: jnp.sqrt(x)))
@@ -184,6 +188,7 @@ def test_copies_of_repeat_are_distinguished(wrap):
     assert found.samples == tuple(range(6))
 
 
+@pytest.mark.slow
 def test_time_steps_and_loops():
     x = np.random.default_rng(1).normal(size=(2, 7, 3)).astype(np.float32)
     x[1, 5] = 1e30
@@ -209,6 +214,7 @@ def test_time_steps_and_loops():
     assert (found.path, found.operation, found.step) == ("choose", "log", None)
 
 
+@pytest.mark.slow
 def test_convolution_and_normalization():
     x = np.ones((3, 5, 2), np.float32)
     model = nn.serial(nn.conv(2, 3), nn.relu, second=nn.conv(2, 3), flat=nn.flatten())
@@ -237,6 +243,7 @@ def test_half_precision():
     assert find(nn.dtype_policy(nn.serial(weight(), lambda x: x * 300, lambda x: x * x), dtype=jnp.bfloat16)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", range(4))
 def test_the_layer_that_overflows_is_found_among_equal_ones(where):
     model = nn.serial(**{f"layer_{i}": nn.serial(nn.dense(3), nn.relu) for i in range(4)})
@@ -249,6 +256,7 @@ def test_the_layer_that_overflows_is_found_among_equal_ones(where):
     assert (found.path, found.operation) == (f"layer_{where}/dense", "dot_general")
 
 
+@pytest.mark.slow
 def test_other_objectives_and_random_layers():
     model = nn.serial(nn.dense(4), nn.dropout(0.5), nn.dense(1))
     params, state = model.init(KEY, X)
@@ -293,6 +301,7 @@ def test_an_overflow_in_the_backward_pass_and_scopes_that_are_not_layers():
     assert "3.4e+38" in found.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(8, 3), (7, 3), (5, 2), (1, 1)])
 def test_the_result_does_not_depend_on_the_sizes_of_chunks(sizes, monkeypatch):
     monkeypatch.setattr(nonfinite_trace, "CHUNK_SIZES", sizes)

@@ -445,6 +445,7 @@ def kill_while_saving(folders, generator):
         assert len(list(folder.iterdir())) == 2  # no partial checkpoint remains
 
 
+@pytest.mark.slow
 def test_a_killed_save_leaves_complete_checkpoints(tmp_path):
     kill_while_saving([tmp_path / str(index) for index in range(2)], random.Random())
 

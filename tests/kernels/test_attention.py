@@ -56,6 +56,7 @@ def test_equals_the_definition(data):
             np.testing.assert_allclose(y, by_numpy(*map(np.asarray, args), mask, causal), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("long", [False, True])
 def test_every_transformation(long, x64, monkeypatch):
     if long:
@@ -121,6 +122,7 @@ def test_extreme_values_and_empty_masks(form):
     assert f(args[0][:, :0], *args[1:]).shape == (2, 0, 4, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("long", [False, True])
 def test_shard_map_checks_varying_axes(long, monkeypatch):
     if long:
@@ -153,6 +155,7 @@ def test_an_empty_batch(long, monkeypatch):
     assert [g.shape for g in gradients] == [x.shape for x in args]
 
 
+@pytest.mark.slow
 def test_long_sequences_keep_few_scores_in_memory():
     args = operands(1, 2048, 2048, 4, 4, 32, 32, "float32")
     gradient = lambda form: jax.grad(lambda *args: dot_product_attention(*args, is_causal=True, form=form).sum(), (0, 1, 2))  # noqa: E731

@@ -50,6 +50,7 @@ def test_the_chunk_follows_the_number_of_logits():
     assert [_chunk_count(n) for n in (0, 1, 2**24, 2**24 + 1, 3 * 2**24, 4096 * 50_000)] == [1, 1, 1, 2, 4, 16]
 
 
+@pytest.mark.slow
 def test_every_transformation(x64):
     *arrays, labels = operands()
     *many, _ = operands(copies=(2,))

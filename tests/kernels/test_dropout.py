@@ -34,6 +34,7 @@ def words():
     return np.asarray(draw(jnp.arange(16)))
 
 
+@pytest.mark.slow
 def test_bits_are_fair_and_independent(words):
     """Each bit is 1 half of the time, and equals its neighbor half of the time along each axis, that of the keys included."""
     bits = np.unpackbits(words[..., None].view(np.uint8), axis=-1).astype(np.int8)
@@ -76,6 +77,7 @@ def test_half_precision_is_rounded_once(dtype):
     np.testing.assert_array_equal(y, np.where(y == 0, 0, exact))
 
 
+@pytest.mark.slow
 def test_the_mask_depends_on_key_and_index_only():
     x = jnp.ones((6, 5, 3))
     y = dropout(x, 0.4, KEY)

@@ -65,6 +65,7 @@ def poolings(draw):
     return (2, *sizes, 2), window, draw(st.sampled_from([None, strides])), padding
 
 
+@pytest.mark.slow
 @given(poolings(), st.integers(0, 1000))
 @settings(max_examples=10)
 def test_max_pool_forms_agree_with_ties(case, seed):
@@ -84,6 +85,7 @@ def test_max_pool_forms_agree_with_ties(case, seed):
     assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cells", "overlapping", "gaps", "edges wider than the input", "three dimensions"])
 def test_max_pool_equals_the_definition_in_every_derivative(name, x64):
     shape, window, strides, padding = CASES[name]
@@ -138,6 +140,7 @@ def test_a_window_without_a_finite_number_gives_its_gradient_to_its_first_elemen
     np.testing.assert_array_equal(pullback(jnp.ones((1, 2, 1)))[0].ravel(), [1, 0, 1])
 
 
+@pytest.mark.slow
 def test_the_winner_is_found_among_many_taps():
     x = jnp.zeros((1, 600, 1)).at[0, [290, 300]].set(1.0)
     gradient = jax.jit(jax.grad(lambda x: max_pool(x, 300, form="taps").sum()))(x)
@@ -193,6 +196,7 @@ def test_a_window_too_large_to_unroll_uses_xlas_form():
     np.testing.assert_array_equal(max_pool(x, 40)[:, 0, 0], x.max((1, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "window", "strides", "padding", "dilation"),
     [

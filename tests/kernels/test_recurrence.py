@@ -67,6 +67,7 @@ def scalar(cell, mask, form, *operands):
     return sum(map(weigh, jax.tree.leaves(recurrence(cell, *operands, mask, form=form))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "masked"), [("lstm", True), ("mixing", False)])
 def test_forms_agree_in_all_derivatives(x64, name, masked):
     cell, *sizes = CELLS[name]
@@ -105,6 +106,7 @@ def test_columns_from_x_or_from_h_only(x64):
         recurrence(cell, x, kernel, recurrent, bias, h, form="joined")
 
 
+@pytest.mark.slow
 def test_transformations(x64):
     at = operands(4, 2)
     stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), at, operands(4, 2, seed=1))

@@ -120,6 +120,7 @@ def test_spectral_norm_against_pytorch():
     assert same is state or jax.tree.all(jax.tree.map(lambda a, b: a is b, same, state))
 
 
+@pytest.mark.slow
 def test_reparametrizations_keep_the_initial_output_and_take_whole_models():
     plain = nn.serial(nn.conv(4, 3), nn.relu, nn.repeat(nn.conv(4, 1), 2))
     normed = nn.serial(nn.weight_norm(nn.conv(4, 3)), nn.relu, nn.repeat(nn.weight_norm(nn.conv(4, 1)), 2))

@@ -67,6 +67,7 @@ def drawn(*shape):
     return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_position", [True, False], ids=["positions", "samples"])
 def test_batch_norm_ignores_padding(per_position):
     """Values, running statistics and gradients do not depend on the values of the padding."""

@@ -144,6 +144,7 @@ def test_custom_activations(make):
     np.testing.assert_allclose(y[:, 0], h, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [nn.rnn, nn.lstm, nn.gru, lambda n, **o: nn.conv_lstm(n, 3, **o)], ids=["rnn", "lstm", "gru", "conv"]
 )

@@ -148,7 +148,10 @@ def test_the_table_has_every_model():
     assert set(TINY) == set(M.__all__)
 
 
-@pytest.mark.parametrize("name", TINY)
+QUICK = ("mlp", "cnn", "rnn", "vae", "lenet5", "autoencoder", "vit", "gpt2", "unet")
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TINY])
 def test_one_step_reaches_every_parameter(name):
     make, x = TINY[name]
     model = make()

@@ -21,6 +21,7 @@ def test_functions_are_drawn_with_their_derivatives():
     np.testing.assert_allclose(curve.get_ydata(), curve.get_xdata() ** 3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_activations_and_losses_are_those_of_the_library():
     activations = nn.inspect.animate_activations(frames=3)
     activations.draw(2)

@@ -29,6 +29,7 @@ def close(a, b, tolerance=1e-5):
     chex.assert_trees_all_close(a, b, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_halving_continues_members_from_their_train_states():
     halved = population.successive_halving(nn.dense(1), (X, Y), RATES, epochs=6, first_epochs=2, factor=3, seeds=2, **COMMON)
     whole = nn.sweep(nn.dense(1), (X, Y), RATES, epochs=6, seeds=2, **COMMON)
@@ -250,6 +251,7 @@ def test_optuna_proposes_the_settings_of_each_round():
         )
 
 
+@pytest.mark.slow
 def test_members_are_validated_on_the_fold_left_out():
     iris = load_iris()
     x, y = iris.data.astype(np.float32), iris.target.astype(np.int32)
@@ -304,6 +306,7 @@ def classifiers():
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_predict_members_matches_predict_for_each_member(classifiers):
     together = population.predict_members(classifiers, X, batch_size=40)
     for i in range(8):

@@ -134,6 +134,7 @@ def test_members_do_not_depend_on_the_number_of_members():
     close(small.params, crowd.params)
 
 
+@pytest.mark.slow
 def test_members_with_large_residuals_are_trained_one_per_block(monkeypatch):
     """A step saves the activations of both dense layers, and the residuals of relu and dropout, for its backward pass."""
     space = {"learning_rate": [1e-4, 1e-3, 3e-3, 1e-2], "units": [40]}
@@ -146,6 +147,7 @@ def test_members_with_large_residuals_are_trained_one_per_block(monkeypatch):
     close(alone.params, together.params)
 
 
+@pytest.mark.slow
 def test_every_float_is_traced_and_has_an_effect(compiled):
     def model(scale, rate):
         return nn.serial(nn.dropout(rate), nn.dense(2, kernel_init=nn.initializers.normal(scale)))
@@ -212,6 +214,7 @@ def test_a_sweep_compiles_only_its_programs(compiled):
     assert len(compiled) == 2  # start and epochs; NumPy does the rest
 
 
+@pytest.mark.slow
 def test_all_kinds_of_structural_values_form_groups():
     space = [
         {"activation": nn.relu, "batch_size": 10, "units": 3},

@@ -19,6 +19,7 @@ def test_orders_are_permutations(n, seed):
     np.testing.assert_array_equal(np.sort(shuffled(jax.random.key(seed), n)), np.arange(n))
 
 
+@pytest.mark.slow
 def test_permutations_of_large_sizes_and_near_squares_and_powers():
     for n in (1, 2, 3, 4, 5, 255, 256, 257, 65535, 65536, 65537, 99**2, 99**2 + 1, 1_000_003):
         np.testing.assert_array_equal(np.sort(shuffled(jax.random.key(n), n)), np.arange(n))
@@ -37,6 +38,7 @@ def chi_square(counts):
     return stats.chisquare(np.ravel(counts)).pvalue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 7, 12])
 def test_positions_pairs_and_orders_are_uniform(orders, n):
     order = orders[n]

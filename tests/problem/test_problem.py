@@ -116,6 +116,7 @@ def reconstruct(model, params, state, batch, key):
     return nn.losses.mse(y, batch["x"]), (state, y)
 
 
+@pytest.mark.slow
 def test_evaluate_and_the_finder_take_the_data_of_an_objective():
     data, loss = {"x": X}, nn.Objective(reconstruct)
     model = nn.serial(nn.dense(2), nn.dense(3))

@@ -70,7 +70,7 @@ MODELS = {
     "wide_resnet": (lambda: nn.models.wide_resnet(10, 2, 3), floats(2, 8, 8, 3)),
 }  # fmt: skip
 OTHERS = {
-    "transformer": (transformer, floats(2, 7, dtype=jnp.int32)),
+    "encoder": (transformer, floats(2, 7, dtype=jnp.int32)),
     "convolutions": (convolutional, floats(2, 12, 12, 3)),
     "gru": (lambda: nn.gru(16), floats(2, 4, 8)),
 }
@@ -122,7 +122,12 @@ def test_every_model_is_counted_here():
     assert set(MODELS) == set(nn.models.__all__)
 
 
-@pytest.mark.parametrize("name", [*MODELS, *OTHERS])
+QUICK = ("cnn", "rnn", "gru", "vae", "lenet5", "autoencoder", "convolutions", "gpt2", "mlp_mixer")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*MODELS, *OTHERS)]
+)
 def test_the_count_agrees_with_xla_within_2_percent(name):
     make, x = (MODELS | OTHERS)[name]
     model = make()

@@ -192,6 +192,7 @@ def test_weighted_steps_match_weighted_least_squares_in_numpy():
     )
 
 
+@pytest.mark.slow
 def test_new_values_of_traced_hyperparameters_do_not_recompile(compilations):
     def model(rate):
         return nn.serial(nn.dense(8), nn.relu, nn.dropout(rate), nn.dense(2))
@@ -391,6 +392,7 @@ def test_target_time_budget_and_hooks_end_a_run():
     assert (result.epoch, result.stopped, len(rows), ended) == (4, "early", 4, [1])
 
 
+@pytest.mark.slow
 def test_callbacks_work_in_the_pure_run_and_under_vmap():
     stop = nn.callbacks.early_stopping(2)
     options = {"loss": nn.losses.mse, "epochs": 12, "batch_size": 20, "callbacks": [stop]}

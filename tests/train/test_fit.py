@@ -181,6 +181,7 @@ def test_a_second_run_does_not_recompile(compilations):
     assert second.compile_seconds < first.compile_seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -277,6 +278,7 @@ print(calls, used, flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [64, 100_000], ids=["between short epochs", "within a long one"])
 def test_ctrl_c_returns_the_result_so_far(samples):
     program = INTERRUPTED.format(samples=samples)
@@ -287,6 +289,7 @@ def test_ctrl_c_returns_the_result_so_far(samples):
     assert float(used) < 10, "CPU seconds; a call of the program takes about half a second"
 
 
+@pytest.mark.slow
 def test_progress_in_a_log_file_is_printed_as_lines():
     program = (
         "import jax, jax.numpy as jnp, jaxnn as nn, optax\n"
@@ -311,6 +314,7 @@ def test_progress_in_a_terminal_is_a_bar(monkeypatch, capsys):
     assert "loss" in shown
 
 
+@pytest.mark.slow
 def test_data_on_another_device_or_over_several():
     program = """
 import jax
@@ -333,6 +337,7 @@ np.testing.assert_allclose(losses(both), losses(None), rtol=1e-5)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_runs_and_steps_under_shard_map():
     """Different networks on each device, whose gradients must not be summed; and one network on parts of a batch."""
     program = """

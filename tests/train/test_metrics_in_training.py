@@ -28,6 +28,7 @@ KINDS = {  # targets, loss, number of outputs, and by name a metric with its ref
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_metrics_in_fit_and_evaluate(kind):
     y, loss, outputs, metrics = KINDS[kind]

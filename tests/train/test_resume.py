@@ -88,6 +88,7 @@ def test_killed_at_25_random_moments(tmp_path):
         same(tmp_path / "whole-out", out)
 
 
+@pytest.mark.slow
 def test_killed_once(tmp_path):
     train(tmp_path / "whole", tmp_path / "whole-out")
     assert not train(tmp_path / "cut", tmp_path / "cut-out", moment=0)

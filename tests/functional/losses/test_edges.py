@@ -95,6 +95,7 @@ def test_zero_vectors_and_equal_vectors():
     assert losses.cosine_distance(zeros, ones) == losses.triplet_margin(ones, ones, ones) == 1
 
 
+@pytest.mark.slow
 def test_a_batch_without_positives_or_without_negatives():
     z = jnp.asarray(RNG.normal(size=(3, 2)), jnp.float32)
     for loss in (losses.nt_xent, losses.circle):

@@ -389,6 +389,7 @@ def test_formula_against_optax(case, x64):
     np.testing.assert_allclose(theirs, formula_of(case)(*CASES[case][1]), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_nt_xent_against_optax_for_classes_of_one_size(x64):
     labels = np.array([0, 1, 2, 2, 1, 0])
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

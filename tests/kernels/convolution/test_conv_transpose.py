@@ -15,6 +15,7 @@ def normal(shape, dtype="float64", seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=10)
 def test_is_the_transpose_of_conv_and_the_forms_agree(data):

@@ -82,6 +82,7 @@ def convolutions(draw):
     return x_shape, (*taps, c_in, groups * c_out), options
 
 
+@pytest.mark.slow
 @given(convolutions())
 @settings(max_examples=12)
 def test_forms_agree_in_value_and_derivatives(case):
@@ -98,6 +99,7 @@ def test_forms_agree_in_value_and_derivatives(case):
         assert_close(everything("canonical"), everything("xla"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["strided", "small input", "groups", "groups, one tap", "larger image", "depthwise", "depthwise, small window"],
@@ -263,6 +265,7 @@ def test_nan_reaches_only_the_outputs_whose_window_contains_it():
     np.testing.assert_array_equal(jnp.isnan(y), [False, True, True, True, False, False])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["plain", "larger image", "groups", "groups, one tap", "few outputs", "depthwise, small window"]
 )

@@ -57,6 +57,7 @@ def test_equals_xlas_convolution_and_its_kernel_gradient(data):
             np.testing.assert_allclose(mine, expected, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["SAME", ((0, 2), (3, -1))])
 def test_every_transformation(padding, x64, everywhere):
     x, kernel = normal((5, 6, 5, 2)), normal((3, 3, 2, 3), seed=1)

@@ -47,7 +47,7 @@ def write(folder: Path) -> None:
     try:
         import pdoc
     except ImportError as error:
-        raise ImportError('the reference requires pdoc: pip install "jaxnn[docs]"') from error
+        raise ImportError("the reference requires pdoc: pip install pdoc") from error
 
     namespaces = public()
     for module in namespaces.values():  # functions that `jax.custom_jvp` and the like wrap

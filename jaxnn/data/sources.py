@@ -83,7 +83,7 @@ def _load_sklearn(name: str) -> Dataset:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise ImportError(f'the data set {name!r} needs scikit-learn: pip install "jaxnn[demo]"') from error
+        raise ImportError(f"the data set {name!r} needs scikit-learn: pip install scikit-learn") from error
     loader = getattr(datasets, _SKLEARN[name])
     if name == "diabetes":  # scikit-learn's scaling uses all samples, including those that are held out later
         raw = loader(scaled=False)

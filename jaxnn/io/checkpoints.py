@@ -68,7 +68,7 @@ class Checkpoints:
         self, folder: str | PathLike, *, keep: int = 3, best: str | tuple[str, str] | None = None, every: float = 0.0
     ) -> None:
         if not storage.is_installed():
-            raise ImportError('checkpoints require Orbax: pip install "jaxnn[checkpoint]"')
+            raise ImportError("checkpoints require Orbax: pip install orbax-checkpoint")
         if keep < 1:
             raise ValueError(f"keep is the number of checkpoints to keep, at least 1; got {keep}")
         if isinstance(best, str):

@@ -127,5 +127,5 @@ def _safetensors() -> tuple[Any, type[Exception]]:
     try:
         from safetensors import SafetensorError, numpy
     except ImportError as error:
-        raise ImportError('saving and loading parameters requires safetensors: pip install "jaxnn[checkpoint]"') from error
+        raise ImportError("saving and loading parameters requires safetensors: pip install safetensors") from error
     return numpy, SafetensorError

@@ -28,7 +28,7 @@ def matplotlib_required() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ImportError('plots need matplotlib: pip install "jaxnn[demo]"') from error
+        raise ImportError("plots need matplotlib: pip install matplotlib") from error
 
 
 def axes(ax: Any, width: float = 5.6, height: float = 3.8) -> Axes:

@@ -334,7 +334,7 @@ def jsonl_log(path: str | os.PathLike, *, name: str = "jsonl_log") -> Callback:
 
 
 def tensorboard_log(folder: str | os.PathLike, *, name: str = "tensorboard_log") -> Callback:
-    """Write each epoch's numbers for TensorBoard. Needs tensorboardX (the extra `tensorboard`).
+    """Write each epoch's numbers for TensorBoard. Needs tensorboardX.
 
     Args:
         folder: The folder that TensorBoard reads. A resumed run appends to it; a new run replaces its files.
@@ -360,7 +360,7 @@ def tensorboard_log(folder: str | os.PathLike, *, name: str = "tensorboard_log")
 
 
 def plot(path: str | os.PathLike, *, name: str = "plot") -> Callback:
-    """Plot the history when the run ends, however it ends. Needs matplotlib (the extra `demo`).
+    """Plot the history when the run ends, however it ends. Needs matplotlib.
 
     Args:
         path: The image file.

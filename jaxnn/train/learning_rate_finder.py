@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMOOTHING, DIVERGED = 0.9, 4.0
+NOISY = 0.1  # the share of the steps at whose start the moving average still follows single batches
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,22 @@ class LearningRates:
         learning_rates: The rates that were tried, ascending, up to where the loss diverged.
         losses: The loss at each rate.
         smoothed: The moving average of the losses.
-        suggestion: The rate at which the smoothed loss falls fastest.
+        suggestion: The rate at which the smoothed loss falls fastest, before its minimum.
 
     Example:
         >>> rates, losses = np.array([0.01, 0.1, 1.0]), np.array([2.0, 1.0, 3.0])
-        >>> LearningRates(rates, losses, losses, suggestion=0.1).suggestion
-        0.1
+        >>> LearningRates(rates, losses, losses, suggestion=0.1)
+        LearningRates(suggestion=0.1, 3 rates from 0.01 to 1)
     """
 
     learning_rates: np.ndarray
     losses: np.ndarray
     smoothed: np.ndarray
     suggestion: float
+
+    def __repr__(self) -> str:
+        tried = f"{len(self.learning_rates)} rates from {self.learning_rates[0]:.3g} to {self.learning_rates[-1]:.3g}"
+        return f"LearningRates(suggestion={self.suggestion:.3g}, {tried})"
 
     def plot(self) -> Figure:
         """Plot the loss over the learning rate, with the suggestion marked.
@@ -80,7 +86,9 @@ def find_learning_rate(
 
     At step t of T the learning rate is low · (high/low)^(t/(T − 1)). The losses are smoothed, mₜ = 0.9 mₜ₋₁ + 0.1 lₜ,
     divided by 1 − 0.9ᵗ; where that exceeds four times its lowest value, the run has diverged and the rest is cut off.
-    The whole run is one compiled program. The trained parameters are discarded.
+    The suggestion is the rate of the steepest descent over log(learning rate) after the first tenth of the steps, whose
+    average follows single batches, and before the minimum. The whole run is one compiled program. The trained parameters are
+    discarded.
 
     Args:
         model: As for `fit`.
@@ -98,7 +106,8 @@ def find_learning_rate(
         `LearningRates`, with `suggestion` and `plot()`.
 
     Raises:
-        ValueError: If not 0 < low < high, if there are fewer than 10 steps, or if the loss is not finite from the start.
+        ValueError: If not 0 < low < high, if there are fewer than 10 steps, or if the loss is not finite from the start or
+            does not fall.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
@@ -141,8 +150,14 @@ def _read(rates: np.ndarray, losses: np.ndarray) -> LearningRates:
         mean = SMOOTHING * mean + (1 - SMOOTHING) * value
         smoothed[t] = mean / (1 - SMOOTHING ** (t + 1))
     lowest = np.minimum.accumulate(np.where(np.isfinite(smoothed), smoothed, np.inf))
-    above = ~np.isfinite(smoothed) | (smoothed - losses[0] > DIVERGED * np.abs(lowest))
+    above = ~np.isfinite(smoothed) | (smoothed - lowest > (DIVERGED - 1) * np.abs(lowest))
     end = int(above.argmax()) if above.any() else len(losses)
-    end = max(end, 3)
-    slope = np.gradient(smoothed[:end], np.log(rates[:end]))
-    return LearningRates(rates[:end], losses[:end], smoothed[:end], float(rates[int(np.nanargmin(slope))]))
+    start = math.ceil(NOISY * len(losses))
+    minimum = start + int(np.argmin(smoothed[start:end])) if end > start else start
+    if minimum - start < 2:
+        raise ValueError(
+            f"expected a loss that falls as the learning rate grows from {rates[0]:.3g}, but the smoothed loss is lowest at "
+            f"{rates[min(minimum, end - 1)]:.3g}, at the start of the range: lower `low`"
+        )
+    slope = np.gradient(smoothed[start : minimum + 1], np.log(rates[start : minimum + 1]))
+    return LearningRates(rates[:end], losses[:end], smoothed[:end], float(rates[start + int(np.argmin(slope))]))

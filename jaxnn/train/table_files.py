@@ -216,7 +216,7 @@ class _TensorBoardLog:
         try:
             import tensorboardX  # noqa: F401
         except ImportError as error:
-            raise ImportError(f'{name} needs tensorboardX: pip install "jaxnn[tensorboard]"') from error
+            raise ImportError(f"{name} needs tensorboardX: pip install tensorboardX") from error
         self._folder = Path(folder)
         self._files: dict[str, FileIO] = {}
         self._epoch = 0

@@ -189,5 +189,5 @@ def test_missing_scikit_learn_error_names_the_extra(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_sklearn)
     for name in NAMES[:-1]:
-        with pytest.raises(ImportError, match=r'pip install "jaxnn\[demo\]"'):
+        with pytest.raises(ImportError, match=r"pip install scikit-learn"):
             load(name)

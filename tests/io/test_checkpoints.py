@@ -257,7 +257,7 @@ def test_what_cannot_be_saved(tmp_path):
 
 def test_without_orbax_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "jaxnn\[checkpoint\]"'):
+    with pytest.raises(ImportError, match=r"pip install orbax-checkpoint"):
         Checkpoints(tmp_path)
 
 

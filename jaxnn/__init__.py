@@ -13,6 +13,7 @@ from jaxnn import kernels
 from jaxnn.core import trees
 from jaxnn.core.block import block
 from jaxnn.core.combinators import branch, dtype_policy, parallel, positionwise, remat, repeat, residual, serial
+from jaxnn.core.foreign_names import no_attribute as _no_attribute
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, as_layer, stateless
 from jaxnn.functional import initializers
@@ -216,7 +217,7 @@ _LATER = {  # what is imported when it is first used: not every program trains, 
 
 def __getattr__(name: str):
     if name not in _LATER:
-        raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
+        raise _no_attribute("nn", name, __all__)
     room = _LATER[name]
     if room in ("", "functional") or name == "callbacks":
         return _import_module(".".join(filter(None, ("jaxnn", room, name))))

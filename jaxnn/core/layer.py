@@ -17,15 +17,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from jaxnn.core.checks import check_key
+from jaxnn.core.foreign_names import no_method
 from jaxnn.core.initialize import describe_init, draw
 from jaxnn.core.naming import explained
 from jaxnn.core.text import listed
 from jaxnn.core.trees import abstract
+
+LINE = 88  # characters of a line of a layer's text, at most
 
 Params = dict[str, Any]
 State = dict[str, Any]
@@ -107,6 +110,14 @@ class Layer:
             _refuse_state(self, x, None)
         return y
 
+    if not TYPE_CHECKING:  # or every attribute would have a type
+
+        def __getattr__(self, name):
+            raise no_method(name)
+
+    def __repr__(self) -> str:
+        return f"<{_composition(self)}>"
+
     def _repr_html_(self) -> str:
         from jaxnn.core.html import layer_html
 
@@ -117,6 +128,19 @@ class Layer:
 
         attributes = {"name": self.name} | ({"children": dict(self.children)} if self.children else {})
         return render_object_constructor(Layer, attributes, path, subtree_renderer)
+
+
+def _composition(layer: Layer, indent: str = "") -> str:
+    """The layer's name with the layers inside: on one line, or one line for each if that would be too long."""
+    if not layer.children:
+        return layer.name
+    inner = indent + "    "
+    shown = [(name, _composition(child, inner)) for name, child in layer.children.items()]
+    parts = [text if text.partition("(")[0] == name.rstrip("_0123456789") else f"{name}={text}" for name, text in shown]
+    line = f"{layer.name}({', '.join(parts)})"
+    if len(indent) + len(line) <= LINE and "\n" not in line:
+        return line
+    return f"{layer.name}(\n" + "".join(f"{inner}{part},\n" for part in parts) + f"{indent})"
 
 
 def stateless(init: Callable[..., Params], apply: Callable[..., Any], name: str | None = None) -> Layer:
@@ -137,7 +161,7 @@ def stateless(init: Callable[..., Params], apply: Callable[..., Any], name: str 
         ...     def apply(params, x): return x + params["bias"][None]
         ...     return nn.stateless(init, apply)
         >>> shift()
-        Layer(name='shift')
+        <shift>
     """
 
     def init_both(key, x):

@@ -36,6 +36,7 @@ from optax.schedules import (
     warmup_exponential_decay_schedule,
 )
 
+from jaxnn.core.foreign_names import no_attribute
 from jaxnn.functional._checks import known
 
 __all__ = [
@@ -288,3 +289,7 @@ def _check(caller: str, name: str, value: Any, allowed: Callable[[Any], bool], e
     number = known(value)
     if number is not None and not allowed(number):
         raise ValueError(f"{caller}: {name} is {value}, expected {expected}")
+
+
+def __getattr__(name: str):
+    raise no_attribute("nn.schedules", name, __all__)

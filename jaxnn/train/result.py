@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxnn.core.layer import Layer
 from jaxnn.train.history import History
+from jaxnn.train.rows import TIMES
 from jaxnn.train.state import TrainState
 
 
@@ -40,10 +41,15 @@ class FitResult:
     stopped: str
     epoch: int
     compile_seconds: float
-    model: Layer = field(repr=False)
-    loss: Any = field(repr=False)
-    metrics: Mapping[str, Any] = field(repr=False)
-    train_state: TrainState = field(repr=False)
+    model: Layer
+    loss: Any
+    metrics: Mapping[str, Any]
+    train_state: TrainState
+
+    def __repr__(self) -> str:
+        row = next((row for row in self.history.rows if row.get("epoch") == self.epoch), {})
+        values = [f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "step", *TIMES)]
+        return f"<FitResult: {', '.join([self.stopped, f'epoch {self.epoch}', *values])}>"
 
 
 class NonFiniteError(FloatingPointError):

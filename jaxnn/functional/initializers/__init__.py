@@ -20,6 +20,7 @@ libraries; the form U(±√(1/n)) that the teaching notes call Xavier is `fan_in
 A scale may be a traced number, so it can be varied under `vmap` and `jit`.
 """
 
+from jaxnn.core.foreign_names import no_attribute
 from jaxnn.functional.initializers._initializer import Initializer
 from jaxnn.functional.initializers.matrices import delta_orthogonal, identity, orthogonal, sparse
 from jaxnn.functional.initializers.plain import constant, normal, ones, truncated_normal, uniform, zeros
@@ -63,3 +64,7 @@ __all__ = [
     "xavier_uniform",
     "zeros",
 ]
+
+
+def __getattr__(name: str):
+    raise no_attribute("nn.initializers", name, __all__)

@@ -23,6 +23,7 @@ Some losses take arrays other than predictions and targets, such as `triplet_mar
 docstrings state the shape of the unreduced loss.
 """
 
+from jaxnn.core.foreign_names import no_attribute
 from jaxnn.functional.losses.classification import (
     binary_cross_entropy,
     cross_entropy,
@@ -116,3 +117,7 @@ __all__ = [
     "triplet_margin",
     "tversky",
 ]
+
+
+def __getattr__(name: str):
+    raise no_attribute("nn.losses", name, __all__)

@@ -20,6 +20,7 @@ Predictions are logits, as for the losses. To pass probabilities p: of several c
 than their order; of a binary classification, pass p − 0.5 to metrics that threshold, and p itself to metrics that rank.
 """
 
+from jaxnn.core.foreign_names import no_attribute
 from jaxnn.functional.metrics.accuracy import accuracy, binary_accuracy, confusion_matrix, top_k_accuracy
 from jaxnn.functional.metrics.agreement import cohen_kappa, f1, f_beta, matthews, mean_iou, precision, recall
 from jaxnn.functional.metrics.probability import calibration_error, log_loss, perplexity
@@ -57,3 +58,7 @@ __all__ = [
     "spearman",
     "top_k_accuracy",
 ]
+
+
+def __getattr__(name: str):
+    raise no_attribute("nn.metrics", name, __all__)

@@ -54,6 +54,9 @@ class Metric:
     compute: Callable[[Totals], jax.Array]
     merge: Callable[[Totals, Totals], Totals] = add
 
+    def __repr__(self) -> str:
+        return f"<metric {self.name}>"
+
     def merge_across(self, totals: Totals, axis_name: str | tuple[str, ...]) -> Totals:
         """Merge the totals of all devices along a named axis of `jax.shard_map` or `jax.vmap`.
 

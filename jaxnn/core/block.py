@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnn.core.checks import function
 from jaxnn.core.layer import Layer, Params, Spec, State, as_layer, from_setup
 from jaxnn.core.naming import check_name, child_key, explained, inside
 from jaxnn.core.trees import abstract
@@ -27,6 +28,7 @@ def block(forward: Callable[..., Any], /, **children: Any) -> Layer:
         A `Layer` whose parameters are a dict by child name.
 
     Raises:
+        TypeError: If `forward` is not a function, or a child not a layer.
         ValueError: If `run` is called with an unknown name, or a child is never run (both at `init`).
 
     Example:
@@ -38,8 +40,9 @@ def block(forward: Callable[..., Any], /, **children: Any) -> Layer:
         >>> sorted(params), model(params, jnp.ones((2, 4))).shape
         (['gate', 'value'], (2, 3))
     """
+    function("block", "forward", forward, "forward(run, x)")
     layers = {check_name(name): as_layer(child) for name, child in children.items()}
-    return compose(forward.__name__.strip("<>_"), layers, forward, traced=True)
+    return compose(getattr(forward, "__name__", "block").strip("<>_"), layers, forward, traced=True)
 
 
 def compose(name: str, children: dict[str, Layer], forward: Callable[..., Any], *, traced: bool) -> Layer:

@@ -34,6 +34,50 @@ def whole(layer: str, option: str, value: Any, minimum: int = 1) -> int:
     return int(value)
 
 
+def function(caller: str, option: str, value: Any, signature: str) -> Any:
+    """Return a function.
+
+    Args:
+        caller: The name of the layer or function that takes it, for the error message.
+        option: The name of the option, for the error message.
+        value: The function.
+        signature: How it is called, for the error message, such as `"(key, shape, dtype)"`.
+
+    Returns:
+        `value` itself.
+
+    Raises:
+        TypeError: If `value` is not callable.
+    """
+    if not callable(value):
+        raise TypeError(f"{caller} takes {option} as a function {signature}, got {value!r}")
+    return value
+
+
+def at_least_zero(caller: str, option: str, value: Any) -> Any:
+    """Return a number of at least 0; a traced number is returned unchecked.
+
+    Args:
+        caller: The name of the layer or function that takes it, for the error message.
+        option: The name of the option, for the error message.
+        value: The number.
+
+    Returns:
+        `value` itself.
+
+    Raises:
+        TypeError: If `value` is not a number.
+        ValueError: If it is negative or NaN.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if isinstance(value, bool) or np.ndim(value) or not np.issubdtype(np.asarray(value).dtype, np.number):
+        raise TypeError(f"{caller} takes {option} as a number, got {value!r}")
+    if not value >= 0:
+        raise ValueError(f"{caller} takes {option} of at least 0, got {value}")
+    return value
+
+
 def fraction(layer: str, option: str, value: Any) -> Any:
     """Return a number in [0, 1); a traced number is returned unchecked.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn._jax import is_tracer, vary_over, varying_axes
+from jaxnn.core.checks import whole
 from jaxnn.core.naming import child_key, name_hash
 
 BLOCK = 4096  # numbers drawn from one key
@@ -93,7 +94,8 @@ def param(initializer: Callable, shape: tuple[int, ...], dtype: Any = jnp.float3
         A leaf that the outermost `init` draws; its values depend on the root key and on its path alone.
 
     Raises:
-        TypeError: If `initializer` is not callable.
+        TypeError: If `initializer` is not callable, or the shape has anything but whole numbers.
+        ValueError: If a size is negative.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -106,7 +108,13 @@ def param(initializer: Callable, shape: tuple[int, ...], dtype: Any = jnp.float3
     """
     if not callable(initializer):
         raise TypeError(f"an initializer must be a function (key, shape, dtype) -> array, got {initializer!r}")
-    return Undrawn(initializer, tuple(shape), np.dtype(jax.dtypes.canonicalize_dtype(dtype)))
+    if not isinstance(shape, Iterable):
+        raise TypeError(f"the shape of a parameter is a tuple of whole numbers, got {shape!r}")
+    return Undrawn(
+        initializer,
+        tuple(whole("param", "the sizes of its shape", n, 0) for n in shape),
+        np.dtype(jax.dtypes.canonicalize_dtype(dtype)),
+    )
 
 
 @dataclass(frozen=True, eq=False)

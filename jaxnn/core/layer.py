@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from jaxnn.core.checks import check_key
+from jaxnn.core.checks import check_key, function
 from jaxnn.core.foreign_names import no_method
 from jaxnn.core.initialize import describe_init, draw
 from jaxnn.core.naming import explained
@@ -92,7 +92,11 @@ class Layer:
         apply = _checked(self.name, self.apply)
         setup = _leaf_setup(self.name, self.init, apply) if self.setup is None else self.setup
 
-        def init(key, x):
+        def init(key, x=None):
+            if x is None:
+                raise TypeError(
+                    f"init takes a key and a batch, or its jax.ShapeDtypeStruct: {self.name}.init(key, x); x is missing"
+                )
             spec = setup(abstract(x))
             return draw(check_key(key), spec.params, spec.state)
 
@@ -154,6 +158,9 @@ def stateless(init: Callable[..., Params], apply: Callable[..., Any], name: str 
     Returns:
         The `Layer`.
 
+    Raises:
+        TypeError: If one of the two is not a function.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> def shift():
@@ -163,6 +170,8 @@ def stateless(init: Callable[..., Params], apply: Callable[..., Any], name: str 
         >>> shift()
         <shift>
     """
+    function("stateless", "init", init, "init(key, x) -> params")
+    function("stateless", "apply", apply, "apply(params, x) -> y")
 
     def init_both(key, x):
         return init(key, x), {}
@@ -226,7 +235,9 @@ def as_layer(value: Any) -> Layer:
 
 
 def _checked(name: str, apply: Callable) -> Callable:
-    def checked(params, state, x, *, key=None, training=False):
+    def checked(params, state, x, *positional, key=None, training=False):
+        if positional:
+            raise TypeError("apply takes params, state and x by position; pass the rest by name, as key=key, training=True")
         if not isinstance(training, bool):
             raise TypeError(
                 f"training must be a static Python bool, got {type(training).__name__}: under jit use "

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jaxnn.core.checks import function, whole
+
 
 @dataclass(frozen=True)
 class Landscape:
@@ -71,7 +73,8 @@ def loss_landscape(
         A `Landscape`; `plot_landscape` draws it.
 
     Raises:
-        ValueError: If a direction is not a tree like the parameters.
+        TypeError: If the loss is not a function, or `points` not a whole number.
+        ValueError: If a direction is not a tree like the parameters, or there are fewer than two points.
 
     Example:
         >>> params = {"kernel": jnp.zeros(2)}
@@ -79,6 +82,8 @@ def loss_landscape(
         >>> loss_landscape(lambda p: (p["kernel"] ** 2).sum(), params, (u, v), points=3).losses.tolist()
         [[2.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 2.0]]
     """
+    function("loss_landscape", "loss", loss, "loss(params) -> scalar")
+    whole("loss_landscape", "points", points, 2)
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, *directions)]
     if len(directions) != 2 or shapes[1] != shapes[0] or shapes[2] != shapes[0]:
         raise ValueError(f"loss_landscape needs two directions like the parameters, {shapes[0]}, got {shapes[1:]}")

@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxnn.core.checks import at_least_zero, whole
 from jaxnn.core.direction import better
 from jaxnn.io import storage
 from jaxnn.io.leaves import HostLeaf, MismatchError, forms, from_host, to_host
@@ -69,8 +70,10 @@ class Checkpoints:
     ) -> None:
         if not storage.is_installed():
             raise ImportError("checkpoints require Orbax: pip install orbax-checkpoint")
-        if keep < 1:
-            raise ValueError(f"keep is the number of checkpoints to keep, at least 1; got {keep}")
+        whole("Checkpoints", "keep", keep)
+        at_least_zero("Checkpoints", "every", every)
+        if not str(folder):
+            raise ValueError("Checkpoints takes the path of a folder, got an empty string")
         if isinstance(best, str):
             best = best, better(best)
         if best is not None and (not isinstance(best, tuple) or len(best) != 2 or best[1] not in ("min", "max")):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnn.core.checks import function
 from jaxnn.core.layer import Layer
 from jaxnn.problem.hyperparameters import loss_of
 
@@ -37,6 +38,9 @@ class Objective:
     """
 
     function: Callable[[Layer, Any, Any, Any, jax.Array | None], tuple[jax.Array, tuple[Any, Any]]]
+
+    def __post_init__(self) -> None:
+        function("Objective", "function", self.function, "(model, params, state, batch, key) -> (loss, (state, predictions))")
 
 
 def objective_of(loss: Any, values: Mapping[str, Any]) -> Objective:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnn.core.checks import function
 from jaxnn.core.layer import Layer
 from jaxnn.core.naming import child_key
 from jaxnn.problem.hyperparameters import Hyperparameters, loss_of, model_of
@@ -62,6 +63,7 @@ class Problem:
     view: Callable | None = None
 
     def __post_init__(self) -> None:
+        function("Problem", "model", self.model, "of hyperparameters, or a Layer")
         object.__setattr__(self, "hyperparameters", Hyperparameters.of(self.hyperparameters))
 
     def at(self, train_state: Any = None) -> Bound:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnn.core.checks import function
 from jaxnn.functional.metrics import Metric, as_metric
 from jaxnn.problem.batches import leading_size
 
@@ -58,6 +59,9 @@ def named_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
         raise TypeError(f'metrics are given by name, as {{"accuracy": nn.metrics.accuracy}}, got {metrics!r}')
     if "loss" in (metrics or {}):
         raise ValueError("a metric called 'loss' would hide the loss: give it another name")
+    for name, metric in (metrics or {}).items():
+        if not isinstance(metric, Metric):
+            function("metrics", repr(name), metric, "(predictions, targets) -> number, or a Metric")
     return {name: as_metric(metric) for name, metric in (metrics or {}).items()}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import at_least_zero, function, whole
 from jaxnn.problem.hyperparameters import Hyperparameters
 from jaxnn.problem.objective import Objective
 from jaxnn.problem.problem import Problem
@@ -54,6 +54,7 @@ class TrainingConfig:
         metrics: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
         accumulate: int = 1,
+        sam_radius: float = 0.0,
         **options: Any,
     ) -> TrainingConfig:
         """The configuration of a run's keywords, checked.
@@ -64,6 +65,8 @@ class TrainingConfig:
         """
         if not (callable(loss) or isinstance(loss, Objective)):
             raise TypeError(f"loss is a function (predictions, y) -> scalar, or an Objective; got {loss!r}")
+        if augment is not None:
+            function("training", "augment", augment, "augment(key, batch) -> batch")
         named_metrics(metrics)
         check_callbacks(callbacks)
         return cls(
@@ -73,6 +76,7 @@ class TrainingConfig:
             metrics=metrics,
             callbacks=tuple(callback for callback in callbacks if callback.is_pure),
             accumulate=whole("training", "accumulate", accumulate),
+            sam_radius=at_least_zero("training", "sam_radius", sam_radius),
             **options,
         )
 

@@ -127,6 +127,7 @@ def fit(
         skip_nonfinite=on_nonfinite == "skip",
         loss_scaling=loss_scaling,
     )
+    prefetch = None if prefetch is None else whole("fit", "prefetch", prefetch)
     objective = isinstance(loss, Objective)
     source = source_of(data, batch_size, objective)
     validation = None if validation is None else checked(validation, objective, "validation data")

@@ -64,6 +64,10 @@ class Callback:
     on_end: Callable[[], None] | None = None
     hyperparameters: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"Callback takes a name, such as 'clip', got {self.name!r}")
+
     @property
     def is_pure(self) -> bool:
         """Whether a part of the callback is compiled into the program."""
@@ -77,6 +81,8 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
         TypeError: If one is not a callback.
         ValueError: If two have the same name.
     """
+    if isinstance(callbacks, Callback):
+        raise TypeError(f"callbacks is a sequence: write callbacks=[...] around {callbacks.name!r}")
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise TypeError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import compiled
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import function, whole
 from jaxnn.problem.batches import leading_size, shuffled
 from jaxnn.problem.objective import Objective, inputs_of
 from jaxnn.train.config import TrainingConfig
@@ -106,6 +106,7 @@ def find_learning_rate(
         `LearningRates`, with `suggestion` and `plot()`.
 
     Raises:
+        TypeError: If the optimizer is not a function of the learning rate.
         ValueError: If not 0 < low < high, if there are fewer than 10 steps, or if the loss is not finite from the start or
             does not fall.
 
@@ -122,6 +123,7 @@ def find_learning_rate(
         raise ValueError(f"find_learning_rate takes 0 < low < high, got low {low} and high {high}")
     if whole("find_learning_rate", "steps", steps) < 10:
         raise ValueError(f"find_learning_rate takes at least 10 steps, got {steps}")
+    function("find_learning_rate", "optimizer", optimizer, "of the learning rate, such as optax.adam, not optax.adam(0.1)")
     data = checked(data, isinstance(loss, Objective))
     n = leading_size(data)
     batch_size = min(whole("find_learning_rate", "batch_size", batch_size), n)

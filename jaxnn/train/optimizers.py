@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from jaxnn.core.checks import at_least_zero
 from jaxnn.core.text import did_you_mean, listed
 from jaxnn.core.trees import map_with_path, mask, paths
 
@@ -26,6 +27,7 @@ def by_path(rules: Mapping[str, Any], otherwise: Any) -> optax.GradientTransform
         An optax transformation. Frozen parameters have no optimizer state.
 
     Raises:
+        TypeError: If a rule is not a transformation.
         ValueError: At `init`, if a pattern matches no parameter.
 
     Example:
@@ -36,6 +38,11 @@ def by_path(rules: Mapping[str, Any], otherwise: Any) -> optax.GradientTransform
         >>> jax.tree.map(lambda update: round(update.item(), 1), updates)
         {'encoder': {'bias': 0.0}, 'head': {'bias': -1.0, 'kernel': -0.1}}
     """
+    for pattern, rule in {**rules, "otherwise": otherwise}.items():
+        if rule is not None and not (hasattr(rule, "init") and hasattr(rule, "update")):
+            raise TypeError(
+                f"by_path takes optax transformations, such as optax.sgd(0.1), or None to freeze; got {rule!r} for {pattern!r}"
+            )
     transforms = {str(i): t or optax.set_to_zero() for i, t in enumerate((*rules.values(), otherwise))}
 
     def labels(params: Any) -> Any:
@@ -95,7 +102,8 @@ def named_optimizer(
         The optax transformation.
 
     Raises:
-        ValueError: If the name is unknown, or the optimizer cannot have weight decay.
+        TypeError: If the learning rate or the weight decay is not a number.
+        ValueError: If the name is unknown, a number is negative, or the optimizer cannot have weight decay.
 
     Example:
         >>> import jax.numpy as jnp
@@ -108,6 +116,10 @@ def named_optimizer(
     if name not in _factories():
         hint = did_you_mean(name, _factories())
         raise ValueError(f"unknown optimizer {name!r}; {hint}{' ' if hint else ''}known optimizers: {listed(_factories())}")
+    if not callable(learning_rate):
+        at_least_zero("named_optimizer", "learning_rate", learning_rate)
+    if weight_decay is not None:
+        at_least_zero("named_optimizer", "weight_decay", weight_decay)
     factory = _factories()[name]
     parameters = inspect.signature(factory).parameters
     decay_option, mask_option = (next(filter(parameters.__contains__, names), None) for names in (_RATES, _MASKS))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -34,6 +37,35 @@ def whole(layer: str, option: str, value: Any, minimum: int = 1) -> int:
     return int(value)
 
 
+def number(layer: str, option: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Any:
+    """Return a finite number in [low, high]; a traced number is returned unchecked.
+
+    Args:
+        layer: The name of the layer or function, for the error message.
+        option: The name of the option, for the error message.
+        value: The number.
+        low: The smallest value that is allowed.
+        high: The largest value that is allowed.
+        above: Whether the value must be greater than `low`.
+
+    Returns:
+        `value` itself.
+
+    Raises:
+        TypeError: If `value` is not a real number.
+        ValueError: If it is not finite, or lies outside of the range.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{layer} takes {option} as a number, got {value!r}")
+    if not (math.isfinite(value) and low <= value <= high and not (above and value == low)):
+        bounds = [f"{'above' if above else 'of at least'} {low:g}"] if math.isfinite(low) else []
+        bounds += [f"of at most {high:g}"] if math.isfinite(high) else []
+        raise ValueError(f"{layer} takes a finite {option} {' and '.join(bounds)}".rstrip() + f", got {value}")
+    return value
+
+
 def fraction(layer: str, option: str, value: Any) -> Any:
     """Return a number in [0, 1); a traced number is returned unchecked.
 
@@ -51,6 +83,16 @@ def fraction(layer: str, option: str, value: Any) -> Any:
     if not isinstance(value, jax.Array) and not 0 <= value < 1:
         raise ValueError(f"{layer} takes {option} in [0, 1), got {value}")
     return value
+
+
+def axes_of(layer: str, option: str, axis: Any) -> tuple[int, ...]:
+    """Return one axis or several as a tuple of ints.
+
+    Raises:
+        TypeError: If one of them is not a whole number.
+    """
+    axes = axis if isinstance(axis, (Sequence, range)) and not isinstance(axis, str) else (axis,)
+    return tuple(whole(layer, option, a, minimum=-sys.maxsize) for a in axes)
 
 
 def check_key(key: Any) -> jax.Array:

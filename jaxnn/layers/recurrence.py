@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from jaxnn import kernels
 from jaxnn.core.block import compose
-from jaxnn.core.combinators import split_mask
-from jaxnn.core.dtypes import promote
+from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.initialize import draw, param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
+from jaxnn.core.masks import split_mask
 from jaxnn.core.trees import abstract
 from jaxnn.functional.initializers import zeros
 
@@ -153,11 +153,17 @@ def recurrent(
         names = ("kernel", "recurrent_kernel", "bias")
         kernel, recurrent_kernel, bias = weights(params) if weights else (params[name] for name in names)
 
+        wide = {name: at_least_float32(v, linear=True) for name, v in params.items()}
+
         def step(z, before):
-            return cell(_CastOnRead(z.dtype, params), z, before)
+            return cell(_CastOnRead(z.dtype, wide), z, before)
 
         last, hs = kernels.recurrence(step, x, kernel, recurrent_kernel, bias, start, mask)
-        after = {part: v.astype(state[part].dtype) for part, v in zip(carry, last, strict=True)} if stateful else state
+        after = (
+            {part: at_least_float32(v).astype(state[part].dtype) for part, v in zip(carry, last, strict=True)}
+            if stateful
+            else state
+        )
         if not return_sequences:
             return last[0], after
         return (hs if mask is None else (hs, mask)), after
@@ -166,7 +172,7 @@ def recurrent(
 
 
 class _CastOnRead(dict):
-    """Parameters that are cast to a dtype when the cell reads them: sums are float32 also for parameters in half precision."""
+    """Wide parameters that are cast to a dtype when the cell reads them: their gradients are summed over time in float32."""
 
     def __init__(self, dtype: Any, params: dict):
         super().__init__(params)

@@ -20,6 +20,7 @@ from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer
 from jaxnn.functional.activations import sigmoid, tanh
 from jaxnn.functional.initializers import fan_in_uniform, ones, zeros
+from jaxnn.kernels.normalization import centered
 from jaxnn.layers.recurrence import gates, recurrent
 
 
@@ -163,7 +164,8 @@ def lstm(
 
 def _normalized(x: jax.Array, scale: jax.Array) -> jax.Array:
     wide = at_least_float32(x)
-    y = (wide - wide.mean(-1, keepdims=True)) * jax.lax.rsqrt(wide.var(-1, keepdims=True) + 1e-5)
+    difference, var = centered(wide, (wide.ndim - 1,))
+    y = difference * jax.lax.rsqrt(var + 1e-5)
     return y.astype(x.dtype) * scale[None]
 
 

@@ -25,25 +25,32 @@ def centered(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
     return x, (x**2).mean(axes, keepdims=True)
 
 
+def power_of_two(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """A power of two close to the largest |x| over some axes, which keep size 1; 1 if that is 0 or infinite. A constant.
+
+    Powers of x divided by it do not overflow, and do not underflow where it matters; the division itself is exact.
+
+    Example:
+        >>> power_of_two(jnp.array([[3.0, -5.0], [0.0, 0.0]]), (1,)).tolist()
+        [[4.0], [1.0]]
+    """
+    largest = lax.stop_gradient(jnp.abs(x)).max(axes, keepdims=True, initial=0)
+    power = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
+    return jnp.where((largest > 0) & (largest < jnp.inf), power, 1)
+
+
 def power_norm(x: jax.Array, axes: tuple[int, ...], p: float = 2.0) -> jax.Array:
     """The norm (Σ |x|ᵖ)^(1/p) over some axes, which keep size 1; for p = ∞ the largest |x|. Its derivative at 0 is 0.
-
-    The values are divided by a power of two close to the largest one, so that no power overflows or underflows.
 
     Example:
         >>> power_norm(jnp.array([[3e25, 4e25], [0.0, 0.0]]), (1,)).tolist()
         [[5.000000023974121e+25], [0.0]]
     """
-    zero = x == 0
-    sizes = jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, x)))
-    largest = sizes.max(axes, keepdims=True, initial=0)
+    scale, zero = power_of_two(x, axes), x == 0
+    sizes = jnp.abs(jnp.where(zero, 1, x / scale))
     if p == math.inf:
-        return largest
-    largest = lax.stop_gradient(largest)
-    exponent = jnp.frexp(largest)[1] - 1
-    scale = jnp.where((largest > 0) & (largest < jnp.inf), jnp.ldexp(jnp.ones_like(largest), exponent), 1)
-    powers = jnp.where(zero, 0, jnp.where(zero, 1, sizes / scale) ** p)
-    total = powers.sum(axes, keepdims=True)
+        return scale * jnp.where(zero, 0, sizes).max(axes, keepdims=True, initial=0)
+    total = jnp.where(zero, 0, sizes**p).sum(axes, keepdims=True)
     empty = total == 0
     return jnp.where(empty, 0, scale * jnp.where(empty, 1, total) ** (1 / p))
 

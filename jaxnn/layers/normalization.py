@@ -17,7 +17,7 @@ from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.masks import split_mask, zero_padding
 from jaxnn.functional.initializers import ones, zeros
-from jaxnn.kernels.normalization import centered, power_norm
+from jaxnn.kernels.normalization import centered, power_norm, power_of_two
 
 
 def batch_norm(
@@ -318,7 +318,9 @@ def unit_norm(*, axis: int | Sequence[int] = -1, p: float = 2.0, epsilon: float 
 
     def apply(params, x):
         axes, wide = _axes("unit_norm", axis, x), at_least_float32(x)
-        length = jnp.maximum(power_norm(wide, axes, p), epsilon)
+        scale = power_of_two(wide, axes)
+        wide = wide / scale
+        length = jnp.maximum(power_norm(wide, axes, p), epsilon / scale)
         return (wide / jnp.where(length == 0, 1, length)).astype(x.dtype)
 
     return positionwise(stateless(lambda key, x: {}, apply, "unit_norm"))

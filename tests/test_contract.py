@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -680,3 +683,10 @@ def test_complex_input_is_refused_or_gives_complex_output(entry):
     except (TypeError, ValueError):
         return
     assert not floating(x) or any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y))
+
+
+@pytest.mark.slow
+def test_the_contract_holds_with_64_bit_numbers():
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=os.environ | {"JAX_ENABLE_X64": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -17,6 +17,8 @@ from jaxnn.core.masks import split_mask
 from jaxnn.core.trees import abstract
 from jaxnn.functional.initializers import zeros
 
+BIASES = ("bias", "recurrent_bias")
+
 
 def bidirectional(layer: Any) -> Layer:
     """Run a recurrent layer forward and backward in time and concatenate the outputs (Schuster & Paliwal 1997).
@@ -123,6 +125,7 @@ def recurrent(
     return_sequences: bool,
     stateful: bool,
     weights: Callable[[dict], tuple] | None = None,
+    use_bias: bool = True,
 ) -> Layer:
     """The recurrent layer of a cell, computed by `kernels.recurrence`.
 
@@ -135,6 +138,7 @@ def recurrent(
         stateful: Whether the carry is kept in the state.
         weights: A function from the parameters to W, U and b of the recurrence; by default `kernel`, `recurrent_kernel` and
             `bias`.
+        use_bias: Whether there are the parameters `bias` and `recurrent_bias`, rather than zeros in their place.
 
     Returns:
         The `Layer`.
@@ -143,10 +147,14 @@ def recurrent(
     def init(key, x):
         x, _ = checked(name, x)
         state = {part: param(zeros, (x.shape[0], width)) for part, width in carry.items()}
-        return parameters(x.shape[-1]), state if stateful else {}
+        params = parameters(x.shape[-1])
+        return {k: v for k, v in params.items() if use_bias or k not in BIASES}, state if stateful else {}
 
     def apply(params, state, x, *, key=None, training=False):
         x, mask = checked(name, x, params["kernel"].shape[0])
+        if not use_bias:
+            absent = {k: v for k, v in parameters(x.shape[-1]).items() if k in BIASES}
+            params = params | {k: jnp.zeros(v.shape, params["kernel"].dtype) for k, v in absent.items()}
         x, *values = promote(x, *params.values())
         params = dict(zip(params, values, strict=True))
         start = tuple(first(name, state, part, (x.shape[0], width), x.dtype, stateful) for part, width in carry.items())

@@ -87,8 +87,8 @@ def explained(name: str, params: Any, x: Any) -> Iterator[None]:
             if not isinstance(x, (tuple, list, dict)) or not isinstance(error.obj, type(x)):
                 raise
             raise TypeError(
-                f"{name} takes one array and no mask, got {array_text(x)}: apply it to the values alone, or use a layer that "
-                "takes a padded sequence (x, mask)"
+                f"{name} takes one array, got {array_text(x)}: pass the values alone, or, to a layer that takes padded "
+                "sequences, a tuple (x, mask) with a boolean mask"
             ) from error
     except Exception as error:
         if not any(isinstance(note, PathNote) for note in getattr(error, "__notes__", ())):

@@ -206,7 +206,7 @@ def lp_pool(
         (batch, *out_space, C), in x's dtype; half precision is computed in float32.
 
     Raises:
-        ValueError: If the input, kernel_size, strides and padding do not match.
+        ValueError: If the input, kernel_size, strides and padding do not match, or p < 1.
         TypeError: If x is not floating-point.
 
     Example:
@@ -217,6 +217,8 @@ def lp_pool(
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"lp_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
+    if not p >= 1:
+        raise ValueError(f"lp_pool takes p of at least 1, the order of a norm, got {p}")
     geometry = _geometry(x, kernel_size, strides, padding, dilation, ceil_mode)
 
     def norm(elements: jax.Array, inside: np.ndarray, axis: int) -> jax.Array:

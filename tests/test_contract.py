@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -356,6 +359,16 @@ def abstract(entry: Entry):
     return model, *jax.eval_shape(model.init, jax.random.key(0), entry.x)
 
 
+# The entries that take a padded sequence (x, mask), where the values at padded positions must not matter; the tests that
+# compile run by default for the second set.
+PADDED = {name for name, e in LAYERS.items() if any(leaf is MASK for leaf in jax.tree.leaves(e.x))} | {
+    "function", "dense without bias", "dense over two axes", "global_avg_pool", "global_max_pool", "rms_norm", "drop_path",
+    "learned_positions", "rnn", "lstm", "gru, reset before", "ind_rnn", "sinusoidal_positions, stateful", "embedding",
+    "lstm with everything, stateful", "spatial_dropout", "layer_norm", "prelu", "dropout", "unit_norm", "batch_norm",
+}  # fmt: skip
+PADDED_DEFAULT = {"lstm, last state of a padded sequence", "transformer_block", "moe", "batch_norm of a padded batch"}
+
+
 close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 same_form = chex.assert_trees_all_equal_shapes_and_dtypes
 
@@ -567,3 +580,113 @@ def test_numpy_inputs_are_taken(entry):
     x = jax.tree.map(np.asarray, entry.x)
     close(model.init(jax.random.key(0), x), (params, state))
     close(model.apply(params, state, x)[0], run(entry, model, params, state, entry.x)[0])
+
+
+def padded(x):
+    """The input with a mask over its first two axes, unless it has one."""
+    return (x, jnp.arange(x.shape[1])[None] < jnp.arange(x.shape[0])[:, None]) if hasattr(x, "shape") else x
+
+
+def at_padding(value, x):
+    """The tree with `value` at the padded positions of every (x, mask) in it."""
+    if not isinstance(x, tuple):
+        return x
+    if len(x) != 2 or getattr(x[1], "dtype", None) != jnp.bool_:
+        return tuple(at_padding(value, part) for part in x)
+    mask = x[1].reshape(*x[1].shape, *(1,) * (x[0].ndim - x[1].ndim))
+    return jnp.where(mask, x[0], jnp.asarray(value).astype(x[0].dtype)), x[1]
+
+
+@every
+def test_a_padded_sequence_is_taken_or_refused_in_a_sentence(entry):
+    if not hasattr(entry.x, "ndim") or entry.x.ndim < 3:
+        return
+    model, x, mask = entry.make(), entry.x, jax.ShapeDtypeStruct(entry.x.shape[:2], bool)
+    try:
+        model.setup((x, mask))
+    except (TypeError, ValueError) as error:
+        assert "mask" in str(error)
+    if not isinstance(model, nn.Layer) or model.name != "carried":
+        with pytest.raises((TypeError, ValueError), match="mask"):
+            model.setup((x, jax.ShapeDtypeStruct(mask.shape, jnp.int32)))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [pytest.param(LAYERS[n], id=n, marks=[] if n in PADDED_DEFAULT else [pytest.mark.slow]) for n in LAYERS if n in PADDED],
+)
+def test_values_at_padded_positions_change_nothing(entry):
+    model, x = entry.make(), padded(entry.x)
+    params, state = jax.jit(model.init)(jax.random.key(0), x)
+
+    @jax.jit
+    def run(params, x):
+        def value(p):
+            y, after = model.apply(p, state, x, key=jax.random.key(1), training=True)
+            return energy(at_padding(0, y)), (at_padding(0, y), after)
+
+        return jax.value_and_grad(value, has_aux=True)(params)
+
+    clean = run(params, at_padding(0, x))
+    chex.assert_tree_all_finite(clean)
+    for garbage in (-1, jnp.nan) if floating(x) else (-1, 99):
+        chex.assert_trees_all_equal(run(params, at_padding(garbage, x)), clean)
+
+
+@compiled
+def test_float64_stays_float64_also_in_an_empty_batch(entry):
+    def wide(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype)
+
+    model, *narrow = abstract(entry)
+    with jax.enable_x64(True):
+        x = jax.tree.map(lambda a: wide(a.update(shape=(0, *a.shape[1:]))), jax.eval_shape(lambda: entry.x))
+        drawn = jax.eval_shape(model.init, jax.random.key(0), x)
+        assert jax.tree.map(lambda a: a.dtype, drawn) == jax.tree.map(lambda a: a.dtype, tuple(narrow))
+        params, state = jax.tree.map(wide, drawn)
+
+        def value(params, state, x, training):
+            y, after = model.apply(params, state, x, key=jax.random.key(0) if training else None, training=training)
+            return sum(jnp.sum(leaf.astype(jnp.float64)) for leaf in floating(y)), (y, after)
+
+        _, (y, _) = jax.eval_shape(functools.partial(value, training=False), params, state, x)
+        assert all(leaf.shape[:1] == (0,) for leaf in jax.tree.leaves(y) if leaf.shape)
+        if entry in (LAYERS["carried"], LAYERS["dtype_policy"]):
+            return  # these have dtypes of their own
+        assert all(leaf.dtype == jnp.float64 for leaf in floating(y))
+        gradient = jax.value_and_grad(functools.partial(value, training=True), has_aux=True)
+        assert not rounded(jax.make_jaxpr(gradient)(params, state, x).jaxpr)
+
+
+def rounded(jaxpr):
+    """The equations, also of programs inside, that cast float64 to a narrower float; not those of a scalar, such as a rate."""
+    found = []
+    for eqn in jaxpr.eqns:
+        source = eqn.invars[0].aval if eqn.primitive.name == "convert_element_type" else None
+        if source is not None and source.dtype == jnp.float64 and source.shape:
+            found += [eqn] if eqn.params["new_dtype"] in (jnp.float32, jnp.float16, jnp.bfloat16) else []
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            found += rounded(inner) if hasattr(inner, "eqns") else []
+    return found
+
+
+@every
+def test_complex_input_is_refused_or_gives_complex_output(entry):
+    def as_complex(leaf):
+        return leaf.update(dtype=jnp.complex64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    model, *variables = abstract(entry)
+    x = jax.tree.map(as_complex, jax.eval_shape(lambda: entry.x))
+    try:
+        y, _ = jax.eval_shape(model.apply, *variables, x)
+    except (TypeError, ValueError):
+        return
+    assert not floating(x) or any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y))
+
+
+@pytest.mark.slow
+def test_the_contract_holds_with_64_bit_numbers():
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=os.environ | {"JAX_ENABLE_X64": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]

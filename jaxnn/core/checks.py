@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -54,27 +57,32 @@ def function(caller: str, option: str, value: Any, signature: str) -> Any:
     return value
 
 
-def at_least_zero(caller: str, option: str, value: Any) -> Any:
-    """Return a number of at least 0; a traced number is returned unchecked.
+def number(layer: str, option: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Any:
+    """Return a finite number in [low, high]; a traced number is returned unchecked.
 
     Args:
-        caller: The name of the layer or function that takes it, for the error message.
+        layer: The name of the layer or function, for the error message.
         option: The name of the option, for the error message.
         value: The number.
+        low: The smallest value that is allowed.
+        high: The largest value that is allowed.
+        above: Whether the value must be greater than `low`.
 
     Returns:
         `value` itself.
 
     Raises:
-        TypeError: If `value` is not a number.
-        ValueError: If it is negative or NaN.
+        TypeError: If `value` is not a real number.
+        ValueError: If it is not finite, or lies outside of the range.
     """
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, jax.Array):
         return value
-    if isinstance(value, bool) or np.ndim(value) or not np.issubdtype(np.asarray(value).dtype, np.number):
-        raise TypeError(f"{caller} takes {option} as a number, got {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{caller} takes {option} of at least 0, got {value}")
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{layer} takes {option} as a number, got {value!r}")
+    if not (math.isfinite(value) and low <= value <= high and not (above and value == low)):
+        bounds = [f"{'above' if above else 'of at least'} {low:g}"] if math.isfinite(low) else []
+        bounds += [f"of at most {high:g}"] if math.isfinite(high) else []
+        raise ValueError(f"{layer} takes a finite {option} {' and '.join(bounds)}".rstrip() + f", got {value}")
     return value
 
 
@@ -95,6 +103,16 @@ def fraction(layer: str, option: str, value: Any) -> Any:
     if not isinstance(value, jax.Array) and not 0 <= value < 1:
         raise ValueError(f"{layer} takes {option} in [0, 1), got {value}")
     return value
+
+
+def axes_of(layer: str, option: str, axis: Any) -> tuple[int, ...]:
+    """Return one axis or several as a tuple of ints.
+
+    Raises:
+        TypeError: If one of them is not a whole number.
+    """
+    axes = axis if isinstance(axis, (Sequence, range)) and not isinstance(axis, str) else (axis,)
+    return tuple(whole(layer, option, a, minimum=-sys.maxsize) for a in axes)
 
 
 def check_key(key: Any) -> jax.Array:

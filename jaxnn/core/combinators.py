@@ -17,6 +17,7 @@ from jaxnn.core.block import compose
 from jaxnn.core.dtypes import cast_floating, promote
 from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
+from jaxnn.core.masks import split_mask, zero_padding
 from jaxnn.core.naming import check_name, name_hash
 from jaxnn.core.text import array_text
 from jaxnn.core.trees import abstract
@@ -277,7 +278,8 @@ def dtype_policy(layer: Any, *, dtype: Any = jnp.float32, param_dtype: Any = jnp
 def positionwise(layer: Any) -> Layer:
     """Apply a layer to the values of a padded sequence: (x, mask) ↦ (f(x), mask); any other input is x ↦ f(x).
 
-    `dense`, `embedding`, `dropout` and `layer_norm` do so already; use it for activations and other functions.
+    `dense`, `embedding`, `dropout`, `layer_norm` and the activations do so already; use it for other functions. The values at
+    padded positions are replaced by zeros first, so that whatever they are reaches no other position and no gradient.
 
     Args:
         layer: A layer that treats all positions alike.
@@ -286,11 +288,12 @@ def positionwise(layer: Any) -> Layer:
         A `Layer` with the same parameters.
 
     Raises:
+        TypeError: If the mask is not boolean.
         ValueError: If the mask's shape is not that of the leading axes of `x`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
-        >>> model = nn.serial(nn.dense(3), nn.positionwise(nn.relu), nn.lstm(4, return_sequences=False))
+        >>> model = nn.serial(nn.dense(3), nn.positionwise(lambda x: x**2), nn.lstm(4, return_sequences=False))
         >>> x, mask = jnp.ones((2, 5, 3)), jnp.arange(5)[None, :] < jnp.array([3, 5])[:, None]
         >>> params, state = model.init(jax.random.key(0), (x, mask))
         >>> model(params, (x, mask)).shape
@@ -305,23 +308,10 @@ def positionwise(layer: Any) -> Layer:
 
     def apply(params, state, x, *, key, training):
         x, mask = split_mask(x)
-        y, state = layer.apply(params, state, x, key=key, training=training)
+        y, state = layer.apply(params, state, zero_padding(x, mask), key=key, training=training)
         return (y if mask is None else (y, mask)), state
 
     return from_setup(setup, apply, layer.name, layer.children)
-
-
-def split_mask(x: Any) -> tuple[Any, Any]:
-    """Split an input into `(x, mask)` if it is a padded sequence, else into `(x, None)`."""
-    if not (isinstance(x, tuple) and len(x) == 2 and getattr(x[1], "dtype", None) == np.bool_):
-        return x, None
-    values, mask = x
-    if values.shape[: mask.ndim] != mask.shape:
-        raise ValueError(
-            f"a padded sequence (x, mask) takes one boolean per position: for x of shape {list(values.shape)} the mask must be "
-            f"{list(values.shape[: mask.ndim])}, got {list(mask.shape)}"
-        )
-    return values, mask
 
 
 def _named(layers: tuple, named: dict[str, Any]) -> dict[str, Layer]:

@@ -30,9 +30,29 @@ def promote(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(jnp.asarray(a, dtype) for a in arrays)
 
 
-def at_least_float32(x: jax.Array) -> jax.Array:
-    """`x` in the dtype in which sums are accumulated: float64 if `x` has it, else float32."""
+def at_least_float32(x: jax.Array, *, linear: bool = False) -> jax.Array:
+    """`x` in the dtype in which sums are accumulated: float64 if `x` has it, else float32.
+
+    Args:
+        x: An array.
+        linear: Whether the caller computes a linear function, which means the same for complex numbers.
+
+    Returns:
+        The array; a complex one is returned unchanged.
+
+    Raises:
+        TypeError: If `x` is complex, unless `linear`: a cast would drop the imaginary part.
+    """
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        if not linear:
+            raise TypeError(f"expected real numbers, got {x.dtype}: pass real and imaginary parts as features of their own")
+        return x
     return x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
+
+
+def as_index(x: jax.Array) -> jax.Array:
+    """Integers in a dtype that holds every index: a narrow one, such as int8, would wrap around."""
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.int32)
 
 
 def cast_floating(tree: Any, dtype: Any) -> Any:

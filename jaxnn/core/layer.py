@@ -20,10 +20,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from jaxnn.core.checks import check_key, function
 from jaxnn.core.foreign_names import no_method
 from jaxnn.core.initialize import describe_init, draw
+from jaxnn.core.masks import split_mask, zero_padding
 from jaxnn.core.naming import explained
 from jaxnn.core.text import listed
 from jaxnn.core.trees import abstract
@@ -222,14 +224,26 @@ def as_layer(value: Any) -> Layer:
     if getattr(value, "__annotations__", {}).get("return") in (Layer, "Layer"):
         raise TypeError(uncalled)
 
+    # an activation treats all positions alike, so it applies to the values of a padded sequence
+    positionwise = (getattr(value, "__module__", None) or "").startswith("jaxnn.functional.activations")
+
     def init(key, x):
         return {}
 
     def apply(params, x):
-        y = value(x)
+        padded = isinstance(x, tuple) and len(x) == 2 and getattr(x[1], "dtype", None) == np.bool_
+        x, mask = split_mask(x) if padded and positionwise else (x, None)
+        try:
+            y = value(zero_padding(x, mask))
+        except (AttributeError, TypeError) as error:
+            if positionwise:
+                split_mask(x)  # raises an error for a mask that is not boolean
+            elif padded:
+                error.add_note(f"the input is a padded sequence (x, mask): nn.positionwise({name}) applies {name} to x alone")
+            raise
         if isinstance(y, Layer):
             raise TypeError(uncalled)
-        return y
+        return y if mask is None else (y, mask)
 
     return stateless(init, apply, name)
 

@@ -76,9 +76,20 @@ class PathNote(str):
 
 @contextmanager
 def explained(name: str, params: Any, x: Any) -> Iterator[None]:
-    """Add a layer's name and the shapes of its input and parameters to an error, unless a layer inside has done so."""
+    """Add a layer's name and the shapes of its input and parameters to an error, unless a layer inside has done so.
+
+    A layer that reads `x.ndim` takes one array. If it is given several, such as a padded sequence, the error says so.
+    """
     try:
-        yield
+        try:
+            yield
+        except AttributeError as error:
+            if not isinstance(x, (tuple, list, dict)) or not isinstance(error.obj, type(x)):
+                raise
+            raise TypeError(
+                f"{name} takes one array, got {array_text(x)}: pass the values alone, or, to a layer that takes padded "
+                "sequences, a tuple (x, mask) with a boolean mask"
+            ) from error
     except Exception as error:
         if not any(isinstance(note, PathNote) for note in getattr(error, "__notes__", ())):
             leaves = params.items() if isinstance(params, dict) else ()

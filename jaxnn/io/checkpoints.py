@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxnn.core.checks import at_least_zero, whole
+from jaxnn.core.checks import number, whole
 from jaxnn.core.direction import better
 from jaxnn.io import storage
 from jaxnn.io.leaves import HostLeaf, MismatchError, forms, from_host, to_host
@@ -71,7 +71,7 @@ class Checkpoints:
         if not storage.is_installed():
             raise ImportError("checkpoints require Orbax: pip install orbax-checkpoint")
         whole("Checkpoints", "keep", keep)
-        at_least_zero("Checkpoints", "every", every)
+        number("Checkpoints", "every", every, 0)
         if not str(folder):
             raise ValueError("Checkpoints takes the path of a folder, got an empty string")
         if isinstance(best, str):

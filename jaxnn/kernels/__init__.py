@@ -8,7 +8,7 @@ from jaxnn.kernels.cross_entropy import linear_cross_entropy
 from jaxnn.kernels.dropout import dropout
 from jaxnn.kernels.linear import column_sum, linear, spread
 from jaxnn.kernels.normalization import batch_norm
-from jaxnn.kernels.pooling import avg_pool, max_pool, sum_pool
+from jaxnn.kernels.pooling import avg_pool, lp_pool, max_pool, sum_pool
 from jaxnn.kernels.recurrence import recurrence
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "jit",
     "linear",
     "linear_cross_entropy",
+    "lp_pool",
     "max_pool",
     "recurrence",
     "spread",

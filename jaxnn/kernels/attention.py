@@ -45,7 +45,8 @@ def dot_product_attention(
         key: (batch, keys, heads, d), or with fewer heads that divide query's: a group of query heads shares each.
         value: (batch, keys, key heads, d_v).
         mask: Boolean, true where a query may attend to a key, of a shape that broadcasts to (batch, heads, queries, keys);
-            None allows all. Pass a padding mask m of shape (batch, keys) as `m[:, None, None]`.
+            None allows all. Pass a padding mask m of shape (batch, keys) as `m[:, None, None]`. A key to which no query may
+            attend is not used, whatever its value.
         is_causal: Whether query i attends only to keys 0 to i; the numbers of keys and queries must be equal.
         scale: s; None is 1/√d.
         bias: Floating-point, added to the scores s q·k, of a shape that broadcasts as the mask's does.
@@ -57,7 +58,7 @@ def dot_product_attention(
         may attend to no key is zero.
 
     Raises:
-        ValueError: If the shapes do not match.
+        ValueError: If the shapes do not match, or softcap is not above 0.
         TypeError: If the dtypes are not one floating-point dtype, or the mask is not boolean.
 
     Example:
@@ -71,6 +72,8 @@ def dot_product_attention(
     mask, bias = (None if v is None else jnp.asarray(v) for v in (mask, bias))
     _check(query, key, value, mask, bias, is_causal)
     batch, _, heads, d = query.shape
+    if isinstance(softcap, (int, float)) and not softcap > 0:
+        raise ValueError(f"attention takes a softcap above 0, the bound of the scores, got {softcap}")
     scale = d**-0.5 if scale is None else scale
     groups = heads // key.shape[2]
     # (batch · heads, length, d): the rows of a head are contiguous, as the products below need them
@@ -79,6 +82,9 @@ def dot_product_attention(
     k, v = heads_first(key, groups), heads_first(value, groups)
     mask = None if mask is None else _mask_heads_first(mask, batch, heads)
     bias = None if bias is None else _mask_heads_first(bias.astype(q.dtype), batch, heads)
+    if mask is not None:  # a product with 0 would still carry a NaN of a key that no query attends to, or the other way round
+        q = jnp.where(mask.any(1)[..., None], q, jnp.zeros((), q.dtype))
+        k, v = (jnp.where(mask.any(2)[..., None], a, jnp.zeros((), a.dtype)) for a in (k, v))
     attend = functools.partial(_attend, softcap)
     with form_scope("attention", form, "blocks", query, key, value) as form:
         if form == "blocks":

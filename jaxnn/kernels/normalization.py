@@ -1,10 +1,58 @@
-"""Batch normalization as one operation whose gradient needs two sums over the batch."""
+"""Mean, variance and norms without loss of precision, and batch normalization whose gradient needs two sums over the batch."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxnn.kernels.linear import column_sum, spread, spread_tangent
+
+
+def centered(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """x − μ and the variance, mean (x − μ)², over some axes, which keep size 1.
+
+    The mean of values far from 0 is rounded by more than their spread. So the mean of the differences, which is 0 but for
+    this rounding, is subtracted too; its derivative is 0.
+
+    Example:
+        >>> difference, var = centered(jnp.full((1, 3), 12345.678), (1,))
+        >>> difference.tolist(), var.tolist()
+        ([[0.0, 0.0, 0.0]], [[0.0]])
+    """
+    x = x - x.mean(axes, keepdims=True)
+    x = x - lax.stop_gradient(x.mean(axes, keepdims=True))
+    return x, (x**2).mean(axes, keepdims=True)
+
+
+def power_of_two(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """A power of two close to the largest |x| over some axes, which keep size 1; 1 if that is 0 or infinite. A constant.
+
+    Powers of x divided by it do not overflow, and do not underflow where it matters; the division itself is exact.
+
+    Example:
+        >>> power_of_two(jnp.array([[3.0, -5.0], [0.0, 0.0]]), (1,)).tolist()
+        [[4.0], [1.0]]
+    """
+    largest = lax.stop_gradient(jnp.abs(x)).max(axes, keepdims=True, initial=0)
+    power = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
+    return jnp.where((largest > 0) & (largest < jnp.inf), power, 1)
+
+
+def power_norm(x: jax.Array, axes: tuple[int, ...], p: float = 2.0) -> jax.Array:
+    """The norm (Σ |x|ᵖ)^(1/p) over some axes, which keep size 1; for p = ∞ the largest |x|. Its derivative at 0 is 0.
+
+    Example:
+        >>> power_norm(jnp.array([[3e25, 4e25], [0.0, 0.0]]), (1,)).tolist()
+        [[5.000000023974121e+25], [0.0]]
+    """
+    scale, zero = power_of_two(x, axes), x == 0
+    sizes = jnp.abs(jnp.where(zero, 1, x / scale))
+    if p == math.inf:
+        return scale * jnp.where(zero, 0, sizes).max(axes, keepdims=True, initial=0)
+    total = jnp.where(zero, 0, sizes**p).sum(axes, keepdims=True)
+    empty = total == 0
+    return jnp.where(empty, 0, scale * jnp.where(empty, 1, total) ** (1 / p))
 
 
 @jax.custom_jvp
@@ -39,10 +87,12 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) 
 def _normal(x: jax.Array, epsilon) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     n = x.size // x.shape[-1]
     mean = column_sum(x) / n
-    centered = x - spread(mean, x)
-    var = column_sum(centered**2) / n
+    difference = x - spread(mean, x)
+    rounding = column_sum(difference) / n  # of the mean, as in `centered`
+    difference = difference - spread(rounding, x)
+    var = column_sum(difference**2) / n
     factor = lax.rsqrt(var + jnp.asarray(epsilon, x.dtype))
-    return mean, var, factor, centered * spread(factor, x)
+    return mean + rounding, var, factor, difference * spread(factor, x)
 
 
 @batch_norm.defjvp

@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnn.kernels.forms import form_scope, widen
+from jaxnn.kernels.normalization import power_norm
 from jaxnn.kernels.windows import MAX_TAPS, Padding, dilated_size, output_sizes, per_axis, resolve_padding
 
 
@@ -83,7 +84,7 @@ def max_pool(
         raise ValueError('max_pool does not support dilation with form="xla"; omit form')
     large = form is None and math.prod(geometry.kernel_size) > MAX_TAPS
     if large and dilated:
-        return _max_by_axis(x, geometry)
+        return _by_axis(x, geometry, _largest)
     if large or (form is None and dilated):
         form = "xla" if large else "taps"
     with form_scope("max_pool", form, "taps", x) as form:
@@ -178,6 +179,55 @@ def sum_pool(
     return _reduce_window(widen(x), 0, lax.add, geometry).astype(x.dtype)
 
 
+def lp_pool(
+    x: ArrayLike,
+    kernel_size: int | Sequence[int],
+    *,
+    p: float = 2.0,
+    strides: int | Sequence[int] | None = None,
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """Take the p-norm of each window, (Σ |x|ᵖ)^(1/p), over the elements that lie inside the input.
+
+    It is computed one axis after the other, without overflow or underflow of the powers.
+
+    Args:
+        x: The input, (batch, *space, C), floating-point, with one to three spatial axes.
+        kernel_size: Size of the window, one integer or one per spatial axis.
+        p: The order of the norm, at least 1; `math.inf` for the largest absolute value.
+        strides: Strides of the window, one integer or one per spatial axis; None takes the window's size.
+        padding: As for `avg_pool`.
+        dilation: As for `avg_pool`.
+        ceil_mode: As for `avg_pool`.
+
+    Returns:
+        (batch, *out_space, C), in x's dtype; half precision is computed in float32.
+
+    Raises:
+        ValueError: If the input, kernel_size, strides and padding do not match, or p < 1.
+        TypeError: If x is not floating-point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> lp_pool(jnp.array([3e25, 4e25]).reshape(1, 2, 1), 2).item()
+        5.000000023974121e+25
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"lp_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
+    if not p >= 1:
+        raise ValueError(f"lp_pool takes p of at least 1, the order of a norm, got {p}")
+    geometry = _geometry(x, kernel_size, strides, padding, dilation, ceil_mode)
+
+    def norm(elements: jax.Array, inside: np.ndarray, axis: int) -> jax.Array:
+        inside = np.expand_dims(inside, (*range(axis - 1), *range(axis + 1, elements.ndim)))
+        return power_norm(jnp.where(inside, elements, jnp.zeros((), elements.dtype)), (axis,), p).squeeze(axis)
+
+    return _by_axis(widen(x), geometry, norm).astype(x.dtype)
+
+
 def _geometry(x: jax.Array, kernel_size, strides, padding, dilation, ceil_mode: bool) -> Geometry:
     axes, sizes = x.ndim - 2, x.shape[1:-1]
     if axes not in (1, 2, 3):
@@ -264,21 +314,30 @@ def _max_by_taps(x: jax.Array, geometry: Geometry) -> jax.Array:
     return functools.reduce(jnp.maximum, [lax.pad(x[part], lowest, edges) for part, _, edges in _tap_slices(x, geometry)])
 
 
-def _max_by_axis(x: jax.Array, geometry: Geometry) -> jax.Array:
-    """One axis after the other, the last first, so that on ties the first in row-major order is still the maximum."""
+def _by_axis(x: jax.Array, geometry: Geometry, reduce: Callable) -> jax.Array:
+    """Reduce one axis after the other, the last first, so that on ties the first in row-major order is still the maximum.
+
+    `reduce(elements, inside, axis)` reduces the elements of each window along `axis`; those that are not `inside`, (outputs,
+    size), repeat an element of the window, or any if it is empty.
+    """
     axes = zip(*geometry[:-1], strict=True)  # the padding includes the overhang
     for axis, (size, stride, (low, _), dilation, outputs) in reversed(list(enumerate(axes, 1))):
         positions = (np.arange(outputs) * stride - low)[:, None] + (np.arange(size) * dilation)[None]
         inside = (positions >= 0) & (positions < x.shape[axis])
-        nonempty = np.any(inside, axis=1)
         first_inside = np.take_along_axis(positions, inside.argmax(1)[:, None], 1)
-        positions = np.where(inside, positions, first_inside)  # repeating an element does not change the maximum
-        elements = jnp.take(x, jnp.asarray(np.where(nonempty[:, None], positions, 0)), axis)
-        x = jnp.take_along_axis(elements, jnp.argmax(elements, axis + 1, keepdims=True), axis + 1).squeeze(axis + 1)
-        if not nonempty.all():
-            mask = jnp.asarray(nonempty).reshape(-1, *[1] * (x.ndim - axis - 1))
-            x = jnp.where(jnp.expand_dims(mask, range(axis)), x, jnp.asarray(_lowest(x.dtype), x.dtype))
+        positions = np.where(inside, positions, np.where(inside.any(1, keepdims=True), first_inside, 0))
+        x = reduce(jnp.take(x, jnp.asarray(positions), axis), inside, axis + 1)
     return x
+
+
+def _largest(elements: jax.Array, inside: np.ndarray, axis: int) -> jax.Array:
+    """The maximum along an axis, by index, so that its gradient goes to the first of equal values."""
+    x = jnp.take_along_axis(elements, jnp.argmax(elements, axis, keepdims=True), axis).squeeze(axis)
+    nonempty = inside.any(1)
+    if nonempty.all():
+        return x
+    mask = np.expand_dims(nonempty, (*range(axis - 1), *range(axis, x.ndim)))
+    return jnp.where(mask, x, jnp.asarray(_lowest(x.dtype), x.dtype))
 
 
 def _winner(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
@@ -339,4 +398,5 @@ def _max_pool(x: jax.Array, geometry: Geometry) -> jax.Array:
 @_max_pool.defjvp
 def _max_pool_jvp(geometry: Geometry, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     y = _max_pool(primals[0], geometry)
-    return y, _pick(tangents[0], _winner(primals[0], y, geometry), geometry)
+    picked = _pick(widen(tangents[0]), _winner(primals[0], y, geometry), geometry)  # its transpose sums over windows
+    return y, picked.astype(y.dtype)

@@ -50,8 +50,8 @@ def recurrence(
         recurrent_kernel: U, (features, at most width); each column of z belongs to W, to U or to both.
         bias: b, (width,).
         carry: The carry before the first step: one array h, (batch, features), or a tuple of arrays whose first is h.
-        mask: (batch, time), true where there is data. Elsewhere the carry is unchanged and the output is zero. None is
-            true everywhere.
+        mask: (batch, time), true where there is data. Elsewhere x is not used, the carry is unchanged and the output is zero.
+            None is true everywhere.
         form: None lets the backend and the widths decide, "joined" forces the form described above, "xla" a plain scan.
 
     Returns:
@@ -97,6 +97,8 @@ def _check(x, kernel, recurrent_kernel, bias, carry, *, mask) -> None:
 def _time_first(cell: Cell, form: str, x, kernel, recurrent_kernel, bias, carry, mask) -> tuple[Any, jax.Array]:
     xs = x.swapaxes(0, 1)  # (time, batch, n_in)
     valid = None if mask is None else mask.T[..., None]
+    # in the gradient of W, a NaN in the padding would be multiplied by 0
+    xs = xs if valid is None else jnp.where(valid, xs, jnp.zeros((), xs.dtype))
     run = _plain_scan if form == "xla" or not len(xs) else _one_product_for_all_steps
     last, carries = run(cell, kernel, recurrent_kernel, bias, xs, valid, carry)
     hs = jax.tree.leaves(carries)[0]
@@ -112,12 +114,15 @@ def _plain_scan(cell: Cell, kernel, recurrent_kernel, bias, xs, valid, carry):
     product = functools.partial(jnp.matmul, preferred_element_type=widen(bias).dtype)
     x_only = len(bias) - recurrent_kernel.shape[-1]  # the number of columns that only W acts on
     both = kernel.shape[-1] - x_only
+    wide = widen(kernel), widen(recurrent_kernel)  # cast in each step, so that gradients are summed over time in float32
+    bias = widen(bias)
 
     def step(carry, inputs):
         x, valid = inputs
-        from_x, from_h = product(x, kernel), product(jax.tree.leaves(carry)[0], recurrent_kernel)
+        of_x, of_h = (w.astype(x.dtype) for w in wide)
+        from_x, from_h = product(x, of_x), product(jax.tree.leaves(carry)[0], of_h)
         sums = from_x[:, x_only:] + from_h[:, :both]
-        z = jnp.concatenate([from_x[:, :x_only], sums, from_h[:, both:]], -1) + widen(bias)[None]
+        z = jnp.concatenate([from_x[:, :x_only], sums, from_h[:, both:]], -1) + bias[None]
         carry = _where(valid, cell(z.astype(x.dtype), carry), carry)
         return carry, carry
 
@@ -192,5 +197,5 @@ def _from_weights(xs: jax.Array, hs: jax.Array, d_weights: jax.Array) -> jax.Arr
     slower than that of two row-major ones, and its sum over rows is slower still: hence the copy, and ones for the bias.
     """
     inputs = jnp.concatenate([xs, hs, jnp.ones_like(xs[..., :1])], -1)
-    transposed = lax.optimization_barrier(inputs.reshape(-1, inputs.shape[-1]).T)  # (n_in + features + 1, time · batch)
-    return (d_weights.T @ transposed).T.reshape(*xs.shape[:2], -1)
+    transposed = lax.optimization_barrier(lax.collapse(inputs, 0, 2).T)  # (n_in + features + 1, time · batch)
+    return (d_weights.T @ transposed).T.reshape(*xs.shape[:2], d_weights.shape[-1])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
 from jaxnn import kernels
-from jaxnn.core.checks import require_key
+from jaxnn.core.checks import number, require_key
 from jaxnn.core.combinators import positionwise
-from jaxnn.core.dtypes import promote
+from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.functional.activations import leaky_relu
@@ -69,6 +68,7 @@ def rrelu(*, low: float = 1 / 8, high: float = 1 / 3) -> Layer:
         >>> nn.rrelu(low=0.0, high=0.5)({}, jnp.array([[-2.0, 3.0]])).tolist()
         [[-0.5, 3.0]]
     """
+    low, high = number("rrelu", "low", low), number("rrelu", "high", high)
     if not low <= high:
         raise ValueError(f"rrelu takes low <= high, got {low} and {high}")
 
@@ -78,7 +78,7 @@ def rrelu(*, low: float = 1 / 8, high: float = 1 / 3) -> Layer:
     def apply(params, state, x, *, key=None, training=False):
         if not training:
             return leaky_relu(x, (low + high) / 2), state
-        wide = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32
+        wide = at_least_float32(x).dtype
         return leaky_relu(x, jax.random.uniform(require_key(key), x.shape, wide, low, high)), state
 
     return positionwise(Layer(init, apply, "rrelu"))

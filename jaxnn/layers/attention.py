@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from jaxnn import kernels
 from jaxnn.core.block import compose
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import number, whole
 from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
+from jaxnn.core.masks import split_mask, zero_padding
 from jaxnn.functional.initializers import glorot_uniform, ones, zeros
 from jaxnn.layers.embedding import rotary
 from jaxnn.layers.linear import dense
@@ -105,6 +106,9 @@ def attention(
         raise ValueError(f"attention: key_heads must divide the number of heads, got {key_heads} and {heads}")
     if cache is not None and not is_causal:
         raise ValueError("attention with a cache must be causal, since later positions are not known yet: pass is_causal=True")
+    scale = None if scale is None else number("attention", "scale", scale)
+    softcap = None if softcap is None else number("attention", "softcap", softcap, 0, above=True)
+    rotary_base = None if rotary_base is None else number("attention", "rotary_base", rotary_base, 0, above=True)
     d = features // heads if head_features is None else whole("attention", "head_features", head_features)
 
     def product(*sizes, axis=-1, kernel_init=kernel_init):
@@ -131,35 +135,33 @@ def attention(
     return compose("attention", children, forward, traced=True)
 
 
-def split_any_mask(x: Any) -> tuple[Any, Any]:
-    """Split an input into `(x, mask)` if it is a pair whose second entry is boolean, else into `(x, None)`."""
-    paired = isinstance(x, tuple) and len(x) == 2 and getattr(x[1], "dtype", None) == jnp.bool_
-    return x if paired else (x, None)
-
-
 def _read(x: Any) -> tuple[tuple[Any, Any], Any, Any]:
     """The queries with their mask, the memory, and its mask (batch, heads, queries, keys) or None."""
-    if isinstance(x, tuple) and len(x) == 2 and getattr(x[1], "dtype", None) != jnp.bool_:
-        (x, kept), (memory, mask) = map(split_any_mask, x)
+    (x, kept), memory = split_mask(x, any_shape=True), None
+    if kept is None and isinstance(x, tuple) and len(x) == 2:
+        (x, kept), (memory, mask) = (split_mask(part, any_shape=True) for part in x)
     else:
-        x, kept = split_any_mask(x)
         memory, mask = x, kept
     if any(getattr(a, "ndim", None) != 3 for a in (x, memory)) or x.shape[0] != memory.shape[0]:
         raise ValueError(
             "attention takes x, (x, mask), (x, memory) or (x, (memory, mask)), x and memory of shape (batch, time, features)"
         )
+    for m, a in ((kept, x), (mask, memory)):
+        if m is not None and m.ndim not in (2, 4):
+            raise ValueError(f"attention takes a mask (batch, time) or (batch, heads, queries, keys), got {list(m.shape)}")
+        if m is not None and m.ndim == 2 and m.shape != a.shape[:2]:
+            raise ValueError(f"attention takes a mask (batch, time) = {list(a.shape[:2])}, got {list(m.shape)}")
+    x = zero_padding(x, kept) if kept is not None and kept.ndim == 2 else x
     if mask is not None and mask.ndim == 2:
-        if mask.shape != memory.shape[:2]:
-            raise ValueError(f"attention takes a mask (batch, time) = {list(memory.shape[:2])}, got {list(mask.shape)}")
-        mask = mask[:, None, None]
-    if mask is not None and mask.ndim != 4:
-        raise ValueError(f"attention takes a mask (batch, time) or (batch, heads, queries, keys), got {list(mask.shape)}")
+        memory, mask = zero_padding(memory, mask), mask[:, None, None]
     return (x, kept), memory, mask
 
 
 def _heads(is_causal, window, scale, softcap, rotary_base, bias, cache) -> Layer:
     """From (q, k, v) or (q, k, v, mask) to the outputs of all heads; the state holds earlier keys and values."""
     if isinstance(window, tuple):
+        if len(window) != 2:
+            raise ValueError(f"attention takes a window as a number or a pair (before, after), got {window}")
         before, after = (whole("attention", "window", n, 0) for n in window)
     elif window is not None:
         before = after = whole("attention", "window", window) - 1
@@ -177,7 +179,7 @@ def _heads(is_causal, window, scale, softcap, rotary_base, bias, cache) -> Layer
         q, k, v, *masks = x
         mask = masks[0] if masks else None
         cached = size is not None and not training
-        at_q, at_k = jnp.arange(q.shape[1]), jnp.arange(k.shape[1])
+        at_q, at_k = (jnp.arange(a.shape[1], dtype=jnp.int32) for a in (q, k))
         if cached:
             at_q, at_k = at_q + state["seen"], at_k + state["seen"]
         if rotary_base is not None:
@@ -205,10 +207,10 @@ def _extended(state: dict, k: jax.Array, v: jax.Array, at: jax.Array) -> tuple[j
             f"{list(k.shape[:2])}: call init with this batch size, and increase `cache` for longer sequences"
         )
     after = {
-        name: jax.lax.dynamic_update_slice_in_dim(state[name], new.astype(state[name].dtype), at[0], axis=1)
+        name: jax.lax.dynamic_update_slice_in_dim(state[name], at_least_float32(new).astype(state[name].dtype), at[0], axis=1)
         for name, new in (("key", k), ("value", v))
     }
-    positions = jnp.arange(state["key"].shape[1])
+    positions = jnp.arange(state["key"].shape[1], dtype=jnp.int32)
     return after["key"].astype(k.dtype), after["value"].astype(v.dtype), positions, after | {"seen": at[-1] + 1}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -165,6 +165,7 @@ def depthwise_conv(
         ((8, 28, 28, 16), (3, 3, 1, 16))
     """
     name, multiplier = "depthwise_conv", whole("depthwise_conv", "multiplier", multiplier)
+    check_per_axis(name, kernel_size=kernel_size, strides=strides, dilation=dilation)
 
     def layer_for(x):
         spatial(name, "kernel_size", kernel_size, x)
@@ -234,12 +235,14 @@ def _convolution(
     name, convolve, features, kernel_size, strides, padding, dilation, groups, use_bias, kernel_init, bias_init
 ) -> Layer:
     features, groups = whole(name, "features", features), whole(name, "groups", groups)
+    check_per_axis(name, kernel_size=kernel_size, strides=strides, dilation=dilation)
 
     def init(key, x):
         size = spatial(name, "kernel_size", kernel_size, x)
         if x.shape[-1] % groups or features % groups:
             raise ValueError(f"{name}: {groups} groups must divide both the {x.shape[-1]} channels and the {features} features")
-        params = {"kernel": param(kernel_init, (*size, x.shape[-1] // groups, features))}
+        initializer = kernel_init if groups == 1 else _InGroups(kernel_init, groups)
+        params = {"kernel": param(initializer, (*size, x.shape[-1] // groups, features))}
         return params | ({"bias": param(bias_init, (features,))} if use_bias else {})
 
     def apply(params, x):
@@ -296,3 +299,27 @@ def spatial(layer: str, option: str, value: PerAxis, x) -> tuple[int, ...]:
             raise ValueError(f"{layer} takes {option} for {axes} spatial axes of an input {list(x.shape)}, got {tuple(value)}")
         return tuple(whole(layer, option, v) for v in value)
     return (whole(layer, option, value),) * axes
+
+
+def check_per_axis(layer: str, **options: PerAxis) -> None:
+    """Check options of one positive number for all spatial axes or one per axis, before there is an input.
+
+    Raises:
+        TypeError: If an entry is not a whole number.
+        ValueError: If an entry is below 1.
+    """
+    for option, value in options.items():
+        for v in value if isinstance(value, (tuple, list)) else (value,):
+            whole(layer, option, v)
+
+
+class _InGroups:
+    """The initializer of a kernel of several groups, with the fans of one group; each output sees one group of inputs."""
+
+    def __init__(self, initializer: Callable, groups: int):
+        self._initializer = initializer
+        if hasattr(initializer, "describe"):
+            self.describe = lambda shape: initializer.describe((*shape[:-1], shape[-1] // groups))
+
+    def __call__(self, key, shape, dtype):
+        return self._initializer(key, shape, dtype)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
-from jaxnn.core.checks import fraction, require_key
+from jaxnn.core.checks import axes_of, fraction, number, require_key
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.layer import Layer
@@ -40,6 +40,7 @@ def dropout(rate: float, *, broadcast_axes: tuple[int, ...] = ()) -> Layer:
         >>> sorted(set(y.ravel().tolist())), (layer({}, x) == x).all().item()
         ([0.0, 2.0], True)
     """
+    broadcast_axes = axes_of("dropout", "broadcast_axes", broadcast_axes)
     return _shared_dropout("dropout", rate, lambda x: broadcast_axes)
 
 
@@ -178,8 +179,7 @@ def gaussian_noise(stddev: float) -> Layer:
         >>> round(float(y.mean()), 1), round(float(y.std()), 1)
         (1.0, 0.5)
     """
-    if not isinstance(stddev, jax.Array) and not stddev >= 0:
-        raise ValueError(f"gaussian_noise takes stddev of at least 0, got {stddev}")
+    stddev = number("gaussian_noise", "stddev", stddev, 0)
 
     def noisy(x, key):
         wide = at_least_float32(x)
@@ -188,12 +188,12 @@ def gaussian_noise(stddev: float) -> Layer:
     return _in_training("gaussian_noise", noisy, stddev)
 
 
-def _shared_dropout(name: str, rate: Any, axes_of: Callable[[Any], Iterable[int]]) -> Layer:
-    """Dropout in which all units along the axes `axes_of(x)` are dropped or kept together."""
+def _shared_dropout(name: str, rate: Any, shared_axes: Callable[[Any], Iterable[int]]) -> Layer:
+    """Dropout in which all units along the axes `shared_axes(x)` are dropped or kept together."""
     rate = fraction(name, "rate", rate)
 
     def noisy(x, key):
-        axes = set(axes_of(x))
+        axes = set(shared_axes(x))
         wrong = [axis for axis in axes if not -x.ndim <= axis < x.ndim]
         if wrong:
             raise ValueError(f"{name} has broadcast_axes {sorted(axes)}, and the input {list(x.shape)} has no axes {wrong}")

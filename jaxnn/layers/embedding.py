@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import number, whole
 from jaxnn.core.combinators import positionwise
-from jaxnn.core.dtypes import at_least_float32, promote
+from jaxnn.core.dtypes import as_index, at_least_float32, promote
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
+from jaxnn.core.masks import split_mask, zero_padding
 from jaxnn.functional.initializers import normal, zeros
 
 
@@ -25,8 +27,8 @@ def embedding(vocabulary: int, features: int, *, padding_index: int | None = Non
         embedding_init: Initializer of E, (vocabulary, features); N(0, 1) by default, as in PyTorch.
 
     Returns:
-        A `Layer` from integers (...) to (..., features); a padded sequence `(x, mask)` keeps its mask. The vector of
-        a token outside the vocabulary is NaN, so that the mistake shows in the output.
+        A `Layer` from integers (...) to (..., features); a padded sequence `(x, mask)` keeps its mask, and the vectors of its
+        padding are 0. The vector of another token outside the vocabulary is NaN, so that the mistake shows in the output.
 
     Raises:
         TypeError: If the input is not an integer array.
@@ -47,14 +49,19 @@ def embedding(vocabulary: int, features: int, *, padding_index: int | None = Non
     def init(key, x):
         return {"embedding": param(embedding_init, (vocabulary, features))}
 
-    def apply(params, x):
+    def vectors(params, x):
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(f"embedding takes integer tokens from 0 to {vocabulary - 1}, got {x.dtype}")
-        tokens = jnp.where(x < 0, vocabulary, x)  # a negative index would count from the end
-        y = jnp.take(params["embedding"], tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        x = as_index(x)
+        y = _rows(params["embedding"], x)
         return y if padding_index is None else jnp.where((x == padding_index)[..., None], jnp.zeros_like(y), y)
 
-    return positionwise(stateless(init, apply))
+    def apply(params, x):
+        x, mask = split_mask(x)
+        y = zero_padding(vectors(params, x), mask)
+        return y if mask is None else (y, mask)
+
+    return stateless(init, apply)
 
 
 def attend(params: dict, x: jax.Array) -> jax.Array:
@@ -116,7 +123,7 @@ def learned_positions(length: int, *, stateful: bool = False, embedding_init=nor
     def vectors(params, x, at):
         if x.shape[1] > length:
             raise ValueError(f"learned_positions takes at most {length} positions, got an input of shape {list(x.shape)}")
-        return jnp.take(params["embedding"], at, axis=0, mode="fill", fill_value=jnp.nan)
+        return _rows(params["embedding"], at)
 
     def parameters(x):
         return {"embedding": param(embedding_init, (length, x.shape[-1]))}
@@ -145,10 +152,12 @@ def sinusoidal_positions(*, base: float = 10000.0, stateful: bool = False) -> La
         [[[0.0, 1.0], [0.8410000205039978, 0.5400000214576721]]]
     """
 
+    base = number("sinusoidal_positions", "base", base, 0, above=True)
+
     def vectors(params, x, at):
         d = x.shape[-1]
-        angles = _angles(at, (d + 1) // 2, 2 / d, base)
-        return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(len(at), -1)[:, :d]
+        angles = _angles(at, (d + 1) // 2, 2 / d, base, at_least_float32(x, linear=True).real.dtype)
+        return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(len(at), d + d % 2)[:, :d]
 
     return _positions("sinusoidal_positions", lambda x: {}, vectors, stateful)
 
@@ -191,8 +200,8 @@ def rotary(
         raise ValueError(
             f"rotary takes (batch, time, heads, features), an even number of which it rotates, got {list(x.shape)} and {d}"
         )
-    at = jnp.arange(x.shape[1]) if positions is None else positions
-    angles = _angles(at, d // 2, 2 / d, base)
+    at = jnp.arange(x.shape[1], dtype=jnp.int32) if positions is None else positions
+    angles = _angles(at, d // 2, 2 / d, number("rotary", "base", base, 0, above=True), at_least_float32(x).dtype)
     return apply_rotary(x, jnp.cos(angles), jnp.sin(angles), interleaved=interleaved)
 
 
@@ -248,23 +257,33 @@ def alibi(heads: int, query_positions: jax.Array, key_positions: jax.Array) -> j
         key_positions: The positions j of the keys, (keys,).
 
     Returns:
-        A float32 array (heads, queries, keys).
+        An array (heads, queries, keys) in the default float dtype.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> nn.alibi(8, jnp.arange(3), jnp.arange(3))[0].tolist()
         [[-0.0, -0.5, -1.0], [-0.5, -0.0, -0.5], [-1.0, -0.5, -0.0]]
     """
+    i, j = (positions.astype(jnp.int32) for positions in (query_positions, key_positions))  # unsigned ones would wrap around
     lower = 2 ** (heads.bit_length() - 1)
     slopes = [2 ** (-8 * h / lower) for h in range(1, lower + 1)]
     slopes += [2 ** (-4 * h / lower) for h in range(1, 2 * lower, 2)][: heads - lower]
-    distance = jnp.abs(query_positions[:, None] - key_positions[None]).astype(jnp.float32)
-    return -jnp.asarray(slopes, jnp.float32)[:, None, None] * distance[None]
+    distance = jnp.abs(i[:, None] - j[None]).astype(float)
+    return -jnp.asarray(slopes, float)[:, None, None] * distance[None]
 
 
-def _angles(at: jax.Array, n: int, step: float, base: float) -> jax.Array:
+def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
+    """The rows of a table, NaN for an index outside of it.
+
+    The gradient of a row is a sum over all its uses, so it is accumulated in at least float32.
+    """
+    index = jnp.where(index < 0, len(table), index)  # a negative index would count from the end
+    return jnp.take(at_least_float32(table), index, axis=0, mode="fill", fill_value=jnp.nan).astype(table.dtype)
+
+
+def _angles(at: jax.Array, n: int, step: float, base: float, dtype: Any) -> jax.Array:
     """The angles t / base^(step · i), (..., time, n)."""
-    return at.astype(jnp.float32)[..., None] * base ** (-step * jnp.arange(n, dtype=jnp.float32))[(None,) * at.ndim]
+    return at.astype(dtype)[..., None] * base ** (-step * jnp.arange(n, dtype=dtype))[(None,) * at.ndim]
 
 
 def _positions(name: str, parameters: Callable, vectors: Callable, stateful: bool) -> Layer:
@@ -277,9 +296,11 @@ def _positions(name: str, parameters: Callable, vectors: Callable, stateful: boo
 
     def apply(params, state, x, *, key=None, training=False):
         x, *_ = promote(x)
-        at = jnp.arange(x.shape[1])
+        at = jnp.arange(x.shape[1], dtype=jnp.int32)
         if stateful and not training:
             at, state = at + state["seen"], {"seen": state["seen"] + x.shape[1]}
-        return x + vectors(params, x, at).astype(x.dtype)[None], state
+        # broadcast in at least float32, since the gradient is a sum over the batch
+        added = jnp.broadcast_to(at_least_float32(vectors(params, x, at))[None], x.shape)
+        return x + added.astype(x.dtype), state
 
     return positionwise(Layer(init, apply, name))

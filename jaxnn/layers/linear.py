@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnn import kernels
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import axes_of, whole
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.dtypes import promote
 from jaxnn.core.initialize import param
@@ -56,7 +56,7 @@ def dense(
         (5, 3, 8, 16)
     """
     sizes = tuple(whole("dense", "features", f) for f in (features if isinstance(features, Sequence) else (features,)))
-    axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    axes = axes_of("dense", "axis", axis)
     if not sizes or not axes:
         raise ValueError(f"dense takes at least one axis and one number of features, got axis={axis} and features={features}")
 

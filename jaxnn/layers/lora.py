@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import number, whole
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
 from jaxnn.core.naming import inside
@@ -44,6 +44,7 @@ def lora(layer: Any, rank: int, *, alpha: float | None = None) -> Layer:
         True
     """
     layer, rank = as_layer(layer), whole("lora", "rank", rank)
+    alpha = None if alpha is None else number("lora", "alpha", alpha)
 
     def setup(x):
         with inside("base"):

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import kernels
-from jaxnn.core.checks import whole
-from jaxnn.core.combinators import positionwise, split_mask
+from jaxnn.core.checks import axes_of, number, whole
+from jaxnn.core.combinators import positionwise
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
+from jaxnn.core.masks import split_mask, zero_padding
 from jaxnn.functional.initializers import ones, zeros
+from jaxnn.kernels.normalization import centered, power_norm, power_of_two
 
 
 def batch_norm(
@@ -33,7 +35,8 @@ def batch_norm(
     running statistics are used. Statistics are computed and stored in at least float32.
 
     For a padded batch `(x, mask)`, with a mask over any of the leading axes of x, only positions where the mask is true are
-    used; the output elsewhere is zero. With fewer than two values per channel the running statistics are not updated.
+    used; the output elsewhere is zero. With fewer than two values per channel, or a batch of no samples, the running statistics
+    are not updated.
 
     Args:
         momentum: The decay m of the running statistics.
@@ -47,7 +50,8 @@ def batch_norm(
         A `Layer` with state `mean` and `var`, both (channels,).
 
     Raises:
-        ValueError: In training on a batch with one value per channel, which has no variance.
+        ValueError: If `momentum` is not in [0, 1] or `epsilon` is negative; in training on a batch with one value per
+            channel, which has no variance.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -57,6 +61,8 @@ def batch_norm(
         >>> y.round(3).tolist(), state["mean"].round(3).tolist()
         ([[-1.0], [1.0]], [0.20000000298023224])
     """
+
+    momentum, epsilon = number("batch_norm", "momentum", momentum, 0, 1), number("batch_norm", "epsilon", epsilon, 0)
 
     def init(key, x):
         channels = split_mask(x)[0].shape[-1:]
@@ -69,8 +75,8 @@ def batch_norm(
                 "that init or fit returned"
             )
         x, mask = split_mask(x)
-        wide = at_least_float32(x)
-        if not training:
+        wide = zero_padding(at_least_float32(x), mask)
+        if not training or (x.size == 0 and axis_name is None):
             y = _normalized(wide, state["mean"], state["var"], epsilon, params)
         else:
             y, batch, n = _batch_statistics(wide, mask, params, epsilon, axis_name)
@@ -78,7 +84,7 @@ def batch_norm(
             state = {k: (1 - weight) * state[k] + weight * batch[k].astype(state[k].dtype) for k in batch}
         if mask is None:
             return y.astype(x.dtype), state
-        return (jnp.where(_over_features(mask, x), y, 0).astype(x.dtype), mask), state
+        return (zero_padding(y, mask).astype(x.dtype), mask), state
 
     return Layer(init, apply, "batch_norm")
 
@@ -101,23 +107,18 @@ def _batch_statistics(x, mask, params, epsilon, axis_name):
     def total(v):
         return v if axis_name is None else lax.psum(v, axis_name)
 
-    def kept(v):
-        return v if mask is None else jnp.where(_over_features(mask, x), v, 0)
-
     if mask is not None:
         n = total(jnp.sum(mask, dtype=jnp.int32)) * (n // max(mask.size, 1))
         divisor, less_one = (jnp.maximum(m, 1).astype(x.dtype) for m in (n, n - 1))
     else:
         divisor, less_one = n, n - 1
-    mean = total(kernels.column_sum(kept(x))) / divisor
-    squares = total(kernels.column_sum(kept(x - kernels.spread(mean, x)) ** 2))
-    y = _normalized(kept(x), mean, squares / divisor, epsilon, params)
-    return y, {"mean": mean, "var": squares / less_one}, n
-
-
-def _over_features(mask: jax.Array, x: jax.Array) -> jax.Array:
-    """A mask over the leading axes of `x`, reshaped to broadcast over the others."""
-    return jnp.reshape(mask, (*mask.shape, *(1 for _ in range(x.ndim - mask.ndim))))
+    mean = total(kernels.column_sum(x)) / divisor  # the padding of x is zero
+    x = zero_padding(x - kernels.spread(mean, x), mask)
+    rounding = lax.stop_gradient(total(kernels.column_sum(x)) / divisor)  # as in `centered`
+    x = zero_padding(x - kernels.spread(rounding, x), mask)
+    squares = total(kernels.column_sum(x**2))
+    y = _normalized(x, None, squares / divisor, epsilon, params)
+    return y, {"mean": mean + rounding, "var": squares / less_one}, n
 
 
 def layer_norm(
@@ -147,13 +148,15 @@ def layer_norm(
         [[-1.0, 1.0]]
     """
 
+    axis, epsilon = axes_of("layer_norm", "axis", axis), number("layer_norm", "epsilon", epsilon, 0)
+
     def init(key, x):
         return _affine(tuple(x.shape[i] for i in _axes("layer_norm", axis, x)), use_scale, use_bias)
 
     def apply(params, x):
-        axes, wide = _axes("layer_norm", axis, x), at_least_float32(x)
-        mean, var = jnp.mean(wide, axes, keepdims=True), jnp.var(wide, axes, keepdims=True)
-        return _normalized(wide, mean, var, epsilon, params, axes).astype(x.dtype)
+        axes = _axes("layer_norm", axis, x)
+        difference, var = centered(at_least_float32(x), axes)
+        return _normalized(difference, None, var, epsilon, params, axes).astype(x.dtype)
 
     return positionwise(stateless(init, apply))
 
@@ -182,13 +185,15 @@ def rms_norm(*, axis: int | Sequence[int] = -1, epsilon: float = 1e-6, use_scale
         [[0.20000000298023224, 1.4000000953674316]]
     """
 
+    axis, epsilon = axes_of("rms_norm", "axis", axis), number("rms_norm", "epsilon", epsilon, 0)
+
     def init(key, x):
         return _affine(tuple(x.shape[i] for i in _axes("rms_norm", axis, x)), use_scale, False)
 
     def apply(params, x):
         axes, wide = _axes("rms_norm", axis, x), at_least_float32(x)
         squares = jnp.mean(wide**2, axes, keepdims=True)
-        return _normalized(wide, jnp.zeros_like(squares), squares, epsilon, params, axes).astype(x.dtype)
+        return _normalized(wide, None, squares, epsilon, params, axes).astype(x.dtype)
 
     return positionwise(stateless(init, apply))
 
@@ -265,7 +270,7 @@ def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.7
         A `Layer` that keeps the shape (batch, ..., channels).
 
     Raises:
-        ValueError: If `size` < 1.
+        ValueError: If `size` < 1, or `alpha` or `k` is negative.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -273,6 +278,8 @@ def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.7
         0.6000000238418579
     """
     size = whole("local_response_norm", "size", size)
+    alpha, beta = number("local_response_norm", "alpha", alpha, 0), number("local_response_norm", "beta", beta)
+    k = number("local_response_norm", "k", k, 0)
 
     def apply(params, x):
         wide = at_least_float32(x)
@@ -292,7 +299,7 @@ def unit_norm(*, axis: int | Sequence[int] = -1, p: float = 2.0, epsilon: float 
 
     Args:
         axis: The axis or axes along which the norm is computed.
-        p: The order of the norm, at least 1.
+        p: The order of the norm, at least 1; `math.inf` for the largest absolute value.
         epsilon: The constant ε.
 
     Returns:
@@ -306,21 +313,27 @@ def unit_norm(*, axis: int | Sequence[int] = -1, p: float = 2.0, epsilon: float 
         >>> nn.unit_norm()({}, jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(3).tolist()
         [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    if not p >= 1:
-        raise ValueError(f"unit_norm takes p of at least 1, got {p}")
+    axis, epsilon = axes_of("unit_norm", "axis", axis), number("unit_norm", "epsilon", epsilon, 0)
+    p = norm_order("unit_norm", p)
 
     def apply(params, x):
         axes, wide = _axes("unit_norm", axis, x), at_least_float32(x)
-        zero = wide == 0  # here the derivative of |x|ᵖ is set to 0, for any p
-        total = jnp.sum(jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, wide)) ** p), axes, keepdims=True)
-        empty = total == 0
-        length = jnp.where(empty, 0, jnp.where(empty, 1, total) ** (1 / p))
-        return (wide / jnp.maximum(length, epsilon)).astype(x.dtype)
+        scale = power_of_two(wide, axes)
+        wide = wide / scale
+        length = jnp.maximum(power_norm(wide, axes, p), epsilon / scale)
+        return (wide / jnp.where(length == 0, 1, length)).astype(x.dtype)
 
     return positionwise(stateless(lambda key, x: {}, apply, "unit_norm"))
 
 
+def norm_order(name: str, p: float) -> float:
+    """The order of a norm, a number of at least 1 or ∞."""
+    return p if isinstance(p, float) and p == math.inf else number(name, "p", p, 1)
+
+
 def _grouped(name: str, groups_of, epsilon: float, use_scale: bool, use_bias: bool) -> Layer:
+    epsilon = number(name, "epsilon", epsilon, 0)
+
     def init(key, x):
         _affine(x.shape[-1:], use_scale, use_bias)  # raises an error for a scalar
         groups = groups_of(x.shape[-1])
@@ -333,18 +346,16 @@ def _grouped(name: str, groups_of, epsilon: float, use_scale: bool, use_bias: bo
     def apply(params, x):
         groups = groups_of(x.shape[-1])
         wide = at_least_float32(x).reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-        axes = (*range(1, x.ndim - 1), x.ndim)
-        mean, var = jnp.mean(wide, axes, keepdims=True), jnp.var(wide, axes, keepdims=True)
-        y = ((wide - mean) * lax.rsqrt(var + epsilon)).reshape(x.shape)
+        difference, var = centered(wide, (*range(1, x.ndim - 1), x.ndim))
+        y = (difference * lax.rsqrt(var + epsilon)).reshape(x.shape)
         y = y * kernels.spread(params["scale"].astype(y.dtype), y) if "scale" in params else y
         return (y + kernels.spread(params["bias"].astype(y.dtype), y) if "bias" in params else y).astype(x.dtype)
 
     return stateless(init, apply, name)
 
 
-def _axes(name: str, axis: int | Sequence[int], x) -> tuple[int, ...]:
+def _axes(name: str, axes: tuple[int, ...], x) -> tuple[int, ...]:
     """The axes of `x` to normalize over, counted from its first, in order."""
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
     if not axes or any(not -x.ndim <= i < x.ndim for i in axes):
         raise ValueError(f"{name} normalizes over the axes {axes}, got an input of shape {list(x.shape)}")
     return tuple(sorted({i % x.ndim for i in axes}))
@@ -357,9 +368,9 @@ def _affine(channels: tuple[int, ...], use_scale: bool, use_bias: bool) -> dict:
 
 
 def _normalized(
-    x: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float, params: dict, axes: tuple[int, ...] | None = None
+    x: jax.Array, mean: jax.Array | None, var: jax.Array, epsilon: float, params: dict, axes: tuple[int, ...] | None = None
 ) -> jax.Array:
-    """scale · (x − mean) / √(var + ε) + bias, with parameters along `axes`, by default the last axis."""
+    """scale · (x − mean) / √(var + ε) + bias, with parameters along `axes`, by default the last axis; None is a mean of 0."""
 
     def along(v):
         if v.ndim == x.ndim:
@@ -371,5 +382,5 @@ def _normalized(
     factor = jax.lax.rsqrt(along(var) + epsilon)
     if "scale" in params:
         factor = factor * along(params["scale"])
-    y = (x - along(mean)) * factor
+    y = (x if mean is None else x - along(mean)) * factor
     return y + along(params["bias"]) if "bias" in params else y

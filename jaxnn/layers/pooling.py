@@ -12,7 +12,10 @@ import numpy as np
 from jaxnn import kernels
 from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.layers.convolution import PerAxis, spatial
+from jaxnn.core.masks import split_mask, zero_padding
+from jaxnn.kernels.resampling import resample
+from jaxnn.layers.convolution import PerAxis, check_per_axis, spatial
+from jaxnn.layers.normalization import norm_order
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -145,7 +148,7 @@ def lp_pool(
 
     Args:
         kernel_size: The size of the window, one number for all spatial axes or one per axis.
-        p: The order of the norm, at least 1.
+        p: The order of the norm, at least 1; `math.inf` for the largest absolute value.
         strides: The distance between windows; the size of the window by default.
         padding: `"VALID"`, `"SAME"` or one `(low, high)` pair per axis; padding is zero.
         dilation: The distance between the positions of a window.
@@ -162,30 +165,22 @@ def lp_pool(
         >>> nn.lp_pool(2)({}, jnp.array([3.0, 4.0]).reshape(1, 2, 1)).item()
         5.0
     """
-    if not p >= 1:
-        raise ValueError(f"lp_pool takes p of at least 1, got {p}")
-
-    def norm(x, window, **options):
-        wide = at_least_float32(_floating("lp_pool", x))
-        zero = wide == 0  # here the derivative of |x|ᵖ is set to 0, for any p
-        powers = jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, wide)) ** p)
-        total = kernels.sum_pool(powers, window, **options)
-        empty = total == 0
-        return jnp.where(empty, 0, jnp.where(empty, 1, total) ** (1 / p)).astype(x.dtype)
-
-    return _pool("lp_pool", norm, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode)
+    p = norm_order("lp_pool", p)
+    return _pool("lp_pool", kernels.lp_pool, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode, p=p)
 
 
 def global_avg_pool() -> Layer:
     """The mean over all spatial axes: (batch, *space, channels) → (batch, channels).
 
-    y[c] = (1/n) Σₚ x[p, c], summed in at least float32 (Lin et al. 2014, Network in Network).
+    y[c] = (1/n) Σₚ x[p, c], summed in at least float32 (Lin et al. 2014, Network in Network). For a padded sequence
+    `(x, mask)` it is the mean over the positions where the mask is true, and 0 where there are none.
 
     Returns:
         The `Layer`.
 
     Raises:
-        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes.
+        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the mask not
+            (batch, *space).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -194,8 +189,12 @@ def global_avg_pool() -> Layer:
     """
 
     def apply(params, x):
-        spatial("global_avg_pool", "kernel_size", 1, x)
-        return jnp.mean(at_least_float32(x), axis=tuple(range(1, x.ndim - 1))).astype(x.dtype)
+        x, mask = _values("global_avg_pool", x)
+        wide, space = zero_padding(at_least_float32(x, linear=True), mask), tuple(range(1, x.ndim - 1))
+        if mask is None:
+            return jnp.mean(wide, space).astype(x.dtype)
+        n = jnp.maximum(mask.sum(space, dtype=jnp.int32), 1).astype(wide.dtype)
+        return (wide.sum(space) / n[:, None]).astype(x.dtype)
 
     return stateless(_no_params, apply)
 
@@ -204,12 +203,14 @@ def global_max_pool() -> Layer:
     """The largest value over all spatial axes: (batch, *space, channels) → (batch, channels).
 
     y[c] = maxₚ x[p, c], as Keras's `GlobalMaxPooling2D`. The gradient goes to the first of equal values, in row-major order.
+    For a padded sequence `(x, mask)` it is the maximum over the positions where the mask is true, and 0 where there are none.
 
     Returns:
         The `Layer`.
 
     Raises:
-        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes.
+        ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the mask not
+            (batch, *space).
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -218,8 +219,14 @@ def global_max_pool() -> Layer:
     """
 
     def apply(params, x):
-        spatial("global_max_pool", "kernel_size", 1, x)
-        return _first_largest(x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]), 1)
+        x, mask = _values("global_max_pool", x)
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+        if mask is None:
+            return _first_largest(x, 1)
+        mask = mask.reshape(x.shape[:2])
+        lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+        y = _first_largest(jnp.where(mask[..., None], x, jnp.asarray(lowest, x.dtype)), 1)
+        return zero_padding(y, mask.any(1))
 
     return stateless(_no_params, apply)
 
@@ -228,7 +235,7 @@ def adaptive_avg_pool(size: PerAxis) -> Layer:
     """Average pooling to a given output size: y[i] = mean of x[⌊i·n/m⌋ : ⌈(i+1)·n/m⌉] along an axis of n values.
 
     The m windows are PyTorch's: they cover the input and may overlap by one; if m divides n they are those of
-    `avg_pool(n / m)`. Computed in at least float32, as one product with a matrix per axis.
+    `avg_pool(n / m)`. Computed in at least float32, one axis after the other.
 
     Args:
         size: The output size m, one number for all spatial axes or one per axis.
@@ -246,14 +253,13 @@ def adaptive_avg_pool(size: PerAxis) -> Layer:
         [0.5, 1.5]
     """
 
-    def along(x, axis, m):
+    def mean(x, axis, m):
         first, stop = _windows(x.shape[axis], m)
         position = np.arange(x.shape[axis])[None, :]
         inside = (first[:, None] <= position) & (position < stop[:, None])
-        means = jnp.asarray(inside / (stop - first)[:, None], x.dtype)
-        return jnp.moveaxis(jnp.tensordot(x, means, (axis, 1), precision="highest"), -1, axis)
+        return resample(x, inside / (stop - first)[:, None], axis)
 
-    return _adaptive("adaptive_avg_pool", along, size)
+    return _adaptive("adaptive_avg_pool", mean, size, linear=True)
 
 
 def adaptive_max_pool(size: PerAxis) -> Layer:
@@ -290,6 +296,8 @@ def adaptive_max_pool(size: PerAxis) -> Layer:
 def _pool(
     name: str, pool: Callable, kernel_size: PerAxis, strides: PerAxis | None, padding: Padding, dilation: PerAxis, **options
 ) -> Layer:
+    check_per_axis(name, kernel_size=kernel_size, strides=1 if strides is None else strides, dilation=dilation)
+
     def apply(params, x):
         window = spatial(name, "kernel_size", kernel_size, x)
         step = window if strides is None else spatial(name, "strides", strides, x)
@@ -298,17 +306,27 @@ def _pool(
     return stateless(_no_params, apply, name)
 
 
-def _adaptive(name: str, along: Callable, size: PerAxis) -> Layer:
+def _adaptive(name: str, along: Callable, size: PerAxis, linear: bool = False) -> Layer:
     """Apply `along(x, axis, m)` to each spatial axis, the last one first, so that ties are resolved in row-major order."""
+    check_per_axis(name, size=size)
 
     def apply(params, x):
         sizes = spatial(name, "size", size, x)
-        y = at_least_float32(promote(x)[0])
+        y = at_least_float32(promote(x)[0], linear=linear)
         for axis in range(len(sizes), 0, -1):
             y = along(y, axis, sizes[axis - 1])
         return y.astype(promote(x)[0].dtype)
 
     return stateless(_no_params, apply, name)
+
+
+def _values(name: str, x) -> tuple[jax.Array, jax.Array | None]:
+    """The input of a global pooling layer and its mask, (batch, *space), or None."""
+    x, mask = split_mask(x)
+    spatial(name, "kernel_size", 1, x)
+    if mask is not None and mask.ndim != x.ndim - 1:
+        raise ValueError(f"{name} takes a mask of shape {list(x.shape[:-1])}, one boolean per position, got {list(mask.shape)}")
+    return x, mask
 
 
 def _windows(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 
 from jaxnn import kernels
 from jaxnn.core.block import compose
-from jaxnn.core.combinators import split_mask
-from jaxnn.core.dtypes import promote
+from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.initialize import draw, param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
+from jaxnn.core.masks import split_mask
 from jaxnn.core.trees import abstract
 from jaxnn.functional.initializers import zeros
+
+BIASES = ("bias", "recurrent_bias")
 
 
 def bidirectional(layer: Any) -> Layer:
@@ -123,6 +125,7 @@ def recurrent(
     return_sequences: bool,
     stateful: bool,
     weights: Callable[[dict], tuple] | None = None,
+    use_bias: bool = True,
 ) -> Layer:
     """The recurrent layer of a cell, computed by `kernels.recurrence`.
 
@@ -135,6 +138,7 @@ def recurrent(
         stateful: Whether the carry is kept in the state.
         weights: A function from the parameters to W, U and b of the recurrence; by default `kernel`, `recurrent_kernel` and
             `bias`.
+        use_bias: Whether there are the parameters `bias` and `recurrent_bias`, rather than zeros in their place.
 
     Returns:
         The `Layer`.
@@ -143,21 +147,31 @@ def recurrent(
     def init(key, x):
         x, _ = checked(name, x)
         state = {part: param(zeros, (x.shape[0], width)) for part, width in carry.items()}
-        return parameters(x.shape[-1]), state if stateful else {}
+        params = parameters(x.shape[-1])
+        return {k: v for k, v in params.items() if use_bias or k not in BIASES}, state if stateful else {}
 
     def apply(params, state, x, *, key=None, training=False):
         x, mask = checked(name, x, params["kernel"].shape[0])
+        if not use_bias:
+            absent = {k: v for k, v in parameters(x.shape[-1]).items() if k in BIASES}
+            params = params | {k: jnp.zeros(v.shape, params["kernel"].dtype) for k, v in absent.items()}
         x, *values = promote(x, *params.values())
         params = dict(zip(params, values, strict=True))
         start = tuple(first(name, state, part, (x.shape[0], width), x.dtype, stateful) for part, width in carry.items())
         names = ("kernel", "recurrent_kernel", "bias")
         kernel, recurrent_kernel, bias = weights(params) if weights else (params[name] for name in names)
 
+        wide = {name: at_least_float32(v, linear=True) for name, v in params.items()}
+
         def step(z, before):
-            return cell(_CastOnRead(z.dtype, params), z, before)
+            return cell(_CastOnRead(z.dtype, wide), z, before)
 
         last, hs = kernels.recurrence(step, x, kernel, recurrent_kernel, bias, start, mask)
-        after = {part: v.astype(state[part].dtype) for part, v in zip(carry, last, strict=True)} if stateful else state
+        after = (
+            {part: at_least_float32(v).astype(state[part].dtype) for part, v in zip(carry, last, strict=True)}
+            if stateful
+            else state
+        )
         if not return_sequences:
             return last[0], after
         return (hs if mask is None else (hs, mask)), after
@@ -166,7 +180,7 @@ def recurrent(
 
 
 class _CastOnRead(dict):
-    """Parameters that are cast to a dtype when the cell reads them: sums are float32 also for parameters in half precision."""
+    """Wide parameters that are cast to a dtype when the cell reads them: their gradients are summed over time in float32."""
 
     def __init__(self, dtype: Any, params: dict):
         super().__init__(params)

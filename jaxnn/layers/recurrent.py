@@ -20,6 +20,7 @@ from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer
 from jaxnn.functional.activations import sigmoid, tanh
 from jaxnn.functional.initializers import fan_in_uniform, ones, zeros
+from jaxnn.kernels.normalization import centered
 from jaxnn.layers.recurrence import gates, recurrent
 
 
@@ -29,6 +30,7 @@ def rnn(
     activation: Callable[[jax.Array], jax.Array] = tanh,
     return_sequences: bool = True,
     stateful: bool = False,
+    use_bias: bool = True,
     kernel_init=fan_in_uniform(),
     recurrent_init=fan_in_uniform(),
     bias_init=zeros,
@@ -43,6 +45,7 @@ def rnn(
         activation: The activation φ.
         return_sequences: Whether the output is every hₜ, rather than only the last one.
         stateful: Whether the carry, (batch, features) per entry, is kept in the state, rather than starting at 0 in every call.
+        use_bias: Whether to add the bias b.
         kernel_init: Initializer of W.
         recurrent_init: Initializer of U.
         bias_init: Initializer of b.
@@ -68,7 +71,7 @@ def rnn(
         return (activation(z),)
 
     parameters = gates(1, features, kernel_init, recurrent_init, bias_init)
-    return recurrent("rnn", parameters, cell, {"h": features}, return_sequences, stateful)
+    return recurrent("rnn", parameters, cell, {"h": features}, return_sequences, stateful, use_bias=use_bias)
 
 
 def lstm(
@@ -81,6 +84,7 @@ def lstm(
     projection: int | None = None,
     peephole: bool = False,
     normalize: bool = False,
+    use_bias: bool = True,
     kernel_init=fan_in_uniform(),
     recurrent_init=fan_in_uniform(),
     bias_init=zeros,
@@ -108,6 +112,7 @@ def lstm(
         projection: The size of h, if it differs from that of c.
         peephole: Whether the gates depend on c.
         normalize: Whether the sums and c are layer-normalized.
+        use_bias: Whether to add the bias b.
         kernel_init: Initializer of W and of P.
         recurrent_init: Initializer of U.
         bias_init: Initializer of b.
@@ -158,12 +163,13 @@ def lstm(
         return params["kernel"], params["recurrent_kernel"], jnp.zeros(8 * features, params["bias"].dtype)
 
     weights = separate if normalize else None
-    return recurrent("lstm", parameters, cell, {"h": width, "c": features}, return_sequences, stateful, weights)
+    return recurrent("lstm", parameters, cell, {"h": width, "c": features}, return_sequences, stateful, weights, use_bias)
 
 
 def _normalized(x: jax.Array, scale: jax.Array) -> jax.Array:
     wide = at_least_float32(x)
-    y = (wide - wide.mean(-1, keepdims=True)) * jax.lax.rsqrt(wide.var(-1, keepdims=True) + 1e-5)
+    difference, var = centered(wide, (wide.ndim - 1,))
+    y = difference * jax.lax.rsqrt(var + 1e-5)
     return y.astype(x.dtype) * scale[None]
 
 
@@ -175,6 +181,7 @@ def gru(
     return_sequences: bool = True,
     stateful: bool = False,
     reset_after: bool = True,
+    use_bias: bool = True,
     kernel_init=fan_in_uniform(),
     recurrent_init=fan_in_uniform(),
     bias_init=zeros,
@@ -197,6 +204,7 @@ def gru(
         return_sequences: Whether the output is every hₜ, rather than only the last one.
         stateful: Whether the carry, (batch, features) per entry, is kept in the state, rather than starting at 0 in every call.
         reset_after: Whether r is applied to the product with Uₙ, rather than to h.
+        use_bias: Whether to add the biases b and aₙ.
         kernel_init: Initializer of W.
         recurrent_init: Initializer of U.
         bias_init: Initializer of b and of aₙ.
@@ -235,4 +243,4 @@ def gru(
             return kernel, params["recurrent_kernel"], jnp.concatenate([bias, params["recurrent_bias"]])
         return kernel, params["recurrent_kernel"][:, : 2 * features], bias
 
-    return recurrent("gru", parameters, cell, {"h": features}, return_sequences, stateful, weights)
+    return recurrent("gru", parameters, cell, {"h": features}, return_sequences, stateful, weights, use_bias)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from jaxnn import kernels
 from jaxnn.core.checks import whole
-from jaxnn.core.dtypes import promote
+from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer
+from jaxnn.core.masks import zero_padding
 from jaxnn.functional.activations import relu, sigmoid, tanh
 from jaxnn.functional.initializers import fan_in_uniform, uniform, zeros
 from jaxnn.layers.convolution import PerAxis, spatial
@@ -175,6 +176,7 @@ def conv_lstm(
     def apply(params, state, x, *, key=None, training=False):
         x, mask = checked("conv_lstm", x, params["kernel"].shape[-2], space=True)
         x, kernel, recurrent_kernel, bias = promote(x, *(params[k] for k in ("kernel", "recurrent_kernel", "bias")))
+        x = zero_padding(x, mask)
         batch, time, *space = x.shape[:-1]
         ones = (1,) * len(space)
 
@@ -182,15 +184,16 @@ def conv_lstm(
             return kernels.conv(x, kernel, strides=ones, padding="SAME", dilation=ones, groups=1)
 
         zs = convolved(x.reshape(batch * time, *x.shape[2:]), kernel)
-        zs = (zs + kernels.spread(bias, zs)).reshape(batch, time, *space, -1).swapaxes(0, 1)
+        zs = (zs + kernels.spread(bias, zs)).reshape(batch, time, *space, 4 * features).swapaxes(0, 1)
         valid = jnp.ones((time, batch), bool) if mask is None else mask.T
         shape = (batch, *space, features)
+        wide = at_least_float32(recurrent_kernel, linear=True)  # its gradient is a sum over time
         start = tuple(first("conv_lstm", state, part, shape, x.dtype, stateful) for part in ("h", "c"))
 
         def step(carry, now):
             z, valid = now
             h, c = carry
-            i, f, g, o = jnp.split(z + convolved(h, recurrent_kernel), 4, axis=-1)
+            i, f, g, o = jnp.split(z + convolved(h, wide.astype(h.dtype)), 4, axis=-1)
             new_c = sigmoid(f) * c + sigmoid(i) * tanh(g)
             new_h = sigmoid(o) * tanh(new_c)
             valid = valid.reshape(batch, *ones, 1)
@@ -198,7 +201,7 @@ def conv_lstm(
             return carry, jnp.where(valid, new_h, jnp.zeros_like(h))
 
         (h, c), hs = jax.lax.scan(step, start, (zs, valid))
-        after = {k: v.astype(state[k].dtype) for k, v in (("h", h), ("c", c))} if stateful else state
+        after = {k: at_least_float32(v).astype(state[k].dtype) for k, v in (("h", h), ("c", c))} if stateful else state
         hs = hs.swapaxes(0, 1)
         return (h if not return_sequences else hs if mask is None else (hs, mask)), after
 

@@ -6,6 +6,7 @@ function of itself; other parameters are unchanged. The last axis of a kernel is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,21 +15,23 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnn.core.checks import number
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.initialize import draw
 from jaxnn.core.layer import Layer, as_layer
 from jaxnn.core.naming import child_key
 from jaxnn.functional.initializers import normal
+from jaxnn.kernels.normalization import centered, power_norm
 
-TINY = 1e-24  # a column with a smaller squared norm is treated as zero, and stays zero
+TINY = 1e-12  # a kernel or column with a smaller norm is not divided by it
 
 
 def weight_norm(layer: Any) -> Layer:
     """Weight normalization: w = g · v / ‖v‖ for each output feature (Salimans & Kingma 2016).
 
     v keeps the name `kernel`, and g is a new parameter `scale`, (features,), initialized to ‖v‖, so that the initial output is
-    unchanged. It is PyTorch's `weight_norm(dim=0)`, or `dim=1` for transposed convolutions, whose weights begin with the
-    input channels there.
+    unchanged. A column v = 0 is not divided by its norm: there w = g · v. It is PyTorch's `weight_norm(dim=0)`, or `dim=1` for
+    transposed convolutions, whose weights begin with the input channels there.
 
     Args:
         layer: Any layer that contains a parameter `kernel`.
@@ -48,12 +51,11 @@ def weight_norm(layer: Any) -> Layer:
     """
 
     def start(owner, key):
-        return {"scale": jnp.sqrt(jnp.sum(_columns(owner["kernel"]) ** 2, 0))}, {}
+        return {"scale": power_norm(_columns(owner["kernel"]), (0,))[0]}, {}
 
     def use(owner, state, training):
         v = _columns(owner["kernel"])
-        factor = at_least_float32(owner["scale"]) * lax.rsqrt(jnp.maximum(jnp.sum(v**2, 0), TINY))
-        return v * factor[None, :], state
+        return v * (at_least_float32(owner["scale"])[None] / _divisor(power_norm(v, (0,)))), state
 
     return _reparametrized("weight_norm", as_layer(layer), ("scale",), start, use)
 
@@ -63,7 +65,8 @@ def spectral_norm(layer: Any) -> Layer:
 
     The layer then does not stretch its input, which stabilizes the critic of a GAN. v is the matrix (fan-in, features), and
     σ = rightᵀ v left is computed by power iteration, one step per call in training, from the vectors `left` (features,) and
-    `right` (fan-in,) in the state, without gradients. At `init` fifteen steps are made, as in PyTorch.
+    `right` (fan-in,) in the state, without gradients. At `init` fifteen steps are made, as in PyTorch. A kernel v = 0 stays 0,
+    and the vectors stay what they were.
 
     Args:
         layer: Any layer that contains a parameter `kernel`.
@@ -86,7 +89,8 @@ def spectral_norm(layer: Any) -> Layer:
     def start(owner, key):
         matrix = _columns(owner["kernel"])
         right = normal(1.0)(child_key(key, "right"), matrix.shape[:1], matrix.dtype)
-        left, right = _power_iterations(matrix, right, 15)
+        left = jnp.zeros(matrix.shape[1:], matrix.dtype)
+        left, right = _power_iterations(matrix, left, right / _divisor(power_norm(right, (0,))), 15)
         return {}, {"left": left, "right": right}
 
     def use(owner, state, training):
@@ -98,9 +102,9 @@ def spectral_norm(layer: Any) -> Layer:
         matrix = _columns(owner["kernel"])
         left, right = (state[name].astype(matrix.dtype) for name in ("left", "right"))
         if training:
-            left, right = _power_iterations(lax.stop_gradient(matrix), right, 1)
+            left, right = _power_iterations(lax.stop_gradient(matrix), left, right, 1)
             state = {**state, "left": left.astype(state["left"].dtype), "right": right.astype(state["right"].dtype)}
-        return matrix / jnp.dot(right, jnp.dot(matrix, left)), state
+        return matrix / _divisor(jnp.dot(right, jnp.dot(matrix, left))), state
 
     return _reparametrized("spectral_norm", as_layer(layer), ("left", "right"), start, use)
 
@@ -129,9 +133,11 @@ def weight_standardization(layer: Any, *, epsilon: float = 1e-5) -> Layer:
         False
     """
 
+    epsilon = number("weight_standardization", "epsilon", epsilon, 0)
+
     def use(owner, state, training):
-        v = _columns(owner["kernel"])
-        return (v - v.mean(0, keepdims=True)) * lax.rsqrt(v.var(0, keepdims=True) + epsilon), state
+        difference, var = centered(_columns(owner["kernel"]), (0,))
+        return difference * lax.rsqrt(var + epsilon), state
 
     return _reparametrized("weight_standardization", as_layer(layer), (), lambda owner, key: ({}, {}), use)
 
@@ -208,18 +214,27 @@ def _at(tree: dict, path: tuple[str, ...]) -> dict:
 
 def _columns(kernel: jax.Array) -> jax.Array:
     """The kernel as a matrix (fan-in, features), in at least float32."""
-    return at_least_float32(kernel).reshape(-1, kernel.shape[-1])
+    return at_least_float32(kernel).reshape(math.prod(kernel.shape[:-1]), kernel.shape[-1])
 
 
-@partial(jax.jit, static_argnums=2)
-def _power_iterations(matrix: jax.Array, right: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
-    """The vectors `left` (features,) and `right` (fan-in,) after a number of steps towards the first singular vectors."""
+def _divisor(norm: jax.Array) -> jax.Array:
+    """The norm, or 1 where it is 0: then the kernel stays 0, and its gradient is finite."""
+    return jnp.where(jnp.abs(norm) > TINY, norm, 1)
 
-    def unit(v):
-        return v / jnp.maximum(jnp.linalg.norm(v), 1e-12)
+
+@partial(jax.jit, static_argnums=3)
+def _power_iterations(matrix: jax.Array, left: jax.Array, right: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
+    """The vectors `left` (features,) and `right` (fan-in,) after a number of steps towards the first singular vectors.
+
+    A vector that the matrix maps to 0 stays as it was, so that the next steps can continue from it.
+    """
+
+    def unit(v, before):
+        norm = power_norm(v, (0,))
+        return jnp.where(norm > TINY, v / _divisor(norm), before)
 
     def step(_, vectors):
-        left = unit(jnp.dot(vectors[1], matrix))
-        return left, unit(jnp.dot(matrix, left))
+        left = unit(jnp.dot(vectors[1], matrix), vectors[0])
+        return left, unit(jnp.dot(matrix, left), vectors[1])
 
-    return lax.fori_loop(0, steps, step, (jnp.zeros(matrix.shape[1:], matrix.dtype), right))
+    return lax.fori_loop(0, steps, step, (left, right))

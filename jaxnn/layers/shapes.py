@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import axes_of, whole
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.layer import Layer, stateless
-from jaxnn.layers.convolution import PerAxis, spatial
+from jaxnn.kernels.resampling import resample
+from jaxnn.layers.convolution import PerAxis, check_per_axis, spatial
 
 Margins = int | Sequence[tuple[int, int]]
 
@@ -91,6 +94,7 @@ def permute(*axes: int) -> Layer:
         >>> nn.permute(2, 1)({}, jnp.ones((8, 3, 5))).shape
         (8, 5, 3)
     """
+    axes = axes_of("permute", "an axis", axes)
     if sorted(axes) != list(range(1, len(axes) + 1)):
         raise ValueError(f"permute takes the axes 1 to n in a new order, without the batch axis 0, got {axes}")
 
@@ -127,8 +131,13 @@ def pad(padding: Margins, *, mode: str = "constant", value: float = 0.0) -> Laye
         raise ValueError(f"pad takes one of the modes {', '.join(modes)}, got {mode!r}")
 
     def apply(params, x):
-        constant = {"constant_values": jnp.asarray(value, x.dtype)} if mode == "constant" else {}
-        return jnp.pad(x, [(0, 0), *_margins("pad", "padding", padding, x), (0, 0)], mode=mode, **constant)
+        edges = [(0, 0), *_margins("pad", "padding", padding, x), (0, 0)]
+        if mode == "constant":
+            if jnp.issubdtype(x.dtype, jnp.integer) and value != int(value):
+                raise TypeError(f"pad takes a whole number as value for an input of {x.dtype}, got {value}")
+            return jnp.pad(x, edges, constant_values=jnp.asarray(value, x.dtype))
+        wide = x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x  # the gradient sums over the copies
+        return jnp.pad(wide, edges, mode=mode).astype(x.dtype)
 
     return stateless(_no_params, apply)
 
@@ -161,7 +170,7 @@ def crop(cropping: Margins) -> Layer:
 
 
 def upsample(scale: PerAxis, *, method: str = "nearest", align_corners: bool = False) -> Layer:
-    """Upsample the spatial axes, n → scale · n, by `jax.image`, as `resize` does.
+    """Upsample the spatial axes, n → scale · n, as `resize` does.
 
     Args:
         scale: A whole number, or one per spatial axis.
@@ -182,6 +191,8 @@ def upsample(scale: PerAxis, *, method: str = "nearest", align_corners: bool = F
         ([0.0, 0.0, 4.0, 4.0], [0.0, 1.0, 3.0, 4.0])
     """
 
+    check_per_axis("upsample", scale=scale)
+
     def longer(x):
         return tuple(n * s for n, s in zip(x.shape[1:-1], spatial("upsample", "scale", scale, x), strict=True))
 
@@ -189,15 +200,16 @@ def upsample(scale: PerAxis, *, method: str = "nearest", align_corners: bool = F
 
 
 def resize(size: PerAxis, *, method: str = "linear", align_corners: bool = False, antialias: bool = True) -> Layer:
-    """Resize the spatial axes, n → m, by `jax.image`.
+    """Resize the spatial axes, n → m, with the weights of `jax.image.resize`.
 
+    Each new pixel is a weighted mean of the old ones around it, and depends on no others.
     The old and the new pixels cover the same area (PyTorch's `align_corners=False`), or the centers of their corner pixels
     coincide (`align_corners=True`).
 
     Args:
         size: The output size m, one number for all spatial axes or one per axis.
-        method: `"nearest"`, `"linear"` (also `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, with a = −1/2; PyTorch
-            uses −3/4), `"lanczos3"` or `"lanczos5"`.
+        method: `"nearest"` (the old pixel at the center of the new one, PyTorch's "nearest-exact"), `"linear"` (also
+            `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, with a = −1/2; PyTorch uses −3/4), `"lanczos3"` or `"lanczos5"`.
         align_corners: Whether the centers of the corner pixels coincide, rather than the areas.
         antialias: Whether to smooth an axis that becomes shorter, so that every pixel contributes, which PyTorch does not
             by default. It has no effect for "nearest".
@@ -214,6 +226,7 @@ def resize(size: PerAxis, *, method: str = "linear", align_corners: bool = False
         >>> nn.resize(3)({}, x)[0, :, 0].tolist(), nn.resize(5, align_corners=True)({}, x)[0, :, 0].tolist()
         ([0.0, 2.0, 4.0], [0.0, 1.0, 2.0, 3.0, 4.0])
     """
+    check_per_axis("resize", size=size)
     return _resized("resize", lambda x: spatial("resize", "size", size, x), method, align_corners, antialias)
 
 
@@ -224,17 +237,43 @@ def _resized(name: str, size_of: Callable, method: str, align_corners: bool, ant
         raise ValueError(f'{name} takes align_corners only with a method that interpolates, got method="nearest"')
 
     def apply(params, x):
-        size, wide = size_of(x), at_least_float32(x)
-        shape = (x.shape[0], *size, x.shape[-1])
-        if not align_corners:
-            return jax.image.resize(wide, shape, known, antialias).astype(x.dtype)
-        # new pixel i lies at i / s, and jax.image puts it at (i + ½ − shift) / s − ½
-        pairs = [((m - 1) / (n - 1), True) if min(m, n) > 1 else (m, False) for m, n in zip(size, x.shape[1:-1], strict=True)]
-        scale, shift = (jnp.asarray(v, wide.dtype) for v in zip(*((s, (1 - s) / 2 * two) for s, two in pairs), strict=True))
-        axes = tuple(range(1, x.ndim - 1))
-        return jax.image.scale_and_translate(wide, shape, axes, scale, shift, known, antialias).astype(x.dtype)
+        y = at_least_float32(x, linear=True)
+        for axis, (n, m) in enumerate(zip(x.shape[1:-1], size_of(x), strict=True), 1):
+            if known is jax.image.ResizeMethod.NEAREST:
+                y = jnp.take(y, (2 * np.arange(m) + 1) * n // (2 * m), axis)
+            elif n != m:
+                y = resample(y, _resize_weights(n, m, known, align_corners, antialias), axis)
+        return y.astype(x.dtype)
 
     return stateless(_no_params, apply, name)
+
+
+def _resize_weights(n: int, m: int, method: jax.image.ResizeMethod, align_corners: bool, antialias: bool) -> np.ndarray:
+    """The weight of each of n pixels in each of m new ones, (m, n), as `jax.image.resize` computes them, in float64."""
+    scale = (m - 1) / (n - 1) if align_corners and min(n, m) > 1 else m if align_corners else m / n
+    at = np.arange(m) / scale if align_corners and min(n, m) > 1 else (np.arange(m) + 0.5) / scale - 0.5
+    distance = np.abs(at[:, None] - np.arange(n)) / (max(1 / scale, 1) if antialias else 1)
+    weights = _INTERPOLATION[method](distance)
+    total = weights.sum(1, keepdims=True)
+    weights = np.where(np.abs(total) > 1e-4, weights / np.where(total == 0, 1, total), 0)
+    return np.where(((at >= -0.5) & (at <= n - 0.5))[:, None], weights, 0)
+
+
+def _cubic(d: np.ndarray) -> np.ndarray:
+    outer = np.where(d < 2, ((-0.5 * d + 2.5) * d - 4) * d + 2, 0)
+    return np.where(d < 1, (1.5 * d - 2.5) * d * d + 1, outer)
+
+
+def _lanczos(radius: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda d: np.where(d < radius, np.sinc(d) * np.sinc(d / radius), 0)
+
+
+_INTERPOLATION: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
+    jax.image.ResizeMethod.LINEAR: lambda d: np.maximum(0, 1 - d),
+    jax.image.ResizeMethod.CUBIC: _cubic,
+    jax.image.ResizeMethod.LANCZOS3: _lanczos(3),
+    jax.image.ResizeMethod.LANCZOS5: _lanczos(5),
+}
 
 
 def pixel_shuffle(scale: int) -> Layer:

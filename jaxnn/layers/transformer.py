@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.core.block import compose
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import number, whole
 from jaxnn.core.combinators import positionwise
-from jaxnn.core.dtypes import promote
+from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.initialize import is_undrawn, param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
+from jaxnn.core.masks import split_mask, zero_padding
 from jaxnn.core.naming import child_key, inside
 from jaxnn.functional.activations import gelu
 from jaxnn.functional.initializers import glorot_uniform, zeros
-from jaxnn.layers.attention import split_any_mask
 from jaxnn.layers.dropout import dropout as dropout_layer
 from jaxnn.layers.linear import dense
 from jaxnn.layers.normalization import layer_norm
@@ -120,7 +120,8 @@ def transformer_block(
         if cross is not None and not (isinstance(x, tuple) and len(x) == 2):
             raise ValueError("transformer_block with `cross` takes (x, memory), each of which may be a pair with its mask")
         x, memory = (x, None) if cross is None else x
-        x, mask = split_any_mask(x)
+        x, mask = split_mask(x, any_shape=True)
+        x = zero_padding(x, mask if mask is not None and mask.ndim == 2 else None)
 
         def input_of(name, x):
             x = x if mask is None or (name == "mlp" and mask.ndim != 2) else (x, mask)
@@ -128,7 +129,7 @@ def transformer_block(
 
         for name in layers:
             y = run(name, input_of(name, run(f"{name}_norm", x) if pre_norm else x))
-            y = run("dropout", split_any_mask(y)[0])
+            y = run("dropout", split_mask(y, any_shape=True)[0])
             if y.shape != x.shape:
                 raise ValueError(
                     f"transformer_block adds {name}'s output to its input, got shapes {list(y.shape)} and {list(x.shape)}"
@@ -177,13 +178,15 @@ def moe(expert: Any, experts: int, *, k: int = 2, capacity_factor: float | None 
         ((2, 5, 4), (8, 4, 16), ())
     """
     expert, experts, k = as_layer(expert), whole("moe", "experts", experts), whole("moe", "k", k)
+    if capacity_factor is not None:
+        number("moe", "capacity_factor", capacity_factor, 0, above=True)
     if k > experts:
         raise ValueError(f"moe takes k of at most the number of experts, {experts}, got {k}")
 
     def setup(x):
-        x, mask = split_any_mask(x)
+        x, mask = split_mask(x)
         with inside("expert"):
-            one = expert.setup(jax.ShapeDtypeStruct((x.size // x.shape[-1], x.shape[-1]), x.dtype))
+            one = expert.setup(jax.ShapeDtypeStruct((math.prod(x.shape[:-1]), x.shape[-1]), x.dtype))
         if one.state:
             raise ValueError(f"moe takes experts without state, got '{expert.name}' with the state {sorted(one.state)}")
         copies = jax.tree_util.tree_map_with_path(
@@ -195,14 +198,13 @@ def moe(expert: Any, experts: int, *, k: int = 2, capacity_factor: float | None 
         return Spec("moe", y if mask is None else (y, mask), params, state, {"expert": one})
 
     def apply(params, state, x, *, key, training):
-        x, mask = split_any_mask(x)
-        tokens = x.reshape(-1, x.shape[-1])
-        valid = jnp.ones(len(tokens)) if mask is None else mask.reshape(-1).astype(jnp.float32)
-        logits = jnp.matmul(*promote(tokens.astype(jnp.float32), params["router"]))
-        p = jax.nn.softmax(logits.astype(jnp.float32), -1)
+        x, mask = split_mask(x)
+        tokens = zero_padding(x, mask).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        p = jax.nn.softmax(jnp.matmul(*promote(at_least_float32(tokens), params["router"])), -1)
+        valid = jnp.ones(len(tokens), p.dtype) if mask is None else mask.reshape(-1).astype(p.dtype)
         top, chosen = jax.lax.top_k(p, k)
         gates = top if k == 1 else top / top.sum(-1, keepdims=True)
-        choices = jax.nn.one_hot(chosen, experts) * valid[:, None, None]  # (tokens, k, experts)
+        choices = jax.nn.one_hot(chosen, experts, dtype=p.dtype) * valid[:, None, None]  # (tokens, k, experts)
         if training:
             n = jnp.maximum(valid.sum(), 1)
             balance = experts * jnp.sum(choices.sum((0, 1)) / (n * k) * (p * valid[:, None]).sum(0) / n)
@@ -222,7 +224,7 @@ def moe(expert: Any, experts: int, *, k: int = 2, capacity_factor: float | None 
             sent = jnp.einsum("nkec,ni->eci", slots.astype(tokens.dtype), tokens)
             ys = jax.vmap(run, (0, None if keys is None else 0, 0))(params["expert"], keys, sent)
             y = jnp.einsum("nkec,nk,eco->no", slots.astype(ys.dtype), gates.astype(ys.dtype), ys)
-        y = y.reshape(*x.shape[:-1], -1)
+        y = y.reshape(*x.shape[:-1], y.shape[-1])
         return (y if mask is None else (y, mask)), state
 
     return from_setup(setup, apply, "moe")
@@ -233,4 +235,4 @@ def _slots(choices: jax.Array, capacity: int) -> jax.Array:
     tokens, k, experts = choices.shape
     queue = choices.swapaxes(0, 1).reshape(k * tokens, experts)
     before = (jnp.cumsum(queue, 0) - queue).reshape(k, tokens, experts).swapaxes(0, 1)
-    return jax.nn.one_hot(before.astype(jnp.int32), max(capacity, 1)) * choices[..., None]
+    return jax.nn.one_hot(before.astype(jnp.int32), max(capacity, 1), dtype=choices.dtype) * choices[..., None]

@@ -104,7 +104,7 @@ def rnn(
     """
 
     def rows(x):
-        return x.reshape(*x.shape[:2], -1) if x.ndim == 4 else x
+        return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3]) if x.ndim == 4 else x
 
     return nn.serial(
         rows,

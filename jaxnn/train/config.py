@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxnn.core.checks import at_least_zero, function, whole
+from jaxnn.core.checks import function, number, whole
 from jaxnn.problem.hyperparameters import Hyperparameters
 from jaxnn.problem.objective import Objective
 from jaxnn.problem.problem import Problem
@@ -76,7 +76,7 @@ class TrainingConfig:
             metrics=metrics,
             callbacks=tuple(callback for callback in callbacks if callback.is_pure),
             accumulate=whole("training", "accumulate", accumulate),
-            sam_radius=at_least_zero("training", "sam_radius", sam_radius),
+            sam_radius=number("training", "sam_radius", sam_radius, 0),
             **options,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxnn.core.checks import at_least_zero
+from jaxnn.core.checks import number
 from jaxnn.core.text import did_you_mean, listed
 from jaxnn.core.trees import map_with_path, mask, paths
 
@@ -117,9 +117,9 @@ def named_optimizer(
         hint = did_you_mean(name, _factories())
         raise ValueError(f"unknown optimizer {name!r}; {hint}{' ' if hint else ''}known optimizers: {listed(_factories())}")
     if not callable(learning_rate):
-        at_least_zero("named_optimizer", "learning_rate", learning_rate)
+        number("named_optimizer", "learning_rate", learning_rate, 0)
     if weight_decay is not None:
-        at_least_zero("named_optimizer", "weight_decay", weight_decay)
+        number("named_optimizer", "weight_decay", weight_decay, 0)
     factory = _factories()[name]
     parameters = inspect.signature(factory).parameters
     decay_option, mask_option = (next(filter(parameters.__contains__, names), None) for names in (_RATES, _MASKS))

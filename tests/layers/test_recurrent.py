@@ -200,3 +200,13 @@ def test_both_directions_of_a_padded_sequence():
         padded = layer(params, (x, mask))
         padded = padded[:1] if options else padded[0][:1, :3]
         np.testing.assert_allclose(padded, alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [nn.rnn, nn.lstm, nn.gru, lambda n, **o: nn.gru(n, reset_after=False, **o)])
+def test_without_biases_they_are_zero(make):
+    x, layer, plain = jnp.asarray(random(2, 5, 3)), make(4), make(4, use_bias=False)
+    params, _ = layer.init(jax.random.key(0), x)
+    less, _ = plain.init(jax.random.key(0), x)
+    assert less.keys() == {"kernel", "recurrent_kernel"}
+    zeroed = {k: jnp.zeros_like(v) if "bias" in k else v for k, v in params.items()}
+    np.testing.assert_array_equal(plain(less, x), layer(zeroed, x))

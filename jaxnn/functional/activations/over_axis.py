@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnn.core.dtypes import at_least_float32
 from jaxnn.functional.activations._floating import floating
 
 Axis = int | tuple[int, ...]
@@ -200,7 +201,9 @@ def standardize(
     epsilon: ArrayLike = 1e-5,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Shift to mean 0 and scale to variance 1, (x − mean)/√(variance + ε): `jax.nn.standardize`.
+    """Shift to mean 0 and scale to variance 1, (x − mean)/√(variance + ε).
+
+    As `jax.nn.standardize`, whose variance E[x²] − E[x]² cancels for values far from 0. Computed in at least float32.
 
     Args:
         x: Any array.
@@ -217,7 +220,17 @@ def standardize(
         >>> [round(z, 4) for z in standardize(jnp.array([1.0, 3.0]), epsilon=0.0).tolist()]
         [-1.0, 1.0]
     """
-    return jax.nn.standardize(x, axis=axis, mean=mean, variance=variance, epsilon=epsilon, where=where)
+    x = floating(x)
+    wide = at_least_float32(x)
+    if where is not None:  # a masked infinity or NaN must not reach the gradient either
+        wide = jnp.where(where | jnp.isfinite(wide), wide, jnp.zeros((), wide.dtype))
+    average = partial(jnp.mean, axis=axis, keepdims=True, where=where)
+    # the mean of the differences is 0 but for the rounding of the mean, and its derivative is 0
+    difference = wide - average(wide)
+    difference = difference - jax.lax.stop_gradient(average(difference))
+    spread = average(difference**2) if variance is None else jnp.asarray(variance, wide.dtype)
+    shifted = difference if mean is None else wide - jnp.asarray(mean, wide.dtype)
+    return (shifted * jax.lax.rsqrt(spread + jnp.asarray(epsilon, wide.dtype))).astype(x.dtype)
 
 
 def _wide(x: jax.Array) -> jax.Array:

@@ -35,10 +35,29 @@ def seen(targets: ArrayLike, where: ArrayLike | None) -> np.ndarray:
 
 
 def check_number(caller: str, name: str, value: Any, allowed: Callable[[Any], bool], expected: str) -> None:
-    """Raise a ValueError unless `value` is a scalar that is allowed; the value of a tracer is not checked."""
+    """Raise a ValueError unless `value` is a finite scalar that is allowed; the value of a tracer is not checked."""
     number = known(value)
-    if jnp.ndim(value) or (number is not None and not allowed(number)):
+    if jnp.ndim(value) or (number is not None and not (allowed(number) and representable(number, allowed))):
         raise ValueError(f"{caller}: {name} is {value}, expected a single {expected}")
+
+
+def representable(number: np.ndarray, allowed: Callable[[Any], bool]) -> bool:
+    """Return whether a number is finite and allowed as the default float, in which it may be rounded to 0, 1 or infinity."""
+    if not np.issubdtype(number.dtype, np.number):
+        return True
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    with np.errstate(over="ignore"):
+        rounded = np.asarray(number.astype(dtype))
+    flushed = np.where(np.abs(rounded) < np.finfo(dtype).tiny, 0, rounded)  # XLA flushes subnormal numbers to 0
+    return bool(np.isfinite(rounded)) and bool(allowed(flushed))
+
+
+def check_real(caller: str, name: str, x: jax.Array) -> None:
+    """Raise a TypeError if `x` is complex: its imaginary part would be lost."""
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{caller}: {name} is {spell(x)}, expected real numbers; pass its real and imaginary parts, or its modulus"
+        )
 
 
 def check_predictions(caller: str, predictions: ArrayLike) -> jax.Array:
@@ -53,7 +72,8 @@ def check_predictions(caller: str, predictions: ArrayLike) -> jax.Array:
 
 
 def check_same_shape(caller: str, predictions: jax.Array, targets: jax.Array) -> None:
-    """Raise a ValueError if the shapes differ: nothing is broadcast."""
+    """Raise a ValueError if the shapes differ, as nothing is broadcast, or a TypeError if the targets are complex."""
+    check_real(caller, "targets", targets)
     if predictions.shape == targets.shape:
         return
     axes = ":" if 1 in (predictions.ndim, targets.ndim) else "..."

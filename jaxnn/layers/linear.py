@@ -7,6 +7,7 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
@@ -143,7 +144,8 @@ def einsum(equation: str, *, use_bias: bool = True, kernel_init=lecun_normal(), 
     Args:
         equation: `"input,kernel->output"` in lowercase letters; input and output may both begin with `...`.
         use_bias: Whether to add a bias.
-        kernel_init: Initializer of the kernel as a matrix (fan-in, features).
+        kernel_init: Initializer of the kernel as a matrix (fan-in, features), whose axes are in the order of the input and of
+            the output; of one matrix for each index of an axis that input, kernel and output share.
         bias_init: Initializer of the bias.
         **sizes: The size of each axis of the kernel that the input lacks.
 
@@ -177,9 +179,15 @@ def einsum(equation: str, *, use_bias: bool = True, kernel_init=lecun_normal(), 
 
     def init(key, x):
         size = known(x)
-        n_in = math.prod(size[a] for a in kernel_axes if a not in outputs)
+        summed = [a for a in dict.fromkeys(inputs) if a in kernel_axes and a not in outputs]
+        order = [a for a in kernel_axes if a in inputs and a in outputs] + summed + list(features)
+
+        def arrange(matrices):
+            return matrices.reshape([size[a] for a in order]).transpose([order.index(a) for a in kernel_axes])
+
+        n_in, n_out = math.prod(size[a] for a in summed), math.prod(features.values())
         shape = tuple(size[a] for a in kernel_axes)
-        params = {"kernel": param(_AsMatrix(kernel_init, n_in, math.prod(features.values())), shape)}
+        params = {"kernel": param(_AsMatrix(kernel_init, n_in, n_out, arrange), shape)}
         return params | ({"bias": param(bias_init, tuple(features.values()))} if use_bias else {})
 
     def apply(params, x):
@@ -212,15 +220,25 @@ def _pair(x: Any) -> tuple[Any, Any]:
 
 
 class _AsMatrix:
-    """The initializer of a kernel of any shape that is a matrix (n_in, n_out)."""
+    """The initializer of a kernel of any shape that is a matrix (n_in, n_out), or one for each index of some axes.
 
-    def __init__(self, initializer: Callable, n_in: int, n_out: int):
-        self._initializer, self._matrix = initializer, (n_in, n_out)
+    `arrange` turns the matrices (copies, n_in, n_out) into the kernel; by default they are reshaped.
+    """
+
+    def __init__(self, initializer: Callable, n_in: int, n_out: int, arrange: Callable | None = None):
+        self._initializer, self._matrix, self._arrange = initializer, (n_in, n_out), arrange
         if hasattr(initializer, "describe"):
             self.describe = lambda shape: initializer.describe(self._matrix)
 
     def __call__(self, key, shape, dtype):
         n_in, n_out = self._matrix
         copies = math.prod(shape) // max(n_in * n_out, 1)
-        drawn = self._initializer(key, (n_in, n_out * copies), dtype)
-        return drawn.reshape(shape) if drawn.shape == (n_in, n_out * copies) else drawn  # another shape is an error in `draw`
+        if hasattr(self, "describe"):  # independent entries may be drawn in any order
+            return self._initializer(key, (n_in, n_out * copies), dtype).reshape(shape)
+        if copies == 1:
+            drawn = self._initializer(key, (n_in, n_out), dtype)[None]
+        else:
+            drawn = jax.vmap(lambda key: self._initializer(key, (n_in, n_out), dtype))(jax.random.split(key, copies))
+        if drawn.shape != (copies, n_in, n_out):
+            return drawn  # an error in `draw`
+        return drawn.reshape(shape) if self._arrange is None else self._arrange(drawn)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxnn.core.checks import whole
 from jaxnn.core.direction import better
+from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.text import listed
 from jaxnn.train import table_files as logs
 from jaxnn.train.hooks import Callback
@@ -145,7 +146,7 @@ def ema(decay: float | str = 0.999, *, name: str = "ema") -> Callback:
     def init(train_state):
         if named and decay not in train_state.hyperparameters:
             raise ValueError(f'ema reads the traced hyperparameter {decay!r}: pass hyperparameters={{"{decay}": 0.999}}')
-        return _weights(train_state)
+        return _wide(_weights(train_state))
 
     def after_step(memory, train_state):
         t = train_state.step.astype(jnp.float32)
@@ -153,7 +154,7 @@ def ema(decay: float | str = 0.999, *, name: str = "ema") -> Callback:
         d = jnp.minimum(limit, (1 + t) / (10 + t))
         return _mix(memory, (train_state.params, train_state.state), 1 - d), train_state
 
-    return Callback(name, init, after_step=after_step, weights=lambda memory, weights: memory, hyperparameters=named)
+    return Callback(name, init, after_step=after_step, weights=_narrowed, hyperparameters=named)
 
 
 def swa(first_epoch: int, *, name: str = "swa") -> Callback:
@@ -184,10 +185,10 @@ def swa(first_epoch: int, *, name: str = "swa") -> Callback:
         return (count, _mix(mean, (train_state.params, train_state.state), share)), train_state, False
 
     def init(train_state):
-        return jnp.zeros((), jnp.int32), _weights(train_state)
+        return jnp.zeros((), jnp.int32), _wide(_weights(train_state))
 
     def averaged(memory, weights):
-        return jax.tree.map(lambda mean, last: jnp.where(memory[0] > 0, mean, last), memory[1], weights)
+        return jax.tree.map(lambda mean, last: jnp.where(memory[0] > 0, mean, last), _narrowed(memory[1], weights), weights)
 
     return Callback(name, init, after_epoch=after_epoch, weights=averaged)
 
@@ -401,12 +402,22 @@ def _weights(train_state: Any) -> tuple:
 
 
 def _mix(old: Any, new: Any, share: jax.Array) -> Any:
-    """(1 − share) · old + share · new for floating-point arrays, new for others."""
+    """(1 − share) · old + share · new for floating-point arrays, in the dtype of old, new for others."""
 
     def mixed(a, b):
-        return a + (b - a) * share.astype(a.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else b
+        return a + (b.astype(a.dtype) - a) * share.astype(a.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else b
 
     return jax.tree.map(mixed, old, new)
+
+
+def _wide(weights: Any) -> Any:
+    """The weights in at least float32: an average in bfloat16 or float16 stands still."""
+    return jax.tree.map(lambda w: at_least_float32(w) if jnp.issubdtype(w.dtype, jnp.floating) else w, weights)
+
+
+def _narrowed(average: Any, weights: Any) -> Any:
+    """The average in the dtypes of the weights."""
+    return jax.tree.map(lambda a, w: a.astype(w.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, average, weights)
 
 
 def _sign(monitor: str | None, mode: str | None) -> int:

@@ -192,7 +192,108 @@ def test_hyperparameters_may_be_traced():
 def test_all_schedules_of_optax_are_exported():
     names = {name for name in dir(optax.schedules) if name[0] != "_" and name.endswith(("_schedule", "_decay", "_schedules"))}
     assert names <= set(schedules.__all__)
-    assert all(getattr(schedules, name) is getattr(optax.schedules, name) for name in names)
+    for name, arguments in OPTAX.items():
+        ours, theirs = getattr(schedules, name)(*arguments), getattr(optax.schedules, name)(*arguments)
+        steps = jnp.arange(30.0)
+        np.testing.assert_allclose(jax.vmap(ours)(steps), jax.vmap(theirs)(steps), rtol=1e-6, err_msg=name)
+    same = names - set(OPTAX)
+    assert all(getattr(schedules, name) is getattr(optax.schedules, name) for name in same)
+
+
+@pytest.mark.parametrize("name", ["restarts", "cycles", "halved cycles", "epochs", "staircase"])
+def test_boundaries_of_all_lengths_at_early_and_late_steps(name):
+    """Eager and jitted, with lengths that are constants of the program and traced ones."""
+    make, formula = {
+        "restarts": (lambda n: cosine_restarts(1.0, n), lambda t, n: (1 + np.cos(np.pi * (t % n) / n)) / 2),
+        "cycles": (lambda n: cyclic(0.0, 1.0, n), lambda t, n: 1 - abs(t % (2 * n) / n - 1)),
+        "halved cycles": (
+            lambda n: cyclic(0.0, 1.0, n, mode="triangular2"),
+            lambda t, n: (1 - abs(t % (2 * n) / n - 1)) * 0.5 ** (t // (2 * n)),
+        ),
+        "epochs": (lambda n: epoch_inverse_decay(1.0, 1.0, n), lambda t, n: 1 / (1 + t // n)),
+        "staircase": (
+            lambda n: schedules.exponential_decay(1.0, n, 0.999, staircase=True),
+            lambda t, n: 0.999 ** (t // n),
+        ),
+    }[name]
+    lengths = np.arange(1, 2001)
+    late = 10**8 // lengths
+    steps = np.stack([k * lengths + r for k in (0, 1, 2, 3, 57, late) for r in (0, 1, lengths - 1)], axis=1)
+    expected = formula(steps, lengths[:, None])
+    close = {"atol": 1e-6, "rtol": 2e-5}
+    if name in ("restarts", "cycles", "halved cycles"):  # the others take no traced length
+        traced = jax.jit(jax.vmap(lambda t, n: make(n)(t)))(jnp.asarray(steps, jnp.int32), jnp.asarray(lengths, jnp.int32))
+        np.testing.assert_allclose(traced, expected, **close)
+    some = np.array([1, 2, 3, 7, 10, 41, 47, 49, 55, 61, 82, 94, 97, 98, 107, 187, 333, 1000, 1999, 2000])
+    chosen = jnp.asarray(steps[some - 1], jnp.int32)
+    both = [lambda steps, n=int(n): make(n)(steps) for n in some] + [lambda steps, n=float(n): make(n)(steps) for n in some]
+    both = both if name in ("restarts", "cycles", "halved cycles") else both[: len(some)]
+    jitted = jax.jit(lambda chosen: [schedule(chosen[i % len(some)]) for i, schedule in enumerate(both)])(chosen)
+    for i, schedule in enumerate(both):
+        np.testing.assert_allclose(jitted[i], expected[some - 1][i % len(some)], **close)
+        if i % 4 == 0:
+            np.testing.assert_allclose(schedule(chosen[i % len(some)]), expected[some - 1][i % len(some)], **close)
+
+
+def test_growing_restarts_at_late_steps():
+    for growth, t in ((2, 7 * (2**20 - 1)), (3, 7 * (3**10 - 1) // 2), (2, 7 * (2**24 - 1))):
+        schedule = cosine_restarts(1.0, 7, growth=growth)
+        np.testing.assert_allclose([schedule(t), jax.jit(schedule)(t)], 1, atol=1e-6)
+        np.testing.assert_allclose([schedule(t - 1), jax.jit(schedule)(t - 1)], 0, atol=1e-3)
+
+
+def test_steps_of_narrow_types_and_the_last_step():
+    for schedule in (cosine_restarts(1.0, 1000), cyclic(0.0, 1.0, 1000), inverse_sqrt_decay(1.0, 1000)):
+        np.testing.assert_allclose(schedule(jnp.int8(100)), schedule(100), rtol=1e-6)
+        np.testing.assert_allclose(schedule(jnp.int8(127)), schedule(127), rtol=1e-6)
+        assert jnp.isfinite(schedule(jnp.int32(2**31 - 1)))
+    assert cyclic(0.0, 1.0, 2**40)(jnp.int32(2**30)) > 0
+
+
+OPTAX = {
+    "cosine_decay_schedule": (0.3, 20, 0.1),
+    "cosine_onecycle_schedule": (20, 0.3),
+    "exponential_decay": (0.3, 7, 0.5, 3, True, 0.01),
+    "join_schedules": ([optax.constant_schedule(0.1), optax.constant_schedule(0.2)], [10]),
+    "linear_onecycle_schedule": (20, 0.3),
+    "linear_schedule": (0.3, 0.1, 20, 3),
+    "polynomial_schedule": (0.3, 0.1, 2, 20),
+    "sgdr_schedule": ([{"init_value": 0.0, "peak_value": 0.3, "warmup_steps": 3, "decay_steps": 10}] * 2,),
+    "warmup_constant_schedule": (0.0, 0.3, 10),
+    "warmup_cosine_decay_schedule": (0.0, 0.3, 5, 20),
+    "warmup_exponential_decay_schedule": (0.0, 0.3, 5, 7, 0.5),
+}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: schedules.linear_schedule(0.1, 0.0, 0),
+        lambda: schedules.linear_schedule(0.1, 0.0, 5, -1),
+        lambda: schedules.polynomial_schedule(0.1, 0.0, 2, -3),
+        lambda: schedules.exponential_decay(0.1, 0, 0.5),
+        lambda: schedules.exponential_decay(0.1, 5, 0.0),
+        lambda: schedules.cosine_decay_schedule(0.1, 0),
+        lambda: schedules.cosine_onecycle_schedule(10, 0.1, pct_start=1.0),
+        lambda: schedules.linear_onecycle_schedule(1, 0.1),
+        lambda: schedules.linear_onecycle_schedule(10, 0.1, pct_start=0.9),
+        lambda: schedules.warmup_cosine_decay_schedule(0.0, 0.1, -1, 10),
+        lambda: schedules.warmup_cosine_decay_schedule(0.0, 0.1, 10, 10),
+        lambda: schedules.warmup_constant_schedule(0.0, 0.1, -1),
+        lambda: schedules.warmup_exponential_decay_schedule(0.0, 0.1, 5, 0, 0.5),
+        lambda: schedules.join_schedules([lambda step: 0.1], [10]),
+        lambda: schedules.join_schedules([lambda step: 0.1] * 3, [10, 5]),
+        lambda: schedules.sgdr_schedule([]),
+    ],
+)
+def test_degenerate_lengths_are_refused(call):
+    with pytest.raises(ValueError):
+        call()
+
+
+def test_no_warmup_is_the_peak_at_once():
+    assert schedules.warmup_constant_schedule(0.0, 0.1, 0)(0) == 0.1
+    assert schedules.warmup_cosine_decay_schedule(0.0, 1.0, 0, 10)(0) == 1
 
 
 @pytest.mark.parametrize(

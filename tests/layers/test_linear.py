@@ -81,6 +81,41 @@ def test_einsum_is_numpys(equation, sizes):
     np.testing.assert_allclose(layer(params, x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("equation", "sizes"),
+    [
+        ("bi,io->bo", {"o": 3}),
+        ("bti,oi->bto", {"o": 7}),
+        ("bti,oi->bto", {"o": 3}),
+        ("bti,iot->bto", {"o": 4}),
+        ("bti,tio->bto", {"o": 4}),
+        ("bti,otip->bpo", {"o": 4, "p": 2}),
+    ],
+)
+def test_structured_kernels_of_einsum_are_the_matrix_of_the_equation(equation, sizes):
+    x = random(2, 5, 4)[:, 0] if equation.startswith("bi") else random(2, 5, 4)
+    inputs, kernel_axes, outputs = equation.replace("->", ",").split(",")
+    shared = [a for a in kernel_axes if a in inputs and a in outputs]
+    summed = [a for a in inputs if a in kernel_axes and a not in outputs]
+    order = "".join(shared + summed + [a for a in outputs if a in sizes])
+
+    def matrices(initializer):
+        kernel = nn.einsum(equation, kernel_init=initializer, use_bias=False, **sizes).init(KEY, x)[0]["kernel"]
+        kernel = np.einsum(f"{kernel_axes}->{order}", np.float64(kernel))
+        n_in = np.prod([kernel.shape[order.index(a)] for a in summed])
+        return kernel.reshape(-1, n_in, np.prod(list(sizes.values())))
+
+    for matrix in matrices(nn.initializers.identity()):
+        np.testing.assert_array_equal(matrix, np.eye(*matrix.shape))
+    orthogonal = matrices(nn.initializers.orthogonal())
+    for q in orthogonal:
+        product = q.T @ q if q.shape[0] >= q.shape[1] else q @ q.T
+        np.testing.assert_allclose(product, np.eye(len(product)), atol=1e-5)
+    assert len(orthogonal) == 1 or (orthogonal[0] != orthogonal[1]).any()
+    for matrix in matrices(nn.initializers.sparse(0.5)):
+        assert ((matrix == 0).sum(0) == -(-len(matrix) // 2)).all()
+
+
 @pytest.mark.parametrize("layer", [nn.dense(5), nn.conv(5, 3)], ids=["dense", "conv"])
 def test_lora_adds_a_product_of_low_rank_and_merges(layer):
     x = random(2, 6, 4)

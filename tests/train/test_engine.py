@@ -3,6 +3,7 @@
 import functools
 import signal
 import threading
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -369,6 +370,30 @@ def test_weight_averages_match_their_formulas():
     swa = regression(**options, callbacks=[nn.callbacks.swa(3)])
     close(swa.params, jax.tree.map(lambda *w: np.mean(w, 0), *(params for params, _ in seen[2:])))
     close(regression(**options, callbacks=[nn.callbacks.swa(9)]).params, seen[-1][0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_averages_of_narrow_weights_do_not_stand_still(dtype):
+    """5,000 twos averaged into ones; in the narrow dtype a thousandth of the difference is rounded away."""
+
+    def at(value, step):
+        weights = {"kernel": jnp.full(3, value, dtype), "tokens": jnp.ones(3, jnp.int32)}
+        return SimpleNamespace(params=weights, state={}, step=step, epoch=step, hyperparameters={})
+
+    ema, swa = nn.callbacks.ema(0.999), nn.callbacks.swa(1)
+
+    @jax.jit
+    def run(start):
+        average = lambda step, memory: ema.after_step(memory, at(2.0, step + 10_000))[0]  # noqa: E731
+        mean = lambda step, memory: swa.after_epoch(memory, at(jnp.where(step < 2500, 1.0, 2.0), step + 1), {}, None)[0]  # noqa: E731
+        return jax.lax.fori_loop(0, 5000, average, start), jax.lax.fori_loop(0, 5000, mean, swa.init(at(1.0, 0)))
+
+    average, mean = run(ema.init(at(1.0, 0)))
+    last = (at(2.0, 0).params, {})
+    for callback, memory, expected in ((ema, average, 2 - 0.999**5000), (swa, mean, 1.5)):
+        weights = callback.weights(memory, last)[0]
+        assert weights["kernel"].dtype == dtype and weights["tokens"].dtype == jnp.int32
+        np.testing.assert_allclose(weights["kernel"].astype(jnp.float32), expected, rtol=float(jnp.finfo(dtype).eps))
 
 
 def test_a_plateau_lowers_the_learning_rate():

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn.core.dtypes import at_least_float32
-from jaxnn.functional.activations._floating import floating
+from jaxnn.functional._checks import check_real
+from jaxnn.functional.activations._floating import check_has_axis, floating, option, wide, widened
 
 Axis = int | tuple[int, ...]
 
@@ -30,8 +30,8 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
         >>> [round(p, 4) for p in softmax(jnp.array([0.0, 1.0, 2.0])).tolist()]
         [0.09, 0.2447, 0.6652]
     """
-    x = floating(x)
-    return jax.nn.softmax(_wide(x), axis=axis, where=where).astype(x.dtype)
+    x = _scores("softmax", x)
+    return jax.nn.softmax(wide(x), axis=axis, where=where).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnames="axis")
@@ -52,8 +52,8 @@ def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -
         >>> log_softmax(jnp.array([0.0, -200.0])).tolist()
         [0.0, -200.0]
     """
-    x = floating(x)
-    return jax.nn.log_softmax(_wide(x), axis=axis, where=where).astype(x.dtype)
+    x = _scores("log_softmax", x)
+    return jax.nn.log_softmax(wide(x), axis=axis, where=where).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnames="axis")
@@ -71,7 +71,7 @@ def softmin(x: ArrayLike, axis: Axis = -1) -> jax.Array:
         >>> [round(p, 4) for p in softmin(jnp.array([0.0, 1.0, 2.0])).tolist()]
         [0.6652, 0.2447, 0.09]
     """
-    return softmax(-floating(x), axis=axis)
+    return softmax(-_scores("softmin", x), axis=axis)
 
 
 @partial(jax.jit, static_argnames="axis")
@@ -93,8 +93,9 @@ def sparsemax(x: ArrayLike, axis: int = -1) -> jax.Array:
         >>> sparsemax(jnp.array([0.0, 1.0, 1.5])).tolist()
         [0.0, 0.25, 0.75]
     """
-    x = floating(x)
-    z = _wide(x)
+    x = _scores("sparsemax", x)
+    z = wide(x)
+    z = z - jax.lax.stop_gradient(jnp.max(z, axis=axis, keepdims=True))  # far from 0, τ would lose its digits
     descending = -jnp.sort(-jax.lax.stop_gradient(z), axis=axis)
     shape = [1] * z.ndim
     shape[axis] = z.shape[axis]
@@ -123,7 +124,9 @@ def glu(x: ArrayLike, axis: int = -1) -> jax.Array:
         >>> glu(jnp.array([3.0, 0.0])).tolist()
         [1.5]
     """
-    return jax.nn.glu(floating(x), axis=axis)
+    x = floating(x)
+    check_has_axis("glu", x)
+    return jax.nn.glu(wide(x), axis=axis).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnames=("axis", "keepdims", "return_sign"))
@@ -152,7 +155,10 @@ def logsumexp(
         >>> round(logsumexp(jnp.array([1000.0, 1000.0])).item(), 2)
         1000.69
     """
-    return jax.nn.logsumexp(a, axis=axis, b=b, keepdims=keepdims, return_sign=return_sign, where=where)
+    a = floating(a)
+    b = b if b is None else wide(floating(b))
+    result = jax.nn.logsumexp(wide(a), axis=axis, b=b, keepdims=keepdims, return_sign=return_sign, where=where)
+    return jax.tree.map(lambda part: part.astype(a.dtype), result)
 
 
 @partial(jax.jit, static_argnames=("axis", "keepdims"))
@@ -172,10 +178,13 @@ def logmeanexp(x: ArrayLike, axis: Axis | None = None, where: ArrayLike | None =
         >>> logmeanexp(jnp.array([1000.0, 1000.0])).item()
         1000.0
     """
-    return jax.nn.logmeanexp(x, axis=axis, where=where, keepdims=keepdims)
+    x = floating(x)
+    check_real("logmeanexp", "x", x)
+    return jax.nn.logmeanexp(wide(x), axis=axis, where=where, keepdims=keepdims).astype(x.dtype)
 
 
 @jax.jit
+@widened
 def log1mexp(x: ArrayLike) -> jax.Array:
     """The logarithm of a complement, f(x) = log(1 − e⁻ˣ) for x > 0, accurate for small and large x. Mächler (2012).
 
@@ -192,6 +201,7 @@ def log1mexp(x: ArrayLike) -> jax.Array:
     return jax.nn.log1mexp(x)
 
 
+@option("epsilon", lambda epsilon: epsilon >= 0, "nonnegative number")
 @partial(jax.jit, static_argnames="axis")
 def standardize(
     x: ArrayLike,
@@ -203,7 +213,7 @@ def standardize(
 ) -> jax.Array:
     """Shift to mean 0 and scale to variance 1, (x − mean)/√(variance + ε).
 
-    As `jax.nn.standardize`, whose variance E[x²] − E[x]² cancels for values far from 0. Computed in at least float32.
+    As `jax.nn.standardize`, but with the variance as the mean of (x − mean)², which is accurate far from 0 too.
 
     Args:
         x: Any array.
@@ -216,22 +226,31 @@ def standardize(
     Returns:
         An array with the shape of `x`.
 
+    Raises:
+        ValueError: If ε is not a nonnegative number, or `x` is a scalar.
+
     Example:
         >>> [round(z, 4) for z in standardize(jnp.array([1.0, 3.0]), epsilon=0.0).tolist()]
         [-1.0, 1.0]
     """
-    x = floating(x)
-    wide = at_least_float32(x)
+    x = _scores("standardize", x)
+    z = wide(x)
     if where is not None:  # a masked infinity or NaN must not reach the gradient either
-        wide = jnp.where(where | jnp.isfinite(wide), wide, jnp.zeros((), wide.dtype))
-    average = partial(jnp.mean, axis=axis, keepdims=True, where=where)
-    # the mean of the differences is 0 but for the rounding of the mean, and its derivative is 0
-    difference = wide - average(wide)
-    difference = difference - jax.lax.stop_gradient(average(difference))
-    spread = average(difference**2) if variance is None else jnp.asarray(variance, wide.dtype)
-    shifted = difference if mean is None else wide - jnp.asarray(mean, wide.dtype)
-    return (shifted * jax.lax.rsqrt(spread + jnp.asarray(epsilon, wide.dtype))).astype(x.dtype)
+        z = jnp.where(where | jnp.isfinite(z), z, jnp.zeros((), z.dtype))
+
+    def mean_of(values: jax.Array) -> jax.Array:
+        return jnp.mean(values, axis=axis, keepdims=True, where=where)
+
+    rough = mean_of(z)
+    own_mean = rough + mean_of(z - rough)  # the mean of equal numbers may be rounded; this one is exact
+    center = own_mean if mean is None else jnp.asarray(mean).astype(z.dtype)
+    spread = mean_of(jnp.square(z - own_mean)) if variance is None else jnp.asarray(variance).astype(z.dtype)
+    return ((z - center) * jax.lax.rsqrt(spread + jnp.asarray(epsilon).astype(z.dtype))).astype(x.dtype)
 
 
-def _wide(x: jax.Array) -> jax.Array:
-    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+def _scores(caller: str, x: ArrayLike) -> jax.Array:
+    """Return real scores with at least one axis, or raise."""
+    x = floating(x)
+    check_real(caller, "x", x)
+    check_has_axis(caller, x)
+    return x

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn.functional.activations._floating import floating
+from jaxnn.functional._checks import check_real
+from jaxnn.functional.activations._floating import floating, option, widened
 
 
 @jax.jit
@@ -76,6 +77,7 @@ def relu(x: ArrayLike) -> jax.Array:
         >>> [relu(x).item() for x in (-2.0, 3.0)]
         [0.0, 3.0]
     """
+    check_real("relu", "x", jnp.asarray(x))
     return jax.nn.relu(x)
 
 
@@ -95,10 +97,12 @@ def relu6(x: ArrayLike) -> jax.Array:
         >>> [relu6(x).item() for x in (-2.0, 3.0, 8.0)]
         [0.0, 3.0, 6.0]
     """
+    check_real("relu6", "x", jnp.asarray(x))
     return jax.nn.relu6(x)
 
 
 @jax.jit
+@widened
 def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 0.01) -> jax.Array:
     """Scale negative values: f(x) = x if x > 0 else βx.
 
@@ -117,7 +121,7 @@ def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 0.01) -> jax.Array:
         >>> [round(leaky_relu(x).item(), 4) for x in (-2.0, 3.0)]
         [-0.02, 3.0]
     """
-    x = floating(x)
+    x = jnp.asarray(x)
     return jnp.where(x > 0, x, jnp.asarray(negative_slope).astype(x.dtype) * x)
 
 
@@ -140,10 +144,12 @@ def threshold(x: ArrayLike, threshold: ArrayLike, value: ArrayLike) -> jax.Array
         [-1.0, -1.0, 2.0]
     """
     x = floating(x)
+    check_real("threshold", "x", x)
     return jnp.where(x <= jnp.asarray(threshold).astype(x.dtype), jnp.asarray(value).astype(x.dtype), x)  # keeps NaN
 
 
 @jax.jit
+@widened
 def hard_sigmoid(x: ArrayLike) -> jax.Array:
     """Approximate the sigmoid by three line segments: f(x) = min(max(0, x + 3), 6)/6.
 
@@ -163,6 +169,7 @@ def hard_sigmoid(x: ArrayLike) -> jax.Array:
 
 
 @jax.jit
+@widened
 def hard_silu(x: ArrayLike) -> jax.Array:
     """Approximate `silu` without an exponential: f(x) = x · min(max(0, x + 3), 6)/6. Also called `hard_swish`.
 
@@ -200,9 +207,11 @@ def hard_tanh(x: ArrayLike) -> jax.Array:
         >>> [hard_tanh(x).item() for x in (-2.0, 0.5, 2.0)]
         [-1.0, 0.5, 1.0]
     """
+    check_real("hard_tanh", "x", jnp.asarray(x))
     return jax.nn.hard_tanh(x)
 
 
+@option("threshold", lambda threshold: threshold >= 0, "nonnegative number")
 @jax.jit
 def hard_shrink(x: ArrayLike, threshold: ArrayLike = 0.5) -> jax.Array:
     """Set small values to 0: f(x) = x if ∣x∣ > λ else 0.
@@ -216,15 +225,21 @@ def hard_shrink(x: ArrayLike, threshold: ArrayLike = 0.5) -> jax.Array:
     Returns:
         f(x), with the shape of `x`.
 
+    Raises:
+        ValueError: If λ is not a nonnegative number.
+
     Example:
         >>> [hard_shrink(x).item() for x in (-2.0, 0.25, 2.0)]
         [-2.0, 0.0, 2.0]
     """
     x = floating(x)
+    check_real("hard_shrink", "x", x)
     return jnp.where(jnp.abs(x) <= jnp.asarray(threshold).astype(x.dtype), 0, x)  # this order keeps NaN
 
 
+@option("threshold", lambda threshold: threshold >= 0, "nonnegative number")
 @jax.jit
+@widened
 def soft_shrink(x: ArrayLike, threshold: ArrayLike = 0.5) -> jax.Array:
     """Shrink toward 0: f(x) = x − λ if x > λ, x + λ if x < −λ, else 0.
 
@@ -237,10 +252,13 @@ def soft_shrink(x: ArrayLike, threshold: ArrayLike = 0.5) -> jax.Array:
     Returns:
         f(x), with the shape of `x`.
 
+    Raises:
+        ValueError: If λ is not a nonnegative number.
+
     Example:
         >>> [soft_shrink(x).item() for x in (-2.0, 0.25, 2.0)]
         [-1.5, 0.0, 1.5]
     """
-    x = floating(x)
+    x = jnp.asarray(x)
     bound = jnp.asarray(threshold).astype(x.dtype)
     return jnp.where(x > bound, x - bound, jnp.where(x < -bound, x + bound, 0 * x))  # 0 · x keeps NaN

@@ -1,15 +1,17 @@
 """Smooth and almost smooth activations: sigmoids, exponential units and their relatives."""
 
-from functools import partial
+import math
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn.functional.activations._floating import floating
+from jaxnn.functional.activations._floating import option, widened
 
 
 @jax.jit
+@partial(widened, holomorphic=True)
 def sigmoid(x: ArrayLike) -> jax.Array:
     """Squash to a probability: σ(x) = 1/(1 + e⁻ˣ).
 
@@ -26,10 +28,11 @@ def sigmoid(x: ArrayLike) -> jax.Array:
         >>> sigmoid(0.0).item()
         0.5
     """
-    return jax.nn.sigmoid(floating(x))
+    return jax.nn.sigmoid(x)
 
 
 @jax.jit
+@partial(widened, holomorphic=True)
 def tanh(x: ArrayLike) -> jax.Array:
     """Squash to (−1, 1): tanh(x) = (eˣ − e⁻ˣ)/(eˣ + e⁻ˣ).
 
@@ -46,10 +49,11 @@ def tanh(x: ArrayLike) -> jax.Array:
         >>> round(tanh(1.0).item(), 4)
         0.7616
     """
-    return jnp.tanh(floating(x))
+    return jnp.tanh(x)
 
 
 @jax.jit
+@widened
 def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
     """Saturate negative values at −β: f(x) = x if x > 0 else β(eˣ − 1).
 
@@ -68,11 +72,13 @@ def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
         >>> [round(elu(x).item(), 4) for x in (-2.0, 3.0)]
         [-0.8647, 3.0]
     """
-    x = floating(x)
+    x = jnp.asarray(x)
     return jax.nn.elu(x, jnp.asarray(alpha).astype(x.dtype))
 
 
+@option("alpha", lambda alpha: alpha > 0, "positive number")
 @jax.jit
+@widened
 def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
     """Saturate negative values at −α, with continuous slope for every α: f(x) = max(0, x) + min(0, α(e^(x/α) − 1)).
 
@@ -85,14 +91,19 @@ def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
     Returns:
         f(x), with the shape of `x`.
 
+    Raises:
+        ValueError: If α is not a positive number.
+
     Example:
         >>> [round(celu(x, 2.0).item(), 4) for x in (-2.0, 3.0)]
         [-1.2642, 3.0]
     """
-    return jax.nn.celu(x, alpha)
+    x = jnp.asarray(x)
+    return jax.nn.celu(x, jnp.asarray(alpha).astype(x.dtype))
 
 
 @jax.jit
+@widened
 def selu(x: ArrayLike) -> jax.Array:
     """Preserve mean 0 and variance 1 from layer to layer: f(x) = λx if x > 0 else λα(eˣ − 1), α = 1.6733, λ = 1.0507.
 
@@ -112,6 +123,7 @@ def selu(x: ArrayLike) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="approximate")
+@widened
 def gelu(x: ArrayLike, approximate: bool = True) -> jax.Array:
     """Weight x by the probability that a standard normal variable is smaller: f(x) = x Φ(x).
 
@@ -129,10 +141,16 @@ def gelu(x: ArrayLike, approximate: bool = True) -> jax.Array:
         >>> round(gelu(1.0).item(), 4), round(gelu(1.0, approximate=False).item(), 4)
         (0.8412, 0.8413)
     """
-    return jax.nn.gelu(x, approximate=approximate)
+    x = jnp.asarray(x)
+    if not approximate:
+        return jax.nn.gelu(x, approximate=False)
+    # ½(1 + tanh u) = σ(2u) keeps its digits for negative x. At ±25 it is 0 or 1 in every dtype, and x³ does not overflow.
+    z = jax.lax.clamp(jnp.asarray(-25, x.dtype), x, jnp.asarray(25, x.dtype))
+    return x * jax.nn.sigmoid(math.sqrt(8 / math.pi) * (z + 0.044715 * (z * z * z)))
 
 
 @jax.jit
+@partial(widened, holomorphic=True)
 def silu(x: ArrayLike) -> jax.Array:
     """Weight x by its sigmoid: f(x) = x σ(x). Also called `swish`.
 
@@ -155,6 +173,7 @@ swish = silu
 
 
 @jax.jit
+@widened
 def mish(x: ArrayLike) -> jax.Array:
     """Weight x by the tanh of its softplus: f(x) = x tanh(log(1 + eˣ)).
 
@@ -170,10 +189,12 @@ def mish(x: ArrayLike) -> jax.Array:
         >>> [round(mish(x).item(), 4) for x in (-2.0, 3.0)]
         [-0.2525, 2.9865]
     """
-    return jax.nn.mish(x)
+    # Beyond 50 the tanh is 1 in every dtype; unclipped, the second derivative is 0 · ∞ for the largest x.
+    return x * jnp.tanh(jax.nn.softplus(jnp.minimum(x, 50)))
 
 
 @jax.jit
+@widened
 def softplus(x: ArrayLike) -> jax.Array:
     """A smooth ReLU: f(x) = log(1 + eˣ).
 
@@ -193,6 +214,7 @@ def softplus(x: ArrayLike) -> jax.Array:
 
 
 @jax.jit
+@widened
 def log_sigmoid(x: ArrayLike) -> jax.Array:
     """The logarithm of the sigmoid, computed without underflow: f(x) = log σ(x) = −log(1 + e⁻ˣ).
 
@@ -212,6 +234,7 @@ def log_sigmoid(x: ArrayLike) -> jax.Array:
 
 
 @jax.jit
+@widened
 def soft_sign(x: ArrayLike) -> jax.Array:
     """Squash to (−1, 1) without an exponential: f(x) = x/(1 + ∣x∣).
 
@@ -227,10 +250,20 @@ def soft_sign(x: ArrayLike) -> jax.Array:
         >>> [soft_sign(x).item() for x in (-1.0, 3.0)]
         [-0.5, 0.75]
     """
-    return jax.nn.soft_sign(x)
+    return _soft_sign(x)
+
+
+@jax.custom_jvp
+def _soft_sign(x: jax.Array) -> jax.Array:
+    return x / (1 + jnp.abs(x))
+
+
+# The quotient rule is a difference of almost equal numbers for large x.
+_soft_sign.defjvps(lambda tangent, y, x: tangent * jnp.square(1 / (1 + jnp.abs(x))))
 
 
 @jax.jit
+@partial(widened, holomorphic=True)
 def tanh_shrink(x: ArrayLike) -> jax.Array:
     """The difference of x and its tanh: f(x) = x − tanh x.
 
@@ -246,11 +279,23 @@ def tanh_shrink(x: ArrayLike) -> jax.Array:
         >>> round(tanh_shrink(1.0).item(), 4)
         0.2384
     """
-    x = floating(x)
-    return x - jnp.tanh(x)
+    return _tanh_shrink(x)
+
+
+@jax.custom_jvp
+def _tanh_shrink(x: jax.Array) -> jax.Array:
+    """Return x − tanh x, near 0 as x q/(1 + q) with Lambert's fraction tanh x = x/(1 + q), in which nothing cancels."""
+    near = jnp.abs(x) < 1
+    square = jnp.square(jnp.where(near, x, 0))
+    q = reduce(lambda below, odd: square / (odd + below), range(21, 1, -2), jnp.zeros_like(square))
+    return jnp.where(near, x * (q / (1 + q)), x - jnp.tanh(x))
+
+
+_tanh_shrink.defjvps(lambda tangent, y, x: tangent * jnp.square(jnp.tanh(x)))
 
 
 @jax.jit
+@partial(widened, holomorphic=True)
 def exponential(x: ArrayLike) -> jax.Array:
     """The exponential: f(x) = eˣ.
 
@@ -266,10 +311,12 @@ def exponential(x: ArrayLike) -> jax.Array:
         >>> exponential(0.0).item()
         1.0
     """
-    return jnp.exp(floating(x))
+    return jnp.exp(x)
 
 
+@option("b", lambda b: b >= 0, "nonnegative number")
 @jax.jit
+@widened
 def squareplus(x: ArrayLike, b: ArrayLike = 4.0) -> jax.Array:
     """A smooth ReLU with a square root: f(x) = (x + √(x² + b))/2.
 
@@ -282,14 +329,43 @@ def squareplus(x: ArrayLike, b: ArrayLike = 4.0) -> jax.Array:
     Returns:
         f(x), with the shape of `x`.
 
+    Raises:
+        ValueError: If b is not a nonnegative number.
+
     Example:
         >>> squareplus(0.0).item()
         1.0
     """
-    return jax.nn.squareplus(x, b)
+    x = jnp.asarray(x)
+    return _smooth_relu(x, jnp.asarray(b).astype(x.dtype))
+
+
+@jax.custom_jvp
+def _smooth_relu(x: jax.Array, b: jax.Array) -> jax.Array:
+    """Return (x + r)/2 with r = √(x² + b), for negative x as b/(2(r − x)), in which nothing cancels."""
+    r = _radius(x, b)
+    return jnp.where(x < 0, b / (2 * (r - jnp.minimum(x, 0))), x / 2 + r / 2)
+
+
+@_smooth_relu.defjvp
+def _smooth_relu_jvp(primals, tangents):  # the derivatives of y are y/r and 1/(4r)
+    y, r = _smooth_relu(*primals), jnp.maximum(_radius(*primals), jnp.finfo(primals[0].dtype).tiny)
+    return y, y / r * tangents[0] + tangents[1] / (4 * r)
+
+
+@jax.custom_jvp
+def _radius(x: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.hypot(x, jnp.sqrt(b))  # no overflow
+
+
+@_radius.defjvp
+def _radius_jvp(primals, tangents):
+    r = jnp.maximum(_radius(*primals), jnp.finfo(primals[0].dtype).tiny)
+    return _radius(*primals), primals[0] / r * tangents[0] + tangents[1] / (2 * r)
 
 
 @jax.jit
+@widened
 def sparse_plus(x: ArrayLike) -> jax.Array:
     """A ReLU with its corner replaced by a parabola: f(x) = 0 if x ≤ −1, x if x ≥ 1, else ¼(x + 1)².
 
@@ -305,10 +381,13 @@ def sparse_plus(x: ArrayLike) -> jax.Array:
         >>> [sparse_plus(x).item() for x in (-2.0, 0.0, 2.0)]
         [0.0, 0.25, 2.0]
     """
-    return jax.nn.sparse_plus(x)
+    x = jnp.asarray(x)
+    corner = jnp.square(jnp.clip(x, -1, 1) + 1) / 4  # clipped, so that neither the square nor its derivative overflows
+    return jnp.where(x >= 1, x, corner)
 
 
 @jax.jit
+@widened
 def sparse_sigmoid(x: ArrayLike) -> jax.Array:
     """The two-class sparsemax: f(x) = 0 if x ≤ −1, 1 if x ≥ 1, else ½(x + 1).
 

@@ -16,6 +16,12 @@ _DRAW: dict[str, Callable[..., jax.Array]] = {
 }
 
 
+def check_floating(caller: str, dtype: DTypeLike) -> None:
+    """Raise a TypeError unless random numbers of this dtype are real floating-point numbers."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{caller}: dtype is {jnp.dtype(dtype).name}, expected a floating-point dtype")
+
+
 @dataclass(frozen=True, eq=False)
 class Initializer:
     """An initializer that can describe what it draws, returned by the functions of this package.
@@ -64,13 +70,15 @@ class Initializer:
             The array.
 
         Raises:
-            TypeError: If random numbers are requested in a dtype that is not floating-point.
+            TypeError: If random numbers are requested in a dtype that is not floating-point, or a complex constant in a
+                real one.
         """
         distribution, scale, offset = self.describe(shape)
         if distribution == "constant":
+            if jnp.iscomplexobj(offset) and not jnp.issubdtype(dtype, jnp.complexfloating):
+                raise TypeError(f"{self}: dtype is {jnp.dtype(dtype).name}, expected a complex dtype for a complex number")
             return jnp.full(tuple(shape), offset, dtype)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"{self}: dtype is {jnp.dtype(dtype).name}, expected a floating-point dtype")
+        check_floating(repr(self), dtype)
         wide = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
         z = _DRAW[distribution](key, tuple(shape), wide)
         return (jnp.asarray(offset).astype(wide) + jnp.asarray(scale).astype(wide) * z).astype(dtype)

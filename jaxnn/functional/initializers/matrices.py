@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxnn.functional._checks import check_number
-from jaxnn.functional.initializers._initializer import Shape
+from jaxnn.functional.initializers._initializer import Shape, check_floating
 from jaxnn.functional.initializers.scaled import fans
 
 
@@ -25,17 +25,20 @@ def orthogonal(scale: ArrayLike = 1.0) -> Callable[..., jax.Array]:
         An initializer `(key, shape, dtype=float32) -> array`.
 
     Raises:
-        ValueError: When called, if the shape has fewer than two axes.
+        TypeError: When called, if the dtype is not floating-point.
+        ValueError: If the scale is not a single number; or, when called, if the shape has fewer than two axes.
 
     Example:
         >>> q = orthogonal()(jax.random.key(0), (5, 3))
         >>> bool(jnp.allclose(q.T @ q, jnp.eye(3), atol=1e-6))
         True
     """
+    check_number("orthogonal", "scale", scale, lambda scale: True, "finite number")
     draw = jax.nn.initializers.orthogonal()
 
     def orthogonal(key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         fans("orthogonal()", shape)  # raises for other shapes
+        check_floating("orthogonal()", dtype)
         wide: Any = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32  # narrow types have no QR decomposition
         return (jnp.asarray(scale).astype(wide) * draw(key, tuple(shape), wide)).astype(dtype)
 
@@ -140,6 +143,7 @@ def sparse(sparsity: float, *, stddev: ArrayLike = 0.01) -> Callable[..., jax.Ar
 
     def sparse(key: jax.Array, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         fan_in, _ = fans("sparse()", shape)
+        check_floating("sparse()", dtype)
         wide: Any = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
         value_key, position_key = jax.random.split(key)
         drawn = jnp.asarray(stddev).astype(wide) * jax.random.normal(value_key, (fan_in, shape[-1]), wide)

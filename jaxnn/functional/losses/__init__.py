@@ -6,8 +6,9 @@ All losses follow these rules:
 - `where` is a boolean mask with exactly the shape of the unreduced loss. Masked elements count neither in the sum nor in
   the mean's denominator, and a NaN among them reaches neither the value nor the gradient.
 - `weights` are nonnegative numbers of the same shape; each multiplies its loss. The mean is Σ wᵢ lᵢ / Σ wᵢ, so a weight of
-  2 is equivalent to a duplicated sample. Class weights are `weights=class_weights[labels]`, with which `cross_entropy`
-  equals PyTorch's with `weight=`; Keras's default, the weighted sum over n, is `reduction="sum"` divided by n.
+  2 is equivalent to a duplicated sample, and a sample of weight 0 is absent, even if its loss is infinite or NaN. Keras's
+  default, the weighted sum over n, is `reduction="sum"` divided by n. Cross-entropies also take `class_weights`, PyTorch's
+  `weight=`.
 - `reduction` is `"mean"` over the unmasked elements (0 if there are none), `"sum"`, or `"none"`, which returns the
   unreduced loss, weighted, with 0 where `where` is False.
 - Sums are computed and returned in the predictions' precision, but at least in float32.

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import (
@@ -16,6 +17,7 @@ from jaxnn.functional._checks import (
     check_predictions,
     check_same_shape,
     check_weights,
+    known,
     seen,
     spell,
 )
@@ -59,10 +61,14 @@ def classwise(
     *,
     caller: str,
     one_score: str | None,
+    class_weights: Maybe = None,
     **options: Any,
 ) -> jax.Array:
     """Check and reduce a loss of scores (…, C) against labels (…,) or floating-point rows (…, C); see `check_classes`."""
     predictions, labels = check_classes(caller, predictions, targets, one_score)
+    if class_weights is not None:
+        _check_class_weights(caller, class_weights, predictions)
+        options["class_weights"] = jnp.asarray(class_weights)
     check_counted(caller, where, weights, predictions.shape[:-1])
     if labels.shape != predictions.shape:
         check_label_range(caller, predictions, targets, where)
@@ -118,6 +124,12 @@ def _core(
     fills: tuple[int | None, ...],
     options: dict[str, Any],
 ) -> jax.Array:
+    if weights is not None:
+        # A sample of weight 0 is absent where its loss is not finite, as it would return as 0 · ∞. Where the loss is finite,
+        # it stays, as the derivative with respect to its weight is its loss.
+        unmasked = loss(*jax.lax.stop_gradient(arrays), **options)
+        present = (weights != 0) | jnp.isfinite(unmasked)
+        where = present if where is None else where & present
     if where is not None:  # mask the inputs too: a masked NaN would return in the gradient as 0 · NaN
         arrays = tuple(_fill(where, array, value) for array, value in zip(arrays, fills, strict=True))
     values = loss(*arrays, **options)
@@ -132,6 +144,10 @@ def _core(
     total = jnp.sum(values)
     if reduction == "sum":
         return total
+    if "class_weights" in options and jnp.issubdtype(arrays[1].dtype, jnp.integer):  # for rows the mean is over samples
+        of_class = of_labels(options["class_weights"].astype(values.dtype), arrays[1])
+        of_class = of_class if where is None else jnp.where(where, of_class, 0)
+        weights = of_class if weights is None else weights * of_class
     if weights is not None:
         weight = jnp.sum(weights)
         return total / jnp.where(weight == 0, 1, weight)
@@ -171,6 +187,22 @@ def check_classes(
             f"if they are one-hot, pass targets.astype(float); if labels, their shape is {predictions.shape[:-1]}"
         )
     return predictions, check_labels(caller, predictions, targets)
+
+
+def _check_class_weights(caller: str, class_weights: ArrayLike, predictions: jax.Array) -> None:
+    array = jnp.asarray(class_weights)
+    if not jnp.issubdtype(array.dtype, jnp.floating) and not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{caller}: class_weights are {spell(array)}, expected real numbers")
+    if array.shape != predictions.shape[-1:]:
+        raise ValueError(
+            f"{caller}: class_weights are {spell(array)}, but predictions {spell(predictions)} require the shape "
+            f"{predictions.shape[-1:]}, one number per class; for numbers per sample use weights"
+        )
+    values = known(class_weights)
+    if values is not None and not ((values >= 0) & np.isfinite(values)).all():
+        raise ValueError(
+            f"{caller}: class_weights run from {values.min()} to {values.max()}, expected finite nonnegative numbers"
+        )
 
 
 def _check_rows(caller: str, predictions: jax.Array, targets: jax.Array) -> None:
@@ -261,12 +293,31 @@ def classified(scores: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Arr
     return classes == jnp.clip(labels, 0, last), nan_unless((labels >= 0) & (labels <= last), scores)
 
 
-def expected(values: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return Σⱼ yⱼ valuesⱼ over the last axis, for labels or rows y, with 0 · ∞ = 0."""
+def expected(
+    values: jax.Array,
+    targets: jax.Array,
+    of: Callable[[jax.Array], jax.Array] = lambda values: values,
+    class_weights: jax.Array | None = None,
+) -> jax.Array:
+    """Return Σⱼ wⱼ yⱼ of(valuesⱼ) over the last axis, for labels or rows y; an infinite value with wⱼ yⱼ = 0 adds nothing."""
     if jnp.issubdtype(targets.dtype, jnp.integer):
         labels, last = targets.astype(int), values.shape[-1] - 1
-        return nan_unless((labels >= 0) & (labels <= last), _picked(values, jnp.clip(labels, 0, last)))
-    return jnp.sum(weighted(targets.astype(values.dtype), values), axis=-1)
+        picked = _picked(values, jnp.clip(labels, 0, last))
+        if class_weights is None:
+            result = of(picked)
+        else:
+            weights = of_labels(class_weights.astype(values.dtype), labels)
+            result = weights * of(jnp.where((weights == 0) & jnp.isinf(picked), 0, picked))
+        return nan_unless((labels >= 0) & (labels <= last), result)
+    weights = targets.astype(values.dtype)
+    if class_weights is not None:
+        weights = weights * jnp.broadcast_to(class_weights.astype(values.dtype), weights.shape)
+    return jnp.sum(weights * of(jnp.where((weights == 0) & jnp.isinf(values), 0, values)), axis=-1)
+
+
+def of_labels(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the weight of each label's class."""
+    return class_weights[jnp.clip(labels.astype(int), 0, len(class_weights) - 1)]
 
 
 @jax.custom_jvp

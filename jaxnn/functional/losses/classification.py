@@ -36,6 +36,7 @@ def cross_entropy(
     *,
     from_logits: bool = True,
     label_smoothing: ArrayLike = 0.0,
+    class_weights: Maybe = None,
     where: Maybe = None,
     weights: Maybe = None,
     reduction: str = "mean",
@@ -60,8 +61,10 @@ def cross_entropy(
             (…, classes).
         from_logits: Whether predictions are logits; False for probabilities.
         label_smoothing: Share ε in [0, 1): y is replaced by (1 − ε) y + ε/classes (Szegedy et al. 2016); may be traced.
+        class_weights: Nonnegative numbers w of shape (classes,): the loss is −Σⱼ wⱼ yⱼ log ŷⱼ with the smoothed y, and with
+            labels the mean is divided by the sum of the labels' w, as PyTorch's with `weight=`. None weights all equally.
         where: Boolean mask of shape (…,); None counts every sample.
-        weights: Nonnegative numbers of shape (…,), such as class_weights[targets]; None weights all samples equally.
+        weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
 
     Returns:
@@ -84,7 +87,16 @@ def cross_entropy(
     loss = _from_logits if from_logits else _from_probabilities
     one_score = "binary_cross_entropy" if from_logits else None
     return classwise(
-        loss, predictions, targets, where, weights, reduction, caller="cross_entropy", one_score=one_score, **options
+        loss,
+        predictions,
+        targets,
+        where,
+        weights,
+        reduction,
+        caller="cross_entropy",
+        one_score=one_score,
+        class_weights=class_weights,
+        **options,
     )
 
 
@@ -94,21 +106,25 @@ def _smoothing(caller: str, label_smoothing: ArrayLike) -> dict[str, ArrayLike]:
     return {} if value is not None and value == 0 else {"smoothing": label_smoothing}
 
 
-def _from_logits(predictions: jax.Array, targets: jax.Array, smoothing: ArrayLike | None = None) -> jax.Array:
-    return _smoothed(jax.nn.log_softmax(wide(predictions)), targets, smoothing)
+def _from_logits(predictions: jax.Array, targets: jax.Array, **options: jax.Array) -> jax.Array:
+    return _smoothed(jax.nn.log_softmax(wide(predictions)), targets, **options)
 
 
-def _from_probabilities(predictions: jax.Array, targets: jax.Array, smoothing: ArrayLike | None = None) -> jax.Array:
-    return _smoothed(log(wide(predictions), jnp.finfo(predictions.dtype).eps), targets, smoothing)
+def _from_probabilities(predictions: jax.Array, targets: jax.Array, **options: jax.Array) -> jax.Array:
+    return _smoothed(log(wide(predictions), jnp.finfo(predictions.dtype).eps), targets, **options)
 
 
-def _smoothed(logs: jax.Array, targets: jax.Array, smoothing: ArrayLike | None) -> jax.Array:
-    """Return −Σⱼ ((1 − ε) yⱼ + ε/classes) logsⱼ over the last axis."""
-    loss = -expected(logs, targets)
+def _smoothed(
+    logs: jax.Array, targets: jax.Array, smoothing: ArrayLike | None = None, class_weights: jax.Array | None = None
+) -> jax.Array:
+    """Return −Σⱼ wⱼ ((1 − ε) yⱼ + ε/classes) logsⱼ over the last axis."""
+    loss = -expected(logs, targets, class_weights=class_weights)
     if smoothing is None:
         return loss
     share = jnp.asarray(smoothing, logs.dtype)
-    return (1 - share) * loss - share * jnp.mean(logs, axis=-1)
+    if class_weights is not None:
+        logs = weighted(jnp.broadcast_to(class_weights.astype(logs.dtype), logs.shape), logs)
+    return (1 - share) * loss - weighted(share, jnp.mean(logs, axis=-1))  # 0 · ∞ = 0, for a traced ε too
 
 
 def binary_cross_entropy(

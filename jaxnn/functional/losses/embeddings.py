@@ -3,6 +3,8 @@
 A masked sample is not compared: it is neither an anchor nor a negative of the others.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -50,8 +52,8 @@ def info_nce(
     check_same_shape(caller, queries, keys)
     _check_temperature(caller, temperature)
     check_counted(caller, where, weights, queries.shape[:1])
-    counted = jnp.ones(len(queries), bool) if where is None else jnp.asarray(where)
-    arrays = (queries, keys.astype(queries.dtype), counted)
+    arrays = (queries, keys.astype(queries.dtype), _present(where, weights, queries, keys))
+    where = arrays[2] if weights is not None else where
     return reduced(_info_nce, arrays, where, weights, reduction, caller=caller, fills=(0, 0, 0), temperature=temperature)
 
 
@@ -174,7 +176,7 @@ def _compared(loss, embeddings, labels, where, weights, reduction, *, caller, **
             f"{embeddings.shape[:1]}"
         )
     check_counted(caller, where, weights, classes.shape)
-    counted = jnp.ones(classes.shape, bool) if where is None else jnp.asarray(where)
+    counted = _present(where, weights, embeddings)
     pairs = counted[:, None] & counted[None, :]
     alike = classes[:, None] == classes[None, :]
     same, other = pairs & alike & ~jnp.eye(len(classes), dtype=bool), pairs & ~alike
@@ -182,6 +184,15 @@ def _compared(loss, embeddings, labels, where, weights, reduction, *, caller, **
     arrays = (jnp.where(counted[:, None], embeddings, 0), same, other)
     fills = (None, None, None)  # a sample without a positive is still a negative of the others
     return reduced(loss, arrays, has_positive, weights, reduction, caller=caller, fills=fills, **options)
+
+
+def _present(where: Maybe, weights: Maybe, *embeddings: jax.Array) -> jax.Array:
+    """Return the mask of the samples that are not masked, and whose embeddings are finite or have a weight above 0."""
+    present = jnp.ones(len(embeddings[0]), bool) if where is None else jnp.asarray(where)
+    if weights is None:
+        return present
+    finite = [jnp.all(jnp.isfinite(array), axis=-1) for array in embeddings]
+    return present & ((jnp.asarray(weights) != 0) | functools.reduce(jnp.logical_and, finite))
 
 
 def _batch(caller: str, embeddings: ArrayLike) -> jax.Array:

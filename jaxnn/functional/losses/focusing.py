@@ -24,6 +24,7 @@ def focal(
     targets: ArrayLike,
     *,
     gamma: ArrayLike = 2.0,
+    class_weights: Maybe = None,
     where: Maybe = None,
     weights: Maybe = None,
     reduction: str = "mean",
@@ -31,12 +32,14 @@ def focal(
     """Focal loss over classes: −Σⱼ yⱼ (1 − ŷⱼ)^γ log ŷⱼ, with ŷ = softmax(predictions).
 
     Lin et al. (2017), eq. 4: well-classified samples count less; γ = 0 is `cross_entropy`. Their α is a class weight:
-    `weights=alpha[targets]`. For two classes with a single score, see `binary_focal`.
+    `class_weights=alpha`. For two classes with a single score, see `binary_focal`.
 
     Args:
         predictions: Logits, floating-point, of shape (…, classes).
         targets: Integer labels of shape (…,), counted from 0, or floating-point rows of shape (…, classes).
         gamma: Exponent γ ≥ 0; may be traced.
+        class_weights: Nonnegative numbers of shape (classes,), factors of the terms of the sum over classes; with labels the
+            mean is divided by the sum of the labels' weights, as in `cross_entropy`. None weights all classes equally.
         where: Boolean mask of shape (…,); None counts every sample.
         weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
@@ -56,13 +59,22 @@ def focal(
     """
     _check_gamma("focal", gamma)
     return classwise(
-        _focal, predictions, targets, where, weights, reduction, caller="focal", one_score="binary_focal", gamma=gamma
+        _focal,
+        predictions,
+        targets,
+        where,
+        weights,
+        reduction,
+        caller="focal",
+        one_score="binary_focal",
+        class_weights=class_weights,
+        gamma=gamma,
     )
 
 
-def _focal(predictions: jax.Array, targets: jax.Array, gamma: jax.Array) -> jax.Array:
+def _focal(predictions: jax.Array, targets: jax.Array, gamma: jax.Array, class_weights: jax.Array | None = None) -> jax.Array:
     logs = jax.nn.log_softmax(wide(predictions))
-    return -expected(power(-jnp.expm1(logs), gamma) * logs, targets)
+    return -expected(logs, targets, lambda log: power(-jnp.expm1(log), gamma) * log, class_weights)
 
 
 def _check_gamma(caller: str, gamma: ArrayLike) -> None:
@@ -131,6 +143,7 @@ def poly_cross_entropy(
     targets: ArrayLike,
     *,
     epsilon: ArrayLike = 2.0,
+    class_weights: Maybe = None,
     where: Maybe = None,
     weights: Maybe = None,
     reduction: str = "mean",
@@ -143,6 +156,8 @@ def poly_cross_entropy(
         predictions: Logits, floating-point, of shape (…, classes).
         targets: Integer labels of shape (…,), counted from 0, or floating-point rows of shape (…, classes).
         epsilon: Weight ε ≥ −1; 0 gives `cross_entropy`; may be traced.
+        class_weights: Nonnegative numbers of shape (classes,), factors of the terms of the sum over classes; with labels the
+            mean is divided by the sum of the labels' weights, as in `cross_entropy`. None weights all classes equally.
         where: Boolean mask of shape (…,); None counts every sample.
         weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
@@ -171,13 +186,15 @@ def poly_cross_entropy(
         reduction,
         caller=caller,
         one_score="binary_cross_entropy",
+        class_weights=class_weights,
         epsilon=epsilon,
     )
 
 
-def _poly(predictions: jax.Array, targets: jax.Array, epsilon: jax.Array) -> jax.Array:
+def _poly(predictions: jax.Array, targets: jax.Array, epsilon: jax.Array, class_weights: jax.Array | None = None) -> jax.Array:
     logs = jax.nn.log_softmax(wide(predictions))
-    return -expected(logs, targets) + jnp.asarray(epsilon, logs.dtype) * expected(-jnp.expm1(logs), targets)
+    missed = expected(logs, targets, lambda log: -jnp.expm1(log), class_weights)
+    return -expected(logs, targets, class_weights=class_weights) + jnp.asarray(epsilon, logs.dtype) * missed
 
 
 def generalized_cross_entropy(
@@ -185,6 +202,7 @@ def generalized_cross_entropy(
     targets: ArrayLike,
     *,
     q: ArrayLike = 0.5,
+    class_weights: Maybe = None,
     where: Maybe = None,
     weights: Maybe = None,
     reduction: str = "mean",
@@ -198,6 +216,8 @@ def generalized_cross_entropy(
         predictions: Logits, floating-point, of shape (…, classes).
         targets: Integer labels of shape (…,), counted from 0, or floating-point rows of shape (…, classes).
         q: Exponent in (0, 1]; may be traced.
+        class_weights: Nonnegative numbers of shape (classes,), factors of the terms of the sum over classes; with labels the
+            mean is divided by the sum of the labels' weights, as in `cross_entropy`. None weights all classes equally.
         where: Boolean mask of shape (…,); None counts every sample.
         weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
@@ -218,14 +238,23 @@ def generalized_cross_entropy(
     caller = "generalized_cross_entropy"
     check_number(caller, "q", q, lambda q: 0 < q <= 1, "number in (0, 1]; for 0 use cross_entropy")
     return classwise(
-        _generalized, predictions, targets, where, weights, reduction, caller=caller, one_score="binary_cross_entropy", q=q
+        _generalized,
+        predictions,
+        targets,
+        where,
+        weights,
+        reduction,
+        caller=caller,
+        one_score="binary_cross_entropy",
+        class_weights=class_weights,
+        q=q,
     )
 
 
-def _generalized(predictions: jax.Array, targets: jax.Array, q: jax.Array) -> jax.Array:
+def _generalized(predictions: jax.Array, targets: jax.Array, q: jax.Array, class_weights: jax.Array | None = None) -> jax.Array:
     logs = jax.nn.log_softmax(wide(predictions))
     q = jnp.asarray(q, logs.dtype)
-    return expected(-jnp.expm1(q * logs) / q, targets)
+    return expected(logs, targets, lambda log: -jnp.expm1(q * log) / q, class_weights)
 
 
 def sparsemax(
@@ -263,10 +292,11 @@ def sparsemax(
 
 def _sparsemax(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     scores = wide(predictions)
-    p = jax.lax.stop_gradient(activations.sparsemax(scores))  # p maximizes p·ŝ − ½‖p‖², so it contributes no gradient
+    scores = scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))  # far from 0, (p − y)·ŝ would cancel
+    p = activations.sparsemax(scores)
     rows = jnp.issubdtype(targets.dtype, jnp.floating)
     truth = jnp.sum(jnp.square(targets.astype(scores.dtype)), axis=-1) if rows else 1
-    return 0.5 * (truth - jnp.sum(jnp.square(p), axis=-1)) + jnp.sum(p * scores, axis=-1) - expected(scores, targets)
+    return 0.5 * (truth - jnp.sum(jnp.square(p), axis=-1)) + jnp.sum(weighted(p, scores), axis=-1) - expected(scores, targets)
 
 
 def binary_sparsemax(
@@ -302,4 +332,4 @@ def binary_sparsemax(
 
 def _binary_sparsemax(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     x, y = in_unit_interval(predictions, targets)
-    return jax.nn.sparse_plus((1 - 2 * y) * x)
+    return activations.sparse_plus((1 - 2 * y) * x)

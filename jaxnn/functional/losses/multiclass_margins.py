@@ -219,5 +219,6 @@ def multilabel_margin(
 
 def _multilabel_margin(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     scores, y = in_unit_interval(predictions, targets)
-    each = jax.nn.relu(1 - (scores[..., :, None] - scores[..., None, :]))  # (…, correct, wrong)
-    return jnp.sum(y[..., :, None] * (1 - y[..., None, :]) * each, axis=(-2, -1)) / scores.shape[-1]
+    share = y[..., :, None] * (1 - y[..., None, :])  # (…, correct, wrong)
+    lead = scores[..., :, None] - scores[..., None, :]  # of one excluded class over another −∞ + ∞, with a share of 0
+    return jnp.sum(share * jax.nn.relu(1 - jnp.where(share == 0, 0, lead)), axis=(-2, -1)) / scores.shape[-1]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn.functional._checks import check_class_axis, check_number, check_same_shape, seen, spell
+from jaxnn.functional._checks import check_class_axis, check_number, check_real, check_same_shape, seen, spell
 from jaxnn.functional.losses._shared import (
     Maybe,
     check_counted,
@@ -247,6 +247,7 @@ def cosine_embedding(
     check_number(caller, "margin", margin, lambda margin: -1 <= margin <= 1, "number in [-1, 1]")
     (a, b), y = _matching(caller, first=first, second=second), jnp.asarray(targets)
     check_class_axis(caller, a)
+    check_real(caller, "targets", y)
     if y.shape != a.shape[:-1]:
         raise ValueError(f"{caller}: targets are {spell(y)}, but vectors {spell(a)} require the shape {a.shape[:-1]}")
     check_counted(caller, where, weights, y.shape)
@@ -264,8 +265,8 @@ def _cosine_embedding(first: jax.Array, second: jax.Array, targets: jax.Array, m
 def norm(x: jax.Array) -> jax.Array:
     """Return ‖x‖ over the last axis, with gradient 0 where it is 0."""
     squares = jnp.sum(jnp.square(x), axis=-1)
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+    zero = squares == 0  # and not for NaN
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 
 def unit(x: jax.Array) -> jax.Array:

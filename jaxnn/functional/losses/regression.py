@@ -163,8 +163,12 @@ def smooth_l1(
 
 
 def _smooth_l1(predictions: jax.Array, targets: jax.Array, beta: jax.Array) -> jax.Array:
-    values = _huber(predictions, targets, beta)
-    return values / jnp.asarray(beta).astype(values.dtype)
+    a = difference(predictions, targets)
+    beta = jnp.asarray(beta).astype(a.dtype)
+    size = magnitude(a)
+    near = size <= beta
+    small = jnp.where(near, a, 0)
+    return jnp.where(near, 0.5 * small * (small / beta), size - 0.5 * beta)
 
 
 def log_cosh(
@@ -197,9 +201,11 @@ def log_cosh(
 
 
 def _log_cosh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    size = magnitude(difference(predictions, targets))
+    a = difference(predictions, targets)
+    size = magnitude(a)
     near = size < 1
-    close = jnp.log1p(2 * jnp.square(jnp.sinh(jnp.where(near, size, 0) / 2)))  # cosh a = 1 + 2 sinh²(a/2)
+    # cosh a = 1 + 2 sinh²(a/2), of a itself: the second derivative of ∣a∣ at 0 would be lost.
+    close = jnp.log1p(2 * jnp.square(jnp.sinh(jnp.where(near, a, 0) / 2)))
     return jnp.where(near, close, size + jnp.log1p(jnp.exp(-2 * size)) - jnp.log(2.0).astype(size.dtype))
 
 

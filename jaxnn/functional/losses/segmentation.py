@@ -4,6 +4,8 @@ Predictions and targets are (batch, …, channels); the unreduced loss, the mask
 leave out single pixels, give them a logit of −∞ and the target 0: they then add nothing to any sum.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -169,7 +171,8 @@ def _overlap(
 
 
 def _flat_pixels(x: jax.Array) -> jax.Array:
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 2)  # (batch, channels, pixels)
+    pixels = math.prod(x.shape[1:-1])  # -1 would fail for an empty batch
+    return jnp.moveaxis(x.reshape(x.shape[0], pixels, x.shape[-1]), 1, 2)  # (batch, channels, pixels)
 
 
 def _tversky_from_logits(predictions: jax.Array, targets: jax.Array, **options: jax.Array) -> jax.Array:

@@ -1,15 +1,19 @@
 """Losses of sequences against shorter sequences with unknown alignment."""
 
 import functools
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import check_predictions, known, spell
-from jaxnn.functional.losses._shared import Maybe, check_counted, reduced, wide
+from jaxnn.functional.losses._shared import Maybe, check_counted, nan_unless, reduced, wide
+
+_LOWEST = -(2**30)  # the exponent of 0
+_LN2_HIGH = 0.693359375  # log 2 rounded to ten bits, whose products with exponents up to 2¹⁴ are exact in float32
 
 
 def ctc(
@@ -26,8 +30,8 @@ def ctc(
     """Connectionist temporal classification: −log of the total probability of all alignments that spell the target.
 
     Graves et al. (2006). An alignment has a class or the blank at each frame; it spells the labels that remain after
-    repeated classes are merged and blanks removed. Computed by `optax.ctc_loss`. The mean is over sequences; PyTorch first
-    divides each loss by the length of its target. A target that its frames cannot spell (there are fewer frames than
+    repeated classes are merged and blanks removed. The mean is over sequences; PyTorch first divides each loss by the length
+    of its target. A target that its frames cannot spell (there are fewer frames than
     labels, plus a blank between equal neighbors) has the loss ∞, as in PyTorch, and the gradient 0: mask it with `where`.
 
     Args:
@@ -79,18 +83,100 @@ def _with_blank(blank: int) -> Callable[..., jax.Array]:
 
 
 def _ctc(predictions: jax.Array, labels: jax.Array, frame_mask: jax.Array, label_mask: jax.Array, *, blank: int) -> jax.Array:
-    logits, classes = wide(predictions), predictions.shape[-1]
-    logits = jnp.where(frame_mask[..., None], logits, 0)
+    """Sum over all alignments, frame by frame: the forward recursion of Graves et al. (2006), eq. 6.
+
+    Probabilities are pairs (m, e) of m · 2ᵉ, since those of long sequences underflow, and logarithms of them lose the digits
+    that the gradient depends on (at 20,000 frames in float32, a hundredth of it). Every step is a sum of products of
+    mantissas with powers of 2, which are constants of the derivative; hence the cotangents of the mantissas are the
+    probabilities of passing through each state, in [0, 1].
+    """
+    labels = labels.astype(int)  # a narrow type may not hold the number of classes
+    classes = predictions.shape[-1]
     valid = jnp.all(~label_mask | (labels >= 0) & (labels < classes) & (labels != blank), axis=1)
-    logits = logits * jnp.where(valid, 1, jnp.nan).astype(logits.dtype)[:, None, None]
-    labels = jnp.where(label_mask, labels, 0)
-    repeats = jnp.sum((labels[:, 1:] == labels[:, :-1]) & label_mask[:, 1:], axis=1)
-    possible = jnp.sum(frame_mask, axis=1) >= jnp.sum(label_mask, axis=1) + repeats
-    paddings = ((~mask).astype(logits.dtype) for mask in (frame_mask, label_mask))
-    frames_padded, labels_padded = paddings
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax relies on both
-        losses = optax.losses.ctc_loss(logits, frames_padded, labels, labels_padded, blank_id=blank)  # type: ignore[arg-type]
-    return jnp.where(possible | ~valid, losses.astype(logits.dtype), jnp.inf)
+    labels = jnp.where(label_mask, jnp.clip(labels, 0, classes - 1), blank)
+    logs = jax.nn.log_softmax(jnp.where(frame_mask[..., None], wide(predictions), 0))
+    logs = nan_unless(valid[:, None, None], logs)
+
+    # States are blank, label, blank, …, label, blank: (batch, 2 · length + 1).
+    batch, length = labels.shape
+    states = jnp.full((batch, 2 * length + 1), blank, labels.dtype).at[:, 1::2].set(labels)
+    emitted = jnp.take_along_axis(logs, states[:, None, :], axis=-1, mode="promise_in_bounds")  # (batch, frames, states)
+    skips = (states != blank) & (states != jnp.pad(states, ((0, 0), (2, 0)), constant_values=blank)[:, :-2])
+
+    def step(forward, frame):
+        (mantissa, exponent, total), ((new_mantissa, new_exponent), present) = forward, frame
+        skipped, skipped_exponent = _moved(mantissa, exponent, 2)
+        skipping = jnp.where(skips, skipped, 0), jnp.where(skips, skipped_exponent, _LOWEST)
+        summed, largest = _sum((mantissa, exponent), _moved(mantissa, exponent, 1), skipping)
+        summed = summed * new_mantissa
+        scale = jnp.where(summed == 0, 0, _exponent(summed))
+        raised = jnp.where(summed == 0, _LOWEST, jnp.maximum(largest + new_exponent + scale, _LOWEST))
+        shift = jnp.max(raised, axis=1)  # relative to the largest, no exponent overflows
+        new = summed * _power_of_2(-scale, summed.dtype), jnp.where(summed == 0, _LOWEST, raised - shift[:, None])
+        here = present[:, None]
+        kept = jnp.where(here, new[0], mantissa), jnp.where(here, new[1], exponent)
+        return (*kept, total + jnp.where(present, shift, 0).astype(total.dtype)), None
+
+    start = jnp.where(jnp.arange(2 * length + 1) == 0, 1, 0).astype(logs.dtype)  # before the first frame: a blank
+    start = jnp.broadcast_to(start[None], states.shape)
+    first = start, jnp.where(start == 0, _LOWEST, 0).astype(jnp.int32), jnp.zeros(batch, logs.dtype)
+    frames = jax.tree.map(lambda part: jnp.moveaxis(part, 1, 0), (_split(emitted), frame_mask))
+    (mantissa, exponent, total), _ = jax.lax.scan(step, first, frames)
+
+    # An alignment ends with the last label or the blank after it.
+    last = 2 * jnp.sum(label_mask, axis=1, keepdims=True, dtype=states.dtype)
+
+    def at_end(part: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(part, last, axis=1, mode="promise_in_bounds")[:, 0]
+
+    label, label_exponent = _moved(mantissa, exponent, 1)
+    p, exponent = _sum((at_end(mantissa), at_end(exponent)), (at_end(label), at_end(label_exponent)))
+    possible = p != 0
+    p = jnp.where(possible, p, 1)
+    scale = _exponent(p * math.sqrt(2))  # to between √½ and √2, so that a loss near 0 keeps its digits
+    loss = -jnp.log(p * _power_of_2(-scale, p.dtype)) - (total + (exponent + scale).astype(total.dtype)) * math.log(2)
+    loss = loss - jax.lax.stop_gradient(jnp.minimum(loss, 0))  # rounding may give a probability above 1
+    return jnp.where(possible, loss, jnp.inf)
+
+
+def _split(logs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return exp(logs) as mantissas and exponents of 2."""
+    impossible = logs < -1e8  # including −∞
+    x = jnp.where(impossible, 0, logs)
+    exponent = jax.lax.stop_gradient(jnp.round(x / math.log(2)))
+    rest = (x - exponent * _LN2_HIGH) - exponent * (math.log(2) - _LN2_HIGH)
+    return jnp.where(impossible, 0, jnp.exp(rest)), jnp.where(impossible, 0, exponent).astype(jnp.int32)
+
+
+def _sum(*pairs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Return the sum of numbers m · 2ᵉ, with the largest of their exponents."""
+    largest = functools.reduce(jnp.maximum, (e for _, e in pairs))
+    return functools.reduce(jnp.add, (m * _power_of_2(e - largest, m.dtype) for m, e in pairs)), largest
+
+
+def _moved(mantissa: jax.Array, exponent: jax.Array, by: int) -> tuple[jax.Array, jax.Array]:
+    """Move all states up by a number of states, and fill with zeros."""
+    size = mantissa.shape[1]
+    pads = ((0, 0), (by, 0))
+    return jnp.pad(mantissa, pads)[:, :size], jnp.pad(exponent, pads, constant_values=_LOWEST)[:, :size]
+
+
+def _power_of_2(exponent: jax.Array, dtype: Any) -> jax.Array:
+    """Return 2ᵉ exactly, from its bits; 0 below the smallest normal number."""
+    info = jnp.finfo(dtype)
+    bits = (jnp.clip(exponent, 1 - _bias(info), _bias(info)) + _bias(info)).astype(f"int{info.bits}") << info.nmant
+    return jnp.where(exponent < 1 - _bias(info), 0, jax.lax.bitcast_convert_type(bits, dtype))
+
+
+def _exponent(x: jax.Array) -> jax.Array:
+    """Return ⌊log₂ x⌋ of positive normal numbers, from their bits."""
+    info = jnp.finfo(x.dtype)
+    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), f"int{info.bits}")
+    return (bits >> info.nmant).astype(jnp.int32) - _bias(info)
+
+
+def _bias(info: Any) -> int:
+    return int(info.maxexp) - 1
 
 
 def _mask(name: str, mask: Maybe, shape: tuple[int, ...]) -> jax.Array:

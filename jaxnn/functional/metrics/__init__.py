@@ -9,8 +9,8 @@ A metric is a set of four pure functions, so it works in a `scan` and under `jit
 
 `metric(predictions, targets)` does the same with one batch. `metric.merge(a, b)` merges totals of separate parts, such as
 two hosts; `metric.merge_across(totals, axis_name)` merges those of all devices along a named axis. Merging is addition,
-and `jax.lax.psum` across devices, for all metrics except `r2`, `pearson`, and those with a `capacity`. Totals have the
-default float dtype, so float32 counts are exact up to 2²⁴ = 16.8 million.
+and `jax.lax.psum` across devices, for all metrics except `r2`, `pearson`, and those with a `capacity`. Counts are whole
+numbers, exact up to 2³¹; sums are floats with what they lose in rounding beside them, so that they do not stand still.
 
 `where`, a boolean mask, leaves samples out: its shape is that of the counted values or of their leading axes, such as
 `(batch,)`. Shapes that do not match are errors, as in `jaxnn.functional.losses`; so are labels that are not a class. Under

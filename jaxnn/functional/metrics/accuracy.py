@@ -16,6 +16,7 @@ from jaxnn.functional.metrics.stream import (
     averaged,
     binary_of,
     classes_of,
+    counted,
     mask_of,
     positive_integer,
     valid_or_nan,
@@ -100,25 +101,28 @@ def confusion_matrix(num_classes: int) -> Metric:
     num_classes = positive_integer(name, "num_classes", num_classes)
 
     def init() -> Totals:
-        return {"counts": jnp.zeros((num_classes, num_classes), float)}
+        return {"counts": jnp.zeros((num_classes, num_classes), int), "invalid": jnp.zeros((), int)}
 
     def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
         scores, labels = classes_of(name, predictions, targets, where)
         if scores.shape[-1] != num_classes:
             raise ValueError(f"{name}: predictions are {spell(scores)}, expected num_classes={num_classes} on the last axis")
-        return add(totals, {"counts": _confusion(scores, labels, mask_of(name, where, labels.shape))})
+        return add(totals, _confusion(scores, labels, mask_of(name, where, labels.shape)))
 
-    return Metric(name, init, update, lambda totals: totals["counts"])
+    def compute(totals: Totals) -> jax.Array:
+        return jnp.where(totals["invalid"] > 0, jnp.nan, totals["counts"].astype(float))
+
+    return Metric(name, init, update, compute)
 
 
 @jax.jit
-def _confusion(scores: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+def _confusion(scores: jax.Array, labels: jax.Array, mask: jax.Array) -> Totals:
     num_classes = scores.shape[-1]
-    has_class = ~jnp.any(jnp.isnan(scores), axis=-1)
-    weight = jnp.where(mask, valid_or_nan(jnp.where(has_class, 1, jnp.nan), labels, num_classes), 0)
-    true = jax.nn.one_hot(jnp.where(mask, labels, 0).ravel(), num_classes, dtype=weight.dtype)
-    predicted = jax.nn.one_hot(jnp.argmax(scores, axis=-1).ravel(), num_classes, dtype=weight.dtype)
-    return true.T @ (weight.ravel()[:, None] * predicted)
+    labels = labels.astype(int)  # a narrow type may not hold the number of cells
+    valid = (labels >= 0) & (labels < num_classes) & ~jnp.any(jnp.isnan(scores), axis=-1)
+    cell = jnp.where(mask & valid, labels * num_classes + jnp.argmax(scores, axis=-1).astype(int), num_classes**2)
+    counts = jnp.zeros(num_classes**2, int).at[cell.ravel()].add(1, mode="drop")
+    return {"counts": counts.reshape(num_classes, num_classes), "invalid": counted(mask & ~valid)}
 
 
 accuracy = documented(

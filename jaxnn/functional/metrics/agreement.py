@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import spell
-from jaxnn.functional.metrics.stream import Metric, Totals, add, binary_of, classes_of, mask_of, positive_integer, valid_or_nan
+from jaxnn.functional.metrics.stream import Metric, Totals, add, binary_of, classes_of, counted, mask_of, positive_integer
 
 _AVERAGES = ("macro", "micro", "weighted", "none")
 
@@ -89,10 +89,10 @@ def f_beta(beta: float, num_classes: int | None = None, *, average: str = "macro
     """
     if not beta > 0:
         raise ValueError(f"f_beta: beta is {beta!r}, expected a positive number")
-    square = float(beta) ** 2
+    weight = 1 / (1 + float(beta) ** -2) if beta > 1 else float(beta) ** 2 / (1 + float(beta) ** 2)  # no β overflows
 
     def share(hit: jax.Array, predicted: jax.Array, true: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return (1 + square) * hit, square * true + predicted
+        return hit, weight * true + (1 - weight) * predicted
 
     return _averaged_over_classes("f1" if beta == 1 else f"f_{beta:g}", num_classes, average, share)
 
@@ -228,38 +228,32 @@ def _counted(name: str, num_classes: int | None, compute: Callable[[jax.Array, j
     size = 2 if num_classes is None else positive_integer(name, "num_classes", num_classes)
 
     def init() -> Totals:
-        return {kind: jnp.zeros(size, float) for kind in ("hit", "predicted", "true")}
+        return {kind: jnp.zeros(size, int) for kind in ("hit", "predicted", "true")} | {"invalid": jnp.zeros((), int)}
 
     def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
         if num_classes is None:
             logits, bits, mask = binary_of(name, predictions, targets, where)
-            weight = jnp.where(jnp.isnan(logits) | jnp.isnan(bits), jnp.nan, 1.0)
-            return add(totals, _counts((logits > 0).astype(int), (bits == 1).astype(int), weight, mask, size))
+            valid = ~jnp.isnan(logits) & ~jnp.isnan(bits)
+            return add(totals, _counts((logits > 0).astype(int), (bits == 1).astype(int), valid, mask, size))
         scores, labels = classes_of(name, predictions, targets, where)
         if scores.shape[-1] != size:
             raise ValueError(f"{name}: predictions are {spell(scores)}, expected num_classes={size} on the last axis")
         mask = mask_of(name, where, labels.shape)
-        weight = valid_or_nan(jnp.where(jnp.any(jnp.isnan(scores), axis=-1), jnp.nan, 1.0), labels, size)
-        return add(totals, _counts(jnp.argmax(scores, axis=-1), labels, weight, mask, size))
+        labels = labels.astype(int)  # a narrow type may not hold `size`
+        valid = (labels >= 0) & (labels < size) & ~jnp.any(jnp.isnan(scores), axis=-1)
+        return add(totals, _counts(jnp.argmax(scores, axis=-1).astype(int), labels, valid, mask, size))
 
     def value(totals: Totals) -> jax.Array:
-        result = compute(totals["hit"], totals["predicted"], totals["true"])
-        return jnp.where(jnp.sum(totals["true"]) > 0, result, jnp.nan)
+        result = compute(*(totals[kind].astype(float) for kind in ("hit", "predicted", "true")))
+        return jnp.where(jnp.any(totals["true"] > 0) & (totals["invalid"] == 0), result, jnp.nan)
 
     return Metric(name, init, update, value)
 
 
 @partial(jax.jit, static_argnames="size")
-def _counts(predicted: jax.Array, true: jax.Array, weight: jax.Array, mask: jax.Array, size: int) -> Totals:
-    """Count over all samples; an unmasked NaN weight makes every count NaN, and so every value."""
-    weight = jnp.where(mask, weight, 0).reshape(-1, 1)
-    invalid = jnp.any(jnp.isnan(weight))
-    is_predicted, is_true = (
-        labels.astype(int).reshape(-1, 1) == jnp.arange(size)[None]
-        for labels in (predicted, true)  # int: a narrow type may wrap
-    )
-
-    def total(of: jax.Array) -> jax.Array:
-        return jnp.where(invalid, jnp.nan, jnp.sum(jnp.where(of, weight, 0), axis=0))
-
-    return {"hit": total(is_predicted & is_true), "predicted": total(is_predicted), "true": total(is_true)}
+def _counts(predicted: jax.Array, true: jax.Array, valid: jax.Array, mask: jax.Array, size: int) -> Totals:
+    """Count over all unmasked samples; one that is not valid makes every value NaN."""
+    is_counted = (mask & valid).reshape(-1, 1)
+    is_predicted, is_true = (labels.reshape(-1, 1) == jnp.arange(size, dtype=int)[None] for labels in (predicted, true))
+    totals = {"hit": is_predicted & is_true, "predicted": is_predicted, "true": is_true}
+    return {kind: counted(of & is_counted, axis=0) for kind, of in totals.items()} | {"invalid": counted(mask & ~valid)}

@@ -17,8 +17,11 @@ from jaxnn.functional.metrics.stream import (
     average,
     averaged,
     classes_of,
+    counted,
     mask_of,
     positive_integer,
+    running,
+    total_of,
     valid_or_nan,
 )
 
@@ -92,14 +95,15 @@ def calibration_error(bins: int = 15) -> Metric:
     bins = positive_integer("calibration_error", "bins", bins)
 
     def init() -> Totals:
-        return {name: jnp.zeros(bins, float) for name in ("confidence", "count", "hit")}
+        return running("confidence", jnp.zeros(bins, float)) | {name: jnp.zeros(bins, int) for name in ("count", "hit")}
 
     def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
         scores, labels = classes_of("calibration_error", predictions, targets, where)
         return add(totals, _binned(scores, labels, mask_of("calibration_error", where, labels.shape), bins))
 
     def compute(totals: Totals) -> jax.Array:
-        return jnp.sum(jnp.abs(totals["hit"] - totals["confidence"])) / jnp.sum(totals["count"])
+        count = jnp.sum(totals["count"].astype(float))
+        return jnp.sum(jnp.abs(totals["hit"].astype(float) - total_of(totals, "confidence"))) / count
 
     return Metric("calibration_error", init, update, compute)
 
@@ -107,12 +111,9 @@ def calibration_error(bins: int = 15) -> Metric:
 @partial(jax.jit, static_argnames="bins")
 def _binned(scores: jax.Array, labels: jax.Array, mask: jax.Array, bins: int) -> Totals:
     confidence = jnp.max(jax.nn.softmax(scores.astype(float)), axis=-1)
-    hit = (jnp.argmax(scores, axis=-1) == labels.astype(int)).astype(float)
-    weight = jnp.where(mask, valid_or_nan(jnp.where(jnp.isnan(confidence), jnp.nan, 1.0), labels, scores.shape[-1]), 0)
+    hit = jnp.argmax(scores, axis=-1) == labels.astype(int)
+    summed = jnp.where(mask, valid_or_nan(confidence, labels, scores.shape[-1]), 0)  # NaN makes the value NaN
     bin_of = jnp.clip(jnp.ceil(jnp.nan_to_num(confidence) * bins) - 1, 0, bins - 1).astype(int)
-    membership = jnp.where(bin_of.reshape(-1, 1) == jnp.arange(bins)[None], weight.reshape(-1, 1), 0)
-
-    def total(values: jax.Array) -> jax.Array:
-        return jnp.sum(membership * jnp.where(mask, values, 0).reshape(-1, 1), axis=0)
-
-    return {"confidence": total(confidence), "count": jnp.sum(membership, axis=0), "hit": total(hit)}
+    member = (bin_of.reshape(-1, 1) == jnp.arange(bins)[None]) & mask.reshape(-1, 1)
+    totals = running("confidence", jnp.sum(jnp.where(member, summed.reshape(-1, 1), 0), axis=0))
+    return totals | {"count": counted(member, axis=0), "hit": counted(member & hit.reshape(-1, 1), axis=0)}

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.functional.metrics.regression import correlation, moments_of, pair_of
-from jaxnn.functional.metrics.stream import Metric, Totals, binary_of, positive_integer
+from jaxnn.functional.metrics.stream import Metric, Totals, binary_of, positive_integer, total_of
 
 _VALUES = 2**16
+_NAN = 0  # the index of a NaN, which no number has
 _LARGEST = 65504.0  # of float16
 
 
@@ -99,7 +100,7 @@ def spearman(capacity: int) -> Metric:
 
     def compute(predictions: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
         moments = moments_of(mask, _ranks(predictions, mask), _ranks(targets, mask))
-        return correlation(moments["spread"], moments["count"])
+        return correlation(total_of(moments, "spread"), moments["count"])
 
     return _stored("spearman", capacity, partial(pair_of, "spearman"), compute)
 
@@ -124,17 +125,18 @@ def _ranked(name: str, capacity: int | None, area: Callable[..., jax.Array]) -> 
         return area(*_thresholds(scores, (labels == 1) & mask, (labels == 0) & mask))
 
     def rounded(totals: Totals) -> jax.Array:
-        positive, negative = totals["positive"], totals["negative"]
+        invalid = totals["positive"][_NAN] + totals["negative"][_NAN]
+        positive, negative = (totals[kind].astype(float) for kind in ("positive", "negative"))
         below = jnp.cumsum(negative) - negative
         above = jnp.cumsum(positive[::-1])[::-1]
-        return area(positive, above, below, negative, jnp.sum(negative))
+        return jnp.where(invalid > 0, jnp.nan, area(positive, above, below, negative, jnp.sum(negative)))
 
     batch = partial(binary_of, name)
     if capacity is not None:
         return _stored(name, capacity, batch, exact)
 
     def init() -> Totals:
-        return {kind: jnp.zeros(_VALUES, float) for kind in ("negative", "positive")}
+        return {kind: jnp.zeros(_VALUES, int) for kind in ("negative", "positive")}
 
     def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
         return _counted(totals, *batch(predictions, targets, where))
@@ -144,13 +146,13 @@ def _ranked(name: str, capacity: int | None, area: Callable[..., jax.Array]) -> 
 
 @jax.jit
 def _counted(totals: Totals, scores: jax.Array, labels: jax.Array, mask: jax.Array) -> Totals:
-    labels = jnp.where(jnp.isnan(scores), jnp.nan, labels)
-    index, weight = _float16_order(scores).ravel(), jnp.where(mask, 1.0, 0.0)
+    invalid = jnp.isnan(scores) | jnp.isnan(labels)
+    index = jnp.where(mask, jnp.where(invalid, _NAN, _float16_order(scores)), _VALUES)
 
     def counts(total: jax.Array, of: jax.Array) -> jax.Array:
-        return total.at[index].add(jnp.where(mask, weight * of, 0).astype(total.dtype).ravel())
+        return total.at[jnp.where(of | invalid, index, _VALUES).ravel()].add(1, mode="drop")
 
-    return {"negative": counts(totals["negative"], 1 - labels), "positive": counts(totals["positive"], labels)}
+    return {"negative": counts(totals["negative"], labels == 0), "positive": counts(totals["positive"], labels == 1)}
 
 
 def _float16_order(x: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxnn.functional import losses
 from jaxnn.functional._checks import check_predictions, check_same_shape, spell
 from jaxnn.functional._documented import documented
-from jaxnn.functional.metrics.stream import Metric, Totals, mask_of, mean
+from jaxnn.functional.metrics.stream import Metric, Totals, add, counted, mask_of, mean, running, total_of
 
 _SMALLEST = 2.0**-52  # the smallest divisor of an error, as in scikit-learn
 
@@ -96,35 +96,38 @@ def pair_of(name: str, predictions: ArrayLike, targets: ArrayLike, where: ArrayL
 
 def _no_moments(columns: int) -> Totals:
     vector = jnp.zeros(columns, float)
-    return {"count": jnp.zeros((), float), "pivot": vector, "mean": vector, "spread": jnp.zeros((columns, columns), float)}
+    spread = running("spread", jnp.zeros((columns, columns), float))
+    return {"count": jnp.zeros((), int), "pivot": vector, "mean": vector} | spread
 
 
 def moments_of(mask: jax.Array, *columns: jax.Array) -> Totals:
     """Return count, means and sums of products of deviations; means are relative to the pivot, the first unmasked sample."""
     x = jnp.stack(columns, axis=1)
-    count = jnp.sum(mask).astype(float)
+    count = counted(mask)
     pivot = jnp.where(count > 0, x[jnp.argmax(mask)], 0)
     shifted = jnp.where(mask[:, None], x - pivot[None], 0)
-    mean = jnp.sum(shifted, axis=0) / jnp.maximum(count, 1)
+    mean = jnp.sum(shifted, axis=0) / jnp.maximum(count, 1).astype(float)
     deviations = jnp.where(mask[:, None], shifted - mean[None], 0)
     spread = jnp.einsum("ni,nj->ij", deviations, deviations, precision="highest")
-    return {"count": count, "pivot": pivot, "mean": mean, "spread": spread}
+    return {"count": count, "pivot": pivot, "mean": mean} | running("spread", spread)
 
 
 def _merged(a: Totals, b: Totals) -> Totals:
     """Merge the moments of two parts: Chan, Golub and LeVeque (1983)."""
     count = a["count"] + b["count"]
-    share = b["count"] / jnp.maximum(count, 1)
+    share = b["count"].astype(float) / jnp.maximum(count, 1).astype(float)
     pivot = jnp.where(a["count"] > 0, a["pivot"], b["pivot"])
     mean_b = (b["pivot"] - pivot) + b["mean"]
     mean_a = jnp.where(a["count"] > 0, a["mean"], mean_b)
     delta = mean_b - mean_a
-    spread = a["spread"] + b["spread"] + a["count"] * share * (delta[:, None] * delta[None, :])
-    return {"count": count, "pivot": pivot, "mean": mean_a + share * delta, "spread": spread}
+    between = a["count"].astype(float) * share * (delta[:, None] * delta[None, :])
+    spreads = ({name: part[name] for name in ("spread", "spread_rounding")} for part in (a, b))
+    spread = add(add(*spreads), running("spread", between))
+    return {"count": count, "pivot": pivot, "mean": mean_a + share * delta} | spread
 
 
 def _r2_init() -> Totals:
-    return _no_moments(1) | {"residual": jnp.zeros((), float)}
+    return _no_moments(1) | running("residual", jnp.zeros((), float))
 
 
 def _r2_update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
@@ -134,16 +137,18 @@ def _r2_update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where
 
 @jax.jit
 def _r2_batch(predictions: jax.Array, targets: jax.Array, mask: jax.Array) -> Totals:
-    return moments_of(mask, targets) | {"residual": jnp.sum(jnp.where(mask, jnp.square(targets - predictions), 0))}
+    residual = jnp.sum(jnp.where(mask, jnp.square(targets - predictions), 0))
+    return moments_of(mask, targets) | running("residual", residual)
 
 
 @jax.jit
 def _r2_merge(a: Totals, b: Totals) -> Totals:
-    return _merged(a, b) | {"residual": a["residual"] + b["residual"]}
+    residuals = ({name: part[name] for name in ("residual", "residual_rounding")} for part in (a, b))
+    return _merged(a, b) | add(*residuals)
 
 
 def _r2_compute(totals: Totals) -> jax.Array:
-    spread, residual = totals["spread"][0, 0], totals["residual"]
+    spread, residual = total_of(totals, "spread")[0, 0], total_of(totals, "residual")
     flat = jnp.where(residual == 0, 1.0, jnp.where(jnp.isnan(residual), jnp.nan, 0.0))
     value = jnp.where(spread == 0, flat, 1 - residual / jnp.where(spread == 0, 1, spread))
     return jnp.where(totals["count"] < 2, jnp.nan, value)
@@ -180,7 +185,7 @@ _pearson_merge = jax.jit(_merged)
 
 
 def _pearson_compute(totals: Totals) -> jax.Array:
-    return correlation(totals["spread"], totals["count"])
+    return correlation(total_of(totals, "spread"), totals["count"])
 
 
 def correlation(spread: jax.Array, count: jax.Array) -> jax.Array:

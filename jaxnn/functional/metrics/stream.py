@@ -23,9 +23,48 @@ from jaxnn.functional._checks import (
 Totals = dict[str, jax.Array]
 
 
+_ROUNDING = "_rounding"  # of a total: what its float has lost
+
+
 def add(a: Totals, b: Totals) -> Totals:
-    """Merge totals that are sums."""
-    return jax.tree.map(jnp.add, a, b)
+    """Merge totals that are sums: whole numbers, or floats with what they lost in rounding (Knuth's two-sum).
+
+    A float32 alone stands still at 2²⁴ when ones are added.
+    """
+    merged: Totals = {}
+    for name, more in b.items():
+        if name.endswith(_ROUNDING):
+            continue
+        total = jnp.asarray(a[name]).astype(more.dtype)
+        merged[name] = total + more
+        if (rounding := name + _ROUNDING) in b:
+            added = merged[name] - total
+            lost = (total - (merged[name] - added)) + (more - added) + a.get(rounding, 0) + b[rounding]
+            rest = jnp.where(jnp.isfinite(merged[name]), lost, 0)
+            merged[name] = merged[name] + rest
+            merged[rounding] = jnp.where(jnp.isfinite(merged[name]), rest - (merged[name] - (total + more)), 0)
+    return merged
+
+
+def running(name: str, value: jax.Array) -> Totals:
+    """Return a float total with a rounding error of 0."""
+    return {name: value, name + _ROUNDING: jnp.zeros_like(value)}
+
+
+def whole(name: str, count: jax.Array) -> Totals:
+    """Return a whole number as a float total, which does not wrap around at 2³¹."""
+    rounded = count.astype(float)
+    return {name: rounded, name + _ROUNDING: (count - rounded.astype(int)).astype(float)}
+
+
+def total_of(totals: Totals, name: str) -> jax.Array:
+    """Return a float total with what it lost in rounding, which `psum` adds up separately."""
+    return totals[name] + totals[name + _ROUNDING]
+
+
+def counted(of: jax.Array, axis: int | None = None) -> jax.Array:
+    """Return the number of True, as a whole number."""
+    return jnp.sum(of, axis=axis, dtype=int)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +163,7 @@ def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
         size = shape[0]
         if where is None:
             total = size * scalar(predictions, targets) if size else 0.0  # the mean over no samples may be NaN
-            return {"sum": jnp.asarray(total, float), "count": jnp.asarray(size, float)}
+            return running("sum", jnp.asarray(total, float)) | whole("count", jnp.asarray(size, int))
         mask = mask_of(name, where, (size,))
         single = jax.vmap(lambda p, t: scalar(*jax.tree.map(lambda leaf: leaf[None], (p, t))))
         values = single(*jax.tree.map(jnp.asarray, (predictions, targets)))
@@ -161,17 +200,17 @@ def averaged(name: str, batch: Callable[..., Totals]) -> Metric:
     """Make a metric that averages; `batch(predictions, targets, where)` returns the sum and the count of its values."""
 
     def init() -> Totals:
-        return {"sum": jnp.zeros((), float), "count": jnp.zeros((), float)}
+        return running("sum", jnp.zeros((), float)) | running("count", jnp.zeros((), float))
 
     def update(totals: Totals, predictions: Any, targets: Any, where: ArrayLike | None = None) -> Totals:
         return add(totals, batch(predictions, targets, where))
 
-    return Metric(name, init, update, lambda totals: totals["sum"] / totals["count"])
+    return Metric(name, init, update, lambda totals: total_of(totals, "sum") / total_of(totals, "count"))
 
 
 def average(values: jax.Array, mask: jax.Array) -> Totals:
     """Return the sum and the count of the unmasked values."""
-    return {"sum": jnp.sum(jnp.where(mask, values, 0)), "count": jnp.sum(mask).astype(values.dtype)}
+    return running("sum", jnp.sum(jnp.where(mask, values, 0))) | whole("count", counted(mask))
 
 
 def valid_or_nan(values: jax.Array, labels: jax.Array, classes: int) -> jax.Array:

@@ -38,7 +38,7 @@ def bleu(max_order: int = 4) -> Metric:
     max_order = positive_integer("bleu", "max_order", max_order)
 
     def init() -> Totals:
-        orders, number = jnp.zeros(max_order, float), jnp.zeros((), float)
+        orders, number = jnp.zeros(max_order, int), jnp.zeros((), int)
         return {"matched": orders, "total": orders, "predicted": number, "reference": number}
 
     def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
@@ -57,6 +57,7 @@ def bleu(max_order: int = 4) -> Metric:
         return add(totals, jax.tree.map(partial(jnp.sum, axis=0), counts))
 
     def compute(totals: Totals) -> jax.Array:
+        totals = jax.tree.map(lambda count: count.astype(float), totals)
         c, r = totals["predicted"], totals["reference"]
         precision = totals["matched"] / jnp.maximum(totals["total"], 1)
         brevity = jnp.exp(jnp.minimum(0.0, 1 - r / jnp.maximum(c, 1)))
@@ -80,7 +81,7 @@ def _counts(max_order: int, predicted: jax.Array, reference: jax.Array) -> Total
         real = real & jnp.roll(predicted >= 0, -len(total)).at[-len(total) :].set(False)
     totals = {"matched": jnp.stack(matched), "total": jnp.stack(total)}
     totals |= {"predicted": jnp.sum(predicted >= 0), "reference": jnp.sum(reference >= 0)}
-    return jax.tree.map(lambda count: count.astype(float), totals)
+    return jax.tree.map(lambda count: count.astype(int), totals)
 
 
 def _equal(a: jax.Array, b: jax.Array) -> jax.Array:

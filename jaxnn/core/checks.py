@@ -98,9 +98,14 @@ def fraction(layer: str, option: str, value: Any) -> Any:
         `value` itself.
 
     Raises:
-        ValueError: If `value` lies outside [0, 1).
+        TypeError: If `value` is not a number.
+        ValueError: If it lies outside [0, 1).
     """
-    if not isinstance(value, jax.Array) and not 0 <= value < 1:
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{layer} takes {option} as a number in [0, 1), got {value!r}")
+    if not 0 <= value < 1:
         raise ValueError(f"{layer} takes {option} in [0, 1), got {value}")
     return value
 

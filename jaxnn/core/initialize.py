@@ -214,7 +214,12 @@ def _called(key: jax.Array, path: tuple[str, ...], leaf: Undrawn, key_paths: lis
         own_key = key
         for name in names:
             own_key = child_key(own_key, name)
-        copies.append(jnp.asarray(leaf.initializer(own_key, leaf.base, leaf.dtype)))
+        try:
+            copies.append(jnp.asarray(leaf.initializer(own_key, leaf.base, leaf.dtype)))
+        except TypeError as error:
+            raise TypeError(
+                f"the initializer of '{'/'.join(path)}' is called as (key, shape, dtype), which raised: {error}"
+            ) from error
         if copies[-1].shape != leaf.base:
             raise ValueError(f"the initializer of '{'/'.join(path)}' must return the shape {leaf.base}, got {copies[-1].shape}")
     return (jnp.stack(copies) if leaf.copies else copies[0]).reshape(leaf.shape).astype(leaf.dtype)

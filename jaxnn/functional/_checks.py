@@ -35,8 +35,10 @@ def seen(targets: ArrayLike, where: ArrayLike | None) -> np.ndarray:
 
 
 def check_number(caller: str, name: str, value: Any, allowed: Callable[[Any], bool], expected: str) -> None:
-    """Raise a ValueError unless `value` is a finite scalar that is allowed; the value of a tracer is not checked."""
+    """Raise an error unless `value` is a finite number that is allowed; the value of a tracer is not checked."""
     number = known(value)
+    if number is not None and not np.issubdtype(number.dtype, np.number):
+        raise TypeError(f"{caller}: {name} is {value!r}, expected a single {expected}")
     if jnp.ndim(value) or (number is not None and not (allowed(number) and representable(number, allowed))):
         raise ValueError(f"{caller}: {name} is {value}, expected a single {expected}")
 

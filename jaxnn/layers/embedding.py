@@ -264,6 +264,7 @@ def alibi(heads: int, query_positions: jax.Array, key_positions: jax.Array) -> j
         >>> nn.alibi(8, jnp.arange(3), jnp.arange(3))[0].tolist()
         [[-0.0, -0.5, -1.0], [-0.5, -0.0, -0.5], [-1.0, -0.5, -0.0]]
     """
+    whole("alibi", "heads", heads)
     i, j = (positions.astype(jnp.int32) for positions in (query_positions, key_positions))  # unsigned ones would wrap around
     lower = 2 ** (heads.bit_length() - 1)
     slopes = [2 ** (-8 * h / lower) for h in range(1, lower + 1)]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
-from jaxnn.core.checks import axes_of, whole
+from jaxnn.core.checks import axes_of, function, whole
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.dtypes import promote
 from jaxnn.core.initialize import param
@@ -226,6 +226,7 @@ class _AsMatrix:
     """
 
     def __init__(self, initializer: Callable, n_in: int, n_out: int, arrange: Callable | None = None):
+        function("this layer", "kernel_init", initializer, "(key, shape, dtype) -> array")
         self._initializer, self._matrix, self._arrange = initializer, (n_in, n_out), arrange
         if hasattr(initializer, "describe"):
             self.describe = lambda shape: initializer.describe(self._matrix)

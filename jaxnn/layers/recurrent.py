@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import function, whole
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer
@@ -66,6 +66,7 @@ def rnn(
     """
 
     features = whole("rnn", "features", features)
+    function("rnn", "activation", activation, "of an array")
 
     def cell(params, z, carry):
         return (activation(z),)
@@ -133,6 +134,8 @@ def lstm(
     """
 
     features = whole("lstm", "features", features)
+    function("lstm", "activation", activation, "of an array")
+    function("lstm", "gate_activation", gate_activation, "of an array")
     width = features if projection is None else whole("lstm", "projection", projection)
 
     def parameters(n_in):
@@ -225,6 +228,8 @@ def gru(
     """
 
     features = whole("gru", "features", features)
+    function("gru", "activation", activation, "of an array")
+    function("gru", "gate_activation", gate_activation, "of an array")
 
     def parameters(n_in):
         params = gates(3, features, kernel_init, recurrent_init, bias_init)(n_in)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import function, whole
 from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer
@@ -106,6 +106,7 @@ def ind_rnn(
         (16,)
     """
     features = whole("ind_rnn", "features", features)
+    function("ind_rnn", "activation", activation, "of an array")
 
     def parameters(n_in):
         params = gates(1, features, kernel_init, recurrent_init, bias_init)(n_in)

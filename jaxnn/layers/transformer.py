@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.core.block import compose
-from jaxnn.core.checks import number, whole
+from jaxnn.core.checks import function, number, whole
 from jaxnn.core.combinators import positionwise
 from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.initialize import is_undrawn, param
@@ -61,6 +61,7 @@ def feed_forward(
         >>> sorted(params), layer(params, jnp.ones((2, 5, 4))).shape
         (['down', 'gate', 'up'], (2, 5, 4))
     """
+    function("feed_forward", "activation", activation, "of an array")
     sizes = {"up": hidden, "down": features} | ({"gate": hidden} if gated else {})
     inits = dict.fromkeys(sizes, kernel_init) | {"down": output_init or kernel_init}
     children = {name: dense(n, use_bias=use_bias, kernel_init=inits[name]) for name, n in sizes.items()}

@@ -61,9 +61,12 @@ def option(name: str, allowed: Callable[[Any], bool], expected: str) -> Callable
     return decorate
 
 
-def check_has_axis(caller: str, x: jax.Array) -> None:
-    """Raise a ValueError if `x` is a scalar."""
+def check_axes(caller: str, x: jax.Array, axes: int | tuple[int, ...]) -> None:
+    """Raise a ValueError if `x` is a scalar, or lacks one of the axes."""
     if x.ndim == 0:
         raise ValueError(
             f"{caller}: x is {spell(x)}, a scalar, expected at least one axis; pass x[None] for an axis of length 1"
         )
+    for axis in (axes,) if isinstance(axes, int) else axes:
+        if not -x.ndim <= axis < x.ndim:
+            raise ValueError(f"{caller}: axis is {axis}, expected one from {-x.ndim} to {x.ndim - 1} for x {spell(x)}")

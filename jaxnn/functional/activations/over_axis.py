@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn.functional._checks import check_real
-from jaxnn.functional.activations._floating import check_has_axis, floating, option, wide, widened
+from jaxnn.functional._checks import check_real, spell
+from jaxnn.functional.activations._floating import check_axes, floating, option, wide, widened
 
 Axis = int | tuple[int, ...]
 
@@ -30,7 +30,7 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
         >>> [round(p, 4) for p in softmax(jnp.array([0.0, 1.0, 2.0])).tolist()]
         [0.09, 0.2447, 0.6652]
     """
-    x = _scores("softmax", x)
+    x = _scores("softmax", x, axis)
     return jax.nn.softmax(wide(x), axis=axis, where=where).astype(x.dtype)
 
 
@@ -52,7 +52,7 @@ def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -
         >>> log_softmax(jnp.array([0.0, -200.0])).tolist()
         [0.0, -200.0]
     """
-    x = _scores("log_softmax", x)
+    x = _scores("log_softmax", x, axis)
     return jax.nn.log_softmax(wide(x), axis=axis, where=where).astype(x.dtype)
 
 
@@ -71,7 +71,7 @@ def softmin(x: ArrayLike, axis: Axis = -1) -> jax.Array:
         >>> [round(p, 4) for p in softmin(jnp.array([0.0, 1.0, 2.0])).tolist()]
         [0.6652, 0.2447, 0.09]
     """
-    return softmax(-_scores("softmin", x), axis=axis)
+    return softmax(-_scores("softmin", x, axis), axis=axis)
 
 
 @partial(jax.jit, static_argnames="axis")
@@ -93,7 +93,7 @@ def sparsemax(x: ArrayLike, axis: int = -1) -> jax.Array:
         >>> sparsemax(jnp.array([0.0, 1.0, 1.5])).tolist()
         [0.0, 0.25, 0.75]
     """
-    x = _scores("sparsemax", x)
+    x = _scores("sparsemax", x, axis)
     z = wide(x)
     z = z - jax.lax.stop_gradient(jnp.max(z, axis=axis, keepdims=True))  # far from 0, τ would lose its digits
     descending = -jnp.sort(-jax.lax.stop_gradient(z), axis=axis)
@@ -125,7 +125,9 @@ def glu(x: ArrayLike, axis: int = -1) -> jax.Array:
         [1.5]
     """
     x = floating(x)
-    check_has_axis("glu", x)
+    check_axes("glu", x, axis)
+    if x.shape[axis] % 2:
+        raise ValueError(f"glu: x is {spell(x)}, expected an even size of axis {axis}, which is split in half")
     return jax.nn.glu(wide(x), axis=axis).astype(x.dtype)
 
 
@@ -233,7 +235,7 @@ def standardize(
         >>> [round(z, 4) for z in standardize(jnp.array([1.0, 3.0]), epsilon=0.0).tolist()]
         [-1.0, 1.0]
     """
-    x = _scores("standardize", x)
+    x = _scores("standardize", x, axis)
     z = wide(x)
     if where is not None:  # a masked infinity or NaN must not reach the gradient either
         z = jnp.where(where | jnp.isfinite(z), z, jnp.zeros((), z.dtype))
@@ -248,9 +250,9 @@ def standardize(
     return ((z - center) * jax.lax.rsqrt(spread + jnp.asarray(epsilon).astype(z.dtype))).astype(x.dtype)
 
 
-def _scores(caller: str, x: ArrayLike) -> jax.Array:
-    """Return real scores with at least one axis, or raise."""
+def _scores(caller: str, x: ArrayLike, axis: Axis) -> jax.Array:
+    """Return real scores that have the axis, or raise."""
     x = floating(x)
     check_real(caller, "x", x)
-    check_has_axis(caller, x)
+    check_axes(caller, x, axis)
     return x

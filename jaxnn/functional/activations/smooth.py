@@ -190,7 +190,7 @@ def mish(x: ArrayLike) -> jax.Array:
         [-0.2525, 2.9865]
     """
     # Beyond 50 the tanh is 1 in every dtype; unclipped, the second derivative is 0 · ∞ for the largest x.
-    return x * jnp.tanh(jax.nn.softplus(jnp.minimum(x, 50)))
+    return jnp.asarray(x) * jnp.tanh(jax.nn.softplus(jnp.minimum(x, 50)))
 
 
 @jax.jit

@@ -1,6 +1,5 @@
 """Initializers whose distribution does not depend on the shape."""
 
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import check_number, known
@@ -25,8 +24,7 @@ def constant(value: ArrayLike) -> Initializer:
         >>> constant(0.5)(jax.random.key(0), (2,)).tolist()
         [0.5, 0.5]
     """
-    if jnp.ndim(value):
-        raise ValueError(f"constant: value is {value}, expected a single number")
+    check_number("constant", "value", value, lambda value: True, "number")
     return Initializer(f"constant({value})", "constant", lambda shape: 0.0, value)
 
 

@@ -141,6 +141,7 @@ def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
         The metric, called with the same arguments as the function.
 
     Raises:
+        TypeError: If it is not a function.
         ValueError: When called, if the function does not return a scalar, or there is no batch axis.
 
     Example:
@@ -148,6 +149,8 @@ def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
         >>> mean(losses.mse)(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).item()
         2.0
     """
+    if not callable(function):
+        raise TypeError(f"mean takes a function (predictions, targets) -> scalar, got {function!r}")
     name = getattr(function, "__name__", type(function).__name__)
 
     def scalar(predictions: Any, targets: Any) -> jax.Array:

@@ -216,6 +216,9 @@ def standardize(
     Returns:
         An array with the shape of `x`.
 
+    Raises:
+        TypeError: If `x` is complex.
+
     Example:
         >>> [round(z, 4) for z in standardize(jnp.array([1.0, 3.0]), epsilon=0.0).tolist()]
         [-1.0, 1.0]

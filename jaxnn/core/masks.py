@@ -33,7 +33,7 @@ def split_mask(x: Any, *, any_shape: bool = False) -> tuple[Any, Any]:
         return x, None
     values, mask = x
     if mask.dtype != np.bool_:
-        if np.issubdtype(mask.dtype, np.integer) and mask.ndim > 0 and (any_shape or mask.ndim < values.ndim):
+        if jnp.issubdtype(mask.dtype, jnp.integer) and mask.ndim > 0 and (any_shape or mask.ndim < values.ndim):
             raise TypeError(
                 "a padded sequence (x, mask) takes a boolean mask that is true where there is data, got "
                 f"{array_text(x)}: convert the mask, as in mask.astype(bool)"

@@ -43,16 +43,22 @@ def power_norm(x: jax.Array, axes: tuple[int, ...], p: float = 2.0) -> jax.Array
     """The norm (Σ |x|ᵖ)^(1/p) over some axes, which keep size 1; for p = ∞ the largest |x|. Its derivative at 0 is 0.
 
     Example:
-        >>> power_norm(jnp.array([[3e25, 4e25], [0.0, 0.0]]), (1,)).tolist()
-        [[5.000000023974121e+25], [0.0]]
+        >>> [f"{norm:.3g}" for norm in power_norm(jnp.array([[3e25, 4e25], [0.0, 0.0]]), (1,)).ravel().tolist()]
+        ['5e+25', '0']
     """
     scale, zero = power_of_two(x, axes), x == 0
     sizes = jnp.abs(jnp.where(zero, 1, x / scale))
     if p == math.inf:
         return scale * jnp.where(zero, 0, sizes).max(axes, keepdims=True, initial=0)
-    total = jnp.where(zero, 0, sizes**p).sum(axes, keepdims=True)
+    if p > 32:  # the largest must then be 1 itself
+        largest = lax.stop_gradient(sizes).max(axes, keepdims=True, initial=0)
+        largest = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
+        scale, sizes = scale * largest, sizes / largest
+    power = int(p) if p in (1, 2, 3, 4) else p  # products and a square root are more precise than exp and log
+    total = jnp.where(zero, 0, sizes**power).sum(axes, keepdims=True)
     empty = total == 0
-    return jnp.where(empty, 0, scale * jnp.where(empty, 1, total) ** (1 / p))
+    total = jnp.where(empty, 1, total)
+    return jnp.where(empty, 0, scale * (jnp.sqrt(total) if p == 2 else total ** (1 / p)))
 
 
 @jax.custom_jvp

@@ -28,7 +28,7 @@ def resample(x: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
     taps = max((weights.shape[1] - (weights != 0)[:, ::-1].argmax(1) - first).max(), 1)
     positions = np.minimum(first[:, None] + np.arange(taps), weights.shape[1] - 1)
     inside = first[:, None] + np.arange(taps) < weights.shape[1]
-    real = jnp.finfo(x.dtype).dtype
+    dtype, real = x.dtype, jnp.finfo(x.dtype).dtype
     of_taps = np.where(inside, np.take_along_axis(weights, positions, 1), 0)
     of_taps = np.expand_dims(of_taps, (*range(axis), *range(axis + 2, x.ndim + 1)))
 
@@ -40,7 +40,7 @@ def resample(x: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
 
     @weighted.defjvp
     def product(primals, tangents):
-        matrix = jnp.asarray(weights, real).astype(x.dtype)
+        matrix = jnp.asarray(weights, real).astype(dtype)
         change = jnp.tensordot(tangents[0], matrix, (axis, 1), precision="highest")
         return weighted(*primals), jnp.moveaxis(change, -1, axis)
 

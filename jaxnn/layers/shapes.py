@@ -170,7 +170,7 @@ def crop(cropping: Margins) -> Layer:
 
 
 def upsample(scale: PerAxis, *, method: str = "nearest", align_corners: bool = False) -> Layer:
-    """Upsample the spatial axes, n → scale · n, as `resize` does.
+    """Upsample the spatial axes, n → scale · n, with the weights of `jax.image.resize`.
 
     Args:
         scale: A whole number, or one per spatial axis.

@@ -229,6 +229,7 @@ def standardize(
         An array with the shape of `x`.
 
     Raises:
+        TypeError: If `x` is complex.
         ValueError: If ε is not a nonnegative number, or `x` is a scalar.
 
     Example:

@@ -70,7 +70,7 @@ def with_mask(y: Any, mask: Any) -> Any:
         return y
     if hasattr(y, "shape") and y.shape[: mask.ndim] != mask.shape:
         raise ValueError(
-            f"the mask {list(mask.shape)} of a padded sequence (x, mask) does not fit the output {list(y.shape)}: pass the values "
-            "alone to a layer that does not keep the positions"
+            f"the mask {list(mask.shape)} of a padded sequence (x, mask) does not fit the output {list(y.shape)}: pass a "
+            "layer that does not keep the positions the values alone"
         )
     return y, mask

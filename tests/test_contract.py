@@ -362,7 +362,7 @@ def abstract(entry: Entry):
 # The entries that take a padded sequence (x, mask), where the values at padded positions must not matter; the tests that
 # compile run by default for the second set.
 PADDED = {name for name, e in LAYERS.items() if any(leaf is MASK for leaf in jax.tree.leaves(e.x))} | {
-    "function", "dense without bias", "dense over two axes", "global_avg_pool", "global_max_pool", "rms_norm", "drop_path",
+    "function", "dense without bias", "global_max_pool", "rms_norm", "drop_path",
     "learned_positions", "rnn", "lstm", "gru, reset before", "ind_rnn", "sinusoidal_positions, stateful", "embedding",
     "lstm with everything, stateful", "spatial_dropout", "layer_norm", "prelu", "dropout", "unit_norm", "batch_norm",
 }  # fmt: skip

@@ -17,7 +17,7 @@ from jaxnn.core.block import compose
 from jaxnn.core.dtypes import cast_floating, promote
 from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
-from jaxnn.core.masks import split_mask, zero_padding
+from jaxnn.core.masks import split_mask, with_mask, zero_padding
 from jaxnn.core.naming import check_name, name_hash
 from jaxnn.core.text import array_text
 from jaxnn.core.trees import abstract
@@ -289,7 +289,7 @@ def positionwise(layer: Any) -> Layer:
 
     Raises:
         TypeError: If the mask is not boolean.
-        ValueError: If the mask's shape is not that of the leading axes of `x`.
+        ValueError: If the mask's shape is not that of the leading axes of `x`, or the output has others.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -304,12 +304,12 @@ def positionwise(layer: Any) -> Layer:
     def setup(x):
         x, mask = split_mask(x)
         spec = layer.setup(x)
-        return spec if mask is None else replace(spec, output=(spec.output, mask))
+        return replace(spec, output=with_mask(spec.output, mask))
 
     def apply(params, state, x, *, key, training):
         x, mask = split_mask(x)
         y, state = layer.apply(params, state, zero_padding(x, mask), key=key, training=training)
-        return (y if mask is None else (y, mask)), state
+        return with_mask(y, mask), state
 
     return from_setup(setup, apply, layer.name, layer.children)
 

@@ -25,7 +25,7 @@ import numpy as np
 from jaxnn.core.checks import check_key, function
 from jaxnn.core.foreign_names import no_method
 from jaxnn.core.initialize import describe_init, draw
-from jaxnn.core.masks import split_mask, zero_padding
+from jaxnn.core.masks import split_mask, with_mask, zero_padding
 from jaxnn.core.naming import explained
 from jaxnn.core.text import listed
 from jaxnn.core.trees import abstract
@@ -243,7 +243,7 @@ def as_layer(value: Any) -> Layer:
             raise
         if isinstance(y, Layer):
             raise TypeError(uncalled)
-        return y if mask is None else (y, mask)
+        return with_mask(y, mask)
 
     return stateless(init, apply, name)
 

@@ -58,3 +58,19 @@ def zero_padding(x: Any, mask: Any) -> Any:
         return x
     mask = jnp.reshape(mask, (*mask.shape, *(1 for _ in range(x.ndim - mask.ndim))))
     return jnp.where(mask, x, jnp.zeros((), x.dtype))
+
+
+def with_mask(y: Any, mask: Any) -> Any:
+    """The output `(y, mask)` of a layer that keeps all positions; `y` itself without a mask.
+
+    Raises:
+        ValueError: If y has other positions than the mask.
+    """
+    if mask is None:
+        return y
+    if hasattr(y, "shape") and y.shape[: mask.ndim] != mask.shape:
+        raise ValueError(
+            f"the mask {list(mask.shape)} of a padded sequence (x, mask) does not fit the output {list(y.shape)}: pass a "
+            "layer that does not keep the positions the values alone"
+        )
+    return y, mask

@@ -47,6 +47,7 @@ def test_gradients_that_are_sums_are_accumulated_in_float32(dtype):
     assert edge.ravel().tolist() == [4096.0, 1.0]
 
 
+@pytest.mark.slow
 def test_gradients_over_many_steps_are_accumulated_in_float32():
     layer, x = nn.gru(2, stateful=False), jnp.ones((2, 1500, 1))
     params, _ = layer.init(KEY, x)
@@ -163,7 +164,9 @@ def test_infinities_stay_in_their_windows(name):
         np.testing.assert_array_equal(np.asarray(y)[~seen], np.asarray(clean)[~seen])
 
 
-@pytest.mark.parametrize("method", ["nearest", "linear", "cubic", "lanczos3", "lanczos5"])
+@pytest.mark.parametrize(
+    "method", ["nearest", "linear", "cubic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lanczos3", "lanczos5"))]
+)
 def test_resize_has_the_weights_of_jax_image(method):
     x = random(2, 8, 7, 1)
     for size, antialias in (((16, 7), True), ((3, 5), True), ((3, 9), False)):
@@ -233,7 +236,7 @@ def test_positions_in_float64(x64):
     angle = (far + t)[:, None] / 1e4 ** (2 * np.arange(d // 2) / d)
     x = np.random.default_rng(0).normal(size=(1, 5, 1, d))
     a, b, c, s = x[0, :, 0, :4], x[0, :, 0, 4:], np.cos(angle), np.sin(angle)
-    turned = nn.rotary(jnp.asarray(x), jnp.asarray(far + t, jnp.uint32))
+    turned = jax.jit(nn.rotary)(jnp.asarray(x), jnp.asarray(far + t, jnp.uint32))
     np.testing.assert_allclose(turned[0, :, 0], np.concatenate([a * c - b * s, b * c + a * s], -1), atol=1e-9)
     y = nn.sinusoidal_positions()({}, jnp.zeros((1, 5, d)))[0]
     np.testing.assert_allclose(y[:, ::2], np.sin(t[:, None] / 1e4 ** (2 * np.arange(d // 2) / d)), atol=1e-12)

@@ -139,7 +139,7 @@ def test_the_foreign_names_are_schedules_of_optax():
         if not isinstance(value, ModuleType | tuple) and not ours(value)
     ]
     assert set(foreign) == {("jaxnn.schedules", "optax")}
-    assert len(foreign) == 14
+    assert len(foreign) == 9
 
 
 def test_the_examples_of_values_run():

@@ -290,7 +290,7 @@ def exponential_decay(
 
 
 def warmup_constant_schedule(init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int) -> Schedule:
-    """Linear warm-up and then a constant rate, as optax's; without warm-up steps the peak from the beginning.
+    """Linear warm-up and then a constant rate, as optax's: η₀ + (η − η₀) · min(1, t/w); for w = 0 it is η at once.
 
     Args:
         init_value: Learning rate at step 0.
@@ -324,7 +324,7 @@ def warmup_exponential_decay_schedule(
     staircase: bool = False,
     end_value: ArrayLike | None = None,
 ) -> Schedule:
-    """Linear warm-up followed by `exponential_decay`, whose steps count from the end of the warm-up; as optax's.
+    """Linear warm-up in w steps to a peak η, followed by η · γ^((t − w)/T), that is `exponential_decay`; as optax's.
 
     Args:
         init_value: Learning rate at step 0.
@@ -353,7 +353,7 @@ def warmup_exponential_decay_schedule(
 
 
 def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
-    """Apply several schedules one after the other, each counting its steps from its boundary; as optax's.
+    """Apply several schedules one after the other: η(t) = ηₖ(t − bₖ) from the boundary bₖ on; as optax's.
 
     Args:
         schedules: The schedules.
@@ -382,7 +382,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 
 
 def sgdr_schedule(cosine_kwargs: Iterable[dict[str, Any]]) -> Schedule:
-    """Cosine decay with warm restarts and warm-ups, each cycle specified separately; as optax's.
+    """Cosine decay with warm restarts and warm-ups: η(t) = ηₖ(t − bₖ) in the cycle k that begins at step bₖ; as optax's.
 
     Args:
         cosine_kwargs: The arguments of `warmup_cosine_decay_schedule` for each cycle.

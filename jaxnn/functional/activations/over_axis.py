@@ -26,6 +26,10 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
     Returns:
         Probabilities, with the shape of `x`.
 
+    Raises:
+        TypeError: If `x` is complex.
+        ValueError: If `x` is a scalar, which has no axis.
+
     Example:
         >>> [round(p, 4) for p in softmax(jnp.array([0.0, 1.0, 2.0])).tolist()]
         [0.09, 0.2447, 0.6652]
@@ -48,6 +52,10 @@ def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -
     Returns:
         Logarithms of probabilities, with the shape of `x`.
 
+    Raises:
+        TypeError: If `x` is complex.
+        ValueError: If `x` is a scalar, which has no axis.
+
     Example:
         >>> log_softmax(jnp.array([0.0, -200.0])).tolist()
         [0.0, -200.0]
@@ -66,6 +74,10 @@ def softmin(x: ArrayLike, axis: Axis = -1) -> jax.Array:
 
     Returns:
         Probabilities, with the shape of `x`.
+
+    Raises:
+        TypeError: If `x` is complex.
+        ValueError: If `x` is a scalar, which has no axis.
 
     Example:
         >>> [round(p, 4) for p in softmin(jnp.array([0.0, 1.0, 2.0])).tolist()]
@@ -89,6 +101,10 @@ def sparsemax(x: ArrayLike, axis: int = -1) -> jax.Array:
     Returns:
         Probabilities, with the shape of `x`.
 
+    Raises:
+        TypeError: If `x` is complex.
+        ValueError: If `x` is a scalar, which has no axis.
+
     Example:
         >>> sparsemax(jnp.array([0.0, 1.0, 1.5])).tolist()
         [0.0, 0.25, 0.75]
@@ -106,7 +122,7 @@ def sparsemax(x: ArrayLike, axis: int = -1) -> jax.Array:
     support = ~(jax.lax.stop_gradient(z) <= lowest)  # includes NaN, which thus propagates to all
     count = jnp.maximum(jnp.sum(support, axis=axis, keepdims=True), 1).astype(z.dtype)
     threshold = (jnp.sum(jnp.where(support, z, 0), axis=axis, keepdims=True) - 1) / count
-    return jnp.where(support, z - threshold, 0 * threshold).astype(x.dtype)
+    return jnp.where(support, z - threshold, 0 * -threshold).astype(x.dtype)  # τ < 0; NaN propagates
 
 
 @partial(jax.jit, static_argnames="axis")
@@ -119,6 +135,9 @@ def glu(x: ArrayLike, axis: int = -1) -> jax.Array:
 
     Returns:
         An array with half the length along `axis`.
+
+    Raises:
+        ValueError: If `x` is a scalar, which has no axis.
 
     Example:
         >>> glu(jnp.array([3.0, 0.0])).tolist()
@@ -175,6 +194,9 @@ def logmeanexp(x: ArrayLike, axis: Axis | None = None, where: ArrayLike | None =
 
     Returns:
         The logarithm of the mean.
+
+    Raises:
+        TypeError: If `x` is complex.
 
     Example:
         >>> logmeanexp(jnp.array([1000.0, 1000.0])).item()

@@ -73,6 +73,9 @@ def relu(x: ArrayLike) -> jax.Array:
     Returns:
         max(0, x), with the shape and dtype of `x`.
 
+    Raises:
+        TypeError: If `x` is complex.
+
     Example:
         >>> [relu(x).item() for x in (-2.0, 3.0)]
         [0.0, 3.0]
@@ -92,6 +95,9 @@ def relu6(x: ArrayLike) -> jax.Array:
 
     Returns:
         f(x), with the shape and dtype of `x`.
+
+    Raises:
+        TypeError: If `x` is complex.
 
     Example:
         >>> [relu6(x).item() for x in (-2.0, 3.0, 8.0)]
@@ -138,6 +144,9 @@ def threshold(x: ArrayLike, threshold: ArrayLike, value: ArrayLike) -> jax.Array
 
     Returns:
         f(x), with the shape of `x`.
+
+    Raises:
+        TypeError: If `x` is complex.
 
     Example:
         >>> [threshold(x, 1.0, -1.0).item() for x in (0.5, 1.0, 2.0)]
@@ -202,6 +211,9 @@ def hard_tanh(x: ArrayLike) -> jax.Array:
 
     Returns:
         f(x), with the shape and dtype of `x`.
+
+    Raises:
+        TypeError: If `x` is complex.
 
     Example:
         >>> [hard_tanh(x).item() for x in (-2.0, 0.5, 2.0)]

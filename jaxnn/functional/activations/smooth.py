@@ -189,6 +189,7 @@ def mish(x: ArrayLike) -> jax.Array:
         >>> [round(mish(x).item(), 4) for x in (-2.0, 3.0)]
         [-0.2525, 2.9865]
     """
+    x = jnp.asarray(x)
     # Beyond 50 the tanh is 1 in every dtype; unclipped, the second derivative is 0 · ∞ for the largest x.
     return jnp.asarray(x) * jnp.tanh(jax.nn.softplus(jnp.minimum(x, 50)))
 

@@ -269,3 +269,39 @@ def test_numbers_out_of_range_are_refused(name):
         for value in (*values, np.nan, np.inf, 1e39):
             with pytest.raises(ValueError, match=f"{name}: {option} is"):
                 getattr(losses, name)(*_arguments(name), **{option: value})
+
+
+# Class weights
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["labels", "rows"])
+def test_class_weights_against_torch(smoothing, kind):
+    torch = pytest.importorskip("torch")
+    of_class, y = np.array([1.0, 2.0, 0.5, 3.0], np.float32), LABELS if kind == "labels" else ROWS
+    for reduction in ("mean", "sum", "none"):
+        x = torch.tensor(SCORES, requires_grad=True)
+        options = {"weight": torch.tensor(of_class), "label_smoothing": smoothing, "reduction": reduction}
+        theirs = torch.nn.functional.cross_entropy(x, torch.tensor(y), **options)
+        theirs.sum().backward()
+        options = {"class_weights": of_class, "label_smoothing": smoothing, "reduction": reduction}
+        value, pull = jax.vjp(lambda scores, options=options: losses.cross_entropy(scores, y, **options), jnp.asarray(SCORES))
+        np.testing.assert_allclose(value, theirs.detach(), rtol=1e-5)
+        np.testing.assert_allclose(pull(jnp.ones_like(value))[0], x.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "generalized_cross_entropy", "poly_cross_entropy"])
+def test_class_weights_are_the_weights_of_the_labels(name):
+    loss, of_class = getattr(losses, name), jnp.array([1.0, 2.0, 0.5, 3.0])
+    weights = jnp.array([1.0, 0.0, 2.0])
+    np.testing.assert_allclose(
+        loss(SCORES, LABELS, class_weights=of_class), loss(SCORES, LABELS, weights=of_class[LABELS]), 1e-6
+    )
+    both = loss(SCORES, LABELS, class_weights=of_class, weights=weights)
+    np.testing.assert_allclose(both, loss(SCORES, LABELS, weights=of_class[LABELS] * weights), rtol=1e-6)
+    rows = np.eye(4, dtype=np.float32)[LABELS]
+    each = [loss(SCORES, y, class_weights=of_class, reduction="none") for y in (LABELS, rows)]
+    np.testing.assert_allclose(each[0], each[1], rtol=1e-6)
+    for wrong in (of_class[:2], -of_class, jnp.full(4, jnp.nan)):
+        with pytest.raises(ValueError, match=f"{name}: class_weights"):
+            loss(SCORES, LABELS, class_weights=wrong)

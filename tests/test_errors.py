@@ -60,7 +60,7 @@ CASES = {
         ValueError,
         ["2 input features", "'hidden'"],
     ),
-    "data with one axis": (lambda: fit(X[:, 0]), ValueError, ["[20]", "x[:, None]", "'hidden'"]),
+    "data with one axis": (lambda: fit(X[:, 0]), ValueError, ["[8]", "x[:, None]", "'hidden'"]),
     "metrics without names": (lambda: fit(metrics=[nn.metrics.accuracy]), TypeError, ["by name", "accuracy"]),
     "a metric called loss": (lambda: fit(metrics={"loss": nn.metrics.accuracy}), ValueError, ["another name"]),
     "a metric that is not a function": (lambda: fit(metrics={"a": "accuracy"}), TypeError, ["Metric", "'accuracy'"]),

@@ -134,14 +134,33 @@ class _FromInit:
 
 def describe_init(init: Callable, x: Any) -> tuple[dict, dict]:
     """The params and state of `init` with every leaf undrawn, whether it returned `param(...)` or an array."""
-    returned = jax.eval_shape(lambda key: init(key, x), _abstract_key())
-    if not isinstance(returned, tuple) or len(returned) != 2 or not all(isinstance(part, dict) for part in returned):
-        raise TypeError(f"init must return (params, state), two dicts, got {returned!r}")
+
+    def checked(key: jax.Array) -> Any:
+        returned = init(key, x)
+        if not isinstance(returned, tuple) or len(returned) != 2 or not all(isinstance(part, dict) for part in returned):
+            raise TypeError(f"init must return (params, state), two dicts, got {returned!r}")
+        for part, name in zip(returned, ("params", "state"), strict=True):
+            _check_plain(part, name)
+        return returned
+
+    returned = jax.eval_shape(checked, _abstract_key())
 
     def undrawn(path, leaf):
         return leaf if isinstance(leaf, Undrawn) else Undrawn(_FromInit(init, x, path), leaf.shape, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(undrawn, returned, is_leaf=is_undrawn)
+
+
+def _check_plain(tree: Any, path: str) -> None:
+    """Raise an error unless params or state are arrays in nested dicts: their names are the paths that everything uses."""
+    if isinstance(tree, dict):
+        for name, entry in tree.items():
+            _check_plain(entry, f"{path}/{name}")
+    elif not (tree is None or is_undrawn(tree) or hasattr(tree, "dtype") or isinstance(tree, (bool, int, float, complex))):
+        raise TypeError(
+            f"init must return params and state as arrays in nested dicts, got {path} as a {type(tree).__name__}: "
+            'give its entries names, as in {"0": first, "1": second}'
+        )
 
 
 @lru_cache

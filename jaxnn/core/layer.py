@@ -61,7 +61,8 @@ class Layer:
 
     Attributes:
         init: `init(key, x) -> (params, state)`. `x` is a batch or its `jax.ShapeDtypeStruct`: only shapes and dtypes are
-            used. Leaves are what `param` returns, drawn later with all others, or arrays drawn from `key`.
+            used. Both are nested dicts, no lists or dataclasses; leaves are what `param` returns, drawn later with all others,
+            or arrays drawn from `key`.
         apply: `apply(params, state, x, *, key=None, training=False) -> (y, state)`. `training` is a Python bool; `key` is
             needed only in training, by layers that draw random numbers.
         name: The default name among siblings, such as `"dense"`.

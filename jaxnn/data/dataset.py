@@ -114,8 +114,7 @@ def from_arrays(
 
 
 def _inputs(x: ArrayLike, name: str, what: str) -> np.ndarray:
-    x = np.asarray(x)
-    _check_numeric(x, name, what)
+    x = _as_array(x, name, what)
     if x.dtype == np.uint8 and x.ndim >= 3:
         images = x[..., None] if x.ndim == 3 else x
         return images.astype(np.float32) / np.float32(255)
@@ -123,8 +122,7 @@ def _inputs(x: ArrayLike, name: str, what: str) -> np.ndarray:
 
 
 def _targets(y: ArrayLike, name: str, what: str) -> tuple[np.ndarray, Task]:
-    y = np.asarray(y)
-    _check_numeric(y, name, what)
+    y = _as_array(y, name, what)
     if y.dtype.kind in "iub":
         if y.ndim != 1:
             raise ValueError(
@@ -159,12 +157,16 @@ def _describe(array: np.ndarray) -> str:
     return f"{array.dtype}[{', '.join(map(str, array.shape))}]"
 
 
-def _check_numeric(array: np.ndarray, name: str, what: str) -> None:
+def _as_array(value: ArrayLike, name: str, what: str) -> np.ndarray:
+    if np.ma.is_masked(value):
+        raise ValueError(f"data {name!r}: {what} is a masked array, whose mask would be lost; pass {what}.filled(value)")
+    array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise ValueError(
             f"data {name!r}: {what} is {_describe(array)}; expected numbers. "
             "To convert class names to labels, use np.unique(names, return_inverse=True)[1]"
         )
+    return array
 
 
 def _check_finite(array: np.ndarray, name: str, what: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import zlib
 from pathlib import Path
 
 import numpy as np
+
+from jaxnn.data.unpacking import check_unpacked
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -26,7 +29,8 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         The array, in native byte order.
 
     Raises:
-        ValueError: If the file is not an IDX file, is truncated, or is too long; the message names it.
+        ValueError: If the file is not an IDX file, is truncated, is too long, or unpacks to more than 64 MiB and more than 100
+            times its size; the message names it.
 
     Example:
         >>> import tempfile
@@ -59,7 +63,12 @@ def _decompressed(path: str | os.PathLike[str]) -> bytes:
     raw = Path(path).read_bytes()
     if not raw.startswith(b"\x1f\x8b"):
         return raw
+    unpacked = bytearray()
     try:
-        return gzip.decompress(raw)
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            while chunk := file.read(2**20):
+                unpacked += chunk
+                check_unpacked(path, len(unpacked))
+        return bytes(unpacked)
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} is a damaged gzip file: {error}") from error

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
-
-import numpy as np
 
 from jaxnn.core.text import did_you_mean, listed
 from jaxnn.data.dataset import Dataset, from_arrays
 from jaxnn.data.idx import read_idx
+from jaxnn.data.npz import read_npz
 
 _SKLEARN = {
     "digits": "load_digits",
@@ -49,7 +46,8 @@ def load(name: str | os.PathLike[str]) -> Dataset:
     The first three rows need scikit-learn. Fashion-MNIST (Xiao, Rasul & Vollgraf, 2017) is read from its four IDX files
     in `$JAXNN_DATA`, `$JAXNN_DATA/fashion-mnist` or the system's folder. The arrays of an `.npz` file are those of
     `from_arrays`: integer `y` are labels, floating-point `y` regression targets, float64 becomes float32, and uint8 images
-    are scaled to [0, 1]. Pickled objects are never loaded.
+    are scaled to [0, 1]. Pickled objects are never loaded, and no file is unpacked to more than 100 times its size (64 MiB are
+    always allowed).
 
     Args:
         name: One of `NAMES`, or a path that ends with `.npz`.
@@ -58,7 +56,7 @@ def load(name: str | os.PathLike[str]) -> Dataset:
         The data set, neither split nor standardized.
 
     Raises:
-        ValueError: If the name is unknown, or a file does not have the expected content.
+        ValueError: If the name is unknown, or a file is damaged or does not have the expected content; the message names it.
         FileNotFoundError: If a file is missing; the message lists the folders searched.
         ImportError: If scikit-learn is required and not installed.
 
@@ -116,19 +114,10 @@ def _plain_or_gz(path: Path) -> Path | None:
 def _load_npz(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not an .npz file; create one with np.savez({path.name!r}, x=x, y=y)")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
-            found = ", ".join(file.files) or "none"
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error):
-            raise ValueError(f"{path} contains Python objects, which are not loaded; save numeric arrays") from error
-        raise ValueError(f"{path} is damaged: {error}") from error
+    arrays, found = read_npz(path, ("x", "y", "x_test", "y_test"))
     missing = [key for key in ("x", "y") if key not in arrays]
     if missing:
         raise ValueError(
-            f"{path} has no array {' and no '.join(missing)}; it has {found}. Use np.savez({path.name!r}, x=x, y=y)"
+            f"{path} has no array {' and no '.join(missing)}; it has {listed(found)}. Use np.savez({path.name!r}, x=x, y=y)"
         )
     return from_arrays(**arrays, name=path.stem)

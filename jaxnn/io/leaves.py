@@ -40,6 +40,8 @@ def by_path(tree: Any) -> dict[str, Any]:
             raise ValueError(f"two leaves have the path {path!r}: names in a stored tree must not contain a slash")
         if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")) or not _is_storable(leaf.dtype):
             raise TypeError(f"leaf {path!r} is {leaf!r}; expected an array of numbers, such as jnp.asarray makes")
+        if np.ma.is_masked(leaf):
+            raise TypeError(f"leaf {path!r} is a masked array, whose mask would be lost; store .filled(value) and the mask")
         leaves[path] = leaf
     return leaves
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -76,8 +78,8 @@ def load(path: str | PathLike, like: Any = None) -> Any:
     Raises:
         ImportError: safetensors is not installed.
         FileNotFoundError: The file does not exist.
-        ValueError: The file is damaged or has another format, or its tensors do not match `like`; the message lists the
-            tensors that differ.
+        ValueError: The file is damaged, has another format or two tensors of one name, or its tensors do not match `like`; the
+            message lists the tensors that differ.
 
     Example:
         >>> import tempfile, jax, jax.numpy as jnp
@@ -98,11 +100,16 @@ def load(path: str | PathLike, like: Any = None) -> Any:
 def _read(path: Path) -> dict[str, np.ndarray]:
     numpy, error_type = _safetensors()
     try:
-        return numpy.load_file(path)
+        arrays = numpy.load_file(path)
     except error_type as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
     except (AttributeError, KeyError) as error:
         raise ValueError(f"{path} contains a dtype that NumPy does not support: {error}") from error
+    with open(path, "rb") as file:  # the library keeps one of several tensors of a name
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")), object_pairs_hook=list)
+    if repeated := [name for name, count in Counter(name for name, _ in header).items() if count > 1]:
+        raise ValueError(f"{path} is damaged: it has more than one tensor {', '.join(map(repr, repeated))}")
+    return arrays
 
 
 def _nested(arrays: dict[str, np.ndarray], path: str | PathLike) -> dict[str, Any]:

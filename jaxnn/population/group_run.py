@@ -11,10 +11,9 @@ import jax
 import numpy as np
 
 from jaxnn import compiled
-from jaxnn.core.trees import abstract
 from jaxnn.population.groups import Group, check_traceable
 from jaxnn.population.programs import Block
-from jaxnn.problem.batches import leading_size
+from jaxnn.problem.batches import abstract_batch, leading_size
 from jaxnn.problem.objective import inputs_of
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.epoch import epoch_parts
@@ -91,7 +90,7 @@ class GroupRun:
     def __post_init__(self):
         config = self.group.config
         self.samples = leading_size(self.data)
-        self.x = abstract(inputs_of(self.data))
+        self.x = inputs_of(abstract_batch(self.data, config.batch_size))
         self.start = start = check_traceable(self.group, self.x)
         finish = lambda: lambda train_state, validation: epoch_parts(config).finish(train_state, validation)[1]  # noqa: E731
         logs = compiled.shapes("logs", finish, config.key(), (start, self.validation))

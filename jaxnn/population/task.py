@@ -20,14 +20,14 @@ from jaxnn.population.result import Sweep
 from jaxnn.population.saver import Saver
 from jaxnn.population.scheduler import Scheduler, Strategy, strategy_for
 from jaxnn.population.space import Setting, settings_of
-from jaxnn.problem.batches import leading_size
-from jaxnn.problem.checks import checked_labels
-from jaxnn.problem.hyperparameters import model_of
+from jaxnn.problem.batches import abstract_batch, leading_size
+from jaxnn.problem.checks import checked_data
+from jaxnn.problem.hyperparameters import loss_of, model_of
+from jaxnn.problem.labels import labels_of
 from jaxnn.problem.objective import Objective
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.hooks import Callback
 from jaxnn.train.interrupts import deferred_interrupt
-from jaxnn.train.sources import checked
 
 LINE_SECONDS = 10.0  # between two lines of progress
 
@@ -113,8 +113,8 @@ class Task:
                 raise ValueError(f"the callback {callback.name!r} acts on the host, one run at a time: use it with fit")
         objective = isinstance(loss, Objective)
         if not on_device:
-            data = checked(data, objective)
-            validation = None if validation is None else checked(validation, objective, "validation")
+            data = checked_data(data, objective=objective)
+            validation = None if validation is None else checked_data(validation, "validation data", objective=objective)
         try:
             skip = on_nonfinite == "skip"
             config = TrainingConfig.of(model, loss, optimizer, callbacks=callbacks, skip_nonfinite=skip, **options)
@@ -128,9 +128,12 @@ class Task:
         runs = [GroupRun(group, data, validation, key, np.asarray(numbers, np.uint32), multiple, hold) for group in groups]
         for run in runs if not objective else ():
             one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), run.weights())
-            for part in (data, validation):
-                if part is not None:
-                    checked_labels(model_of(run.group.config.problem.model, run.group.values(0)), part, *one)
+            problem, values = run.group.config.problem, run.group.values(0)
+            batch = abstract_batch(data, run.group.config.batch_size)
+            if labels := labels_of(loss_of(problem.loss, values), model_of(problem.model, values), batch, *one):
+                for part in (data, validation):
+                    if part is not None:
+                        labels.check(part[1])
         return cls(settings, numbers, key, runs, data, validation, strategy, start_time)
 
     def saver(self, checkpoints: Any) -> Saver | None:

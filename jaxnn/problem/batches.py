@@ -18,6 +18,12 @@ def leading_size(data: Any, axis: int = 0) -> int:
     return jax.tree.leaves(data)[0].shape[axis]
 
 
+def abstract_batch(data: Any, batch_size: int) -> Any:
+    """The shapes and dtypes of a full batch of the data; of all of them, if they are fewer."""
+    n = min(batch_size, leading_size(data))
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), data)
+
+
 def even_size(n: int, most: int) -> int:
     """A batch size, greater than `most / 2` and at most `most`, that divides n samples evenly; `most` if there is none.
 

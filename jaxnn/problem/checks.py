@@ -1,7 +1,13 @@
-"""Checks of data before a run, so that invalid data is reported before anything is compiled or trained."""
+"""Checks of data before a run, so that invalid data is reported before anything is compiled or trained.
+
+The checks are the same for arrays, memory maps and batches. Arrays are checked as a whole before the run. Of a memory map or
+a stream, each batch is checked when it is read; only whether its values are finite is not, since that decides on the step in
+which they are used (`on_nonfinite` of `fit`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,45 +15,150 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import _jax
+from jaxnn.core.arrays import as_arrays
 from jaxnn.core.layer import Layer
-from jaxnn.core.trees import abstract
+from jaxnn.core.text import listed
+from jaxnn.problem.labels import Labels, loss_shape, output_of
+
+_NAMES = ("x", "y", "weights")
 
 
-def checked_data(data: Any, what: str = "data") -> tuple:
-    """Move `(x, y)` or `(x, y, weights)` to the device, and check that the arrays are finite, of one length and not empty.
+def as_data(data: Any, what: str = "data", *, objective: bool = False, memory_maps: bool = False) -> Any:
+    """Convert the leaves of data to arrays, and check everything but their values.
+
+    Args:
+        data: `(x, y)` or `(x, y, weights)`; a list is taken as a tuple.
+        what: The name of the data, for error messages.
+        objective: Whether the loss is an `Objective`, which takes any pytree.
+        memory_maps: Whether memory maps are kept.
 
     Raises:
         TypeError: If the data is not such a tuple, or has entries that are not numbers.
-        ValueError: If lengths differ, there are no samples, values are NaN or infinite, numbers do not fit into 32 bits, or
-            the weights are not one number per sample, at least 0.
+        ValueError: If lengths differ, there are no samples, numbers do not fit into 32 bits, or the weights are not one number
+            per sample.
     """
+    if objective:
+        return _as_samples(data, what, memory_maps)
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
-        raise TypeError(f"{what} is expected as a pair (x, y) or as (x, y, weights), got {type(data).__name__}")
-    names = ("x", "y", "weights")
-    parts = tuple(checked_inputs(part, f"{name} of the {what}") for part, name in zip(data, names, strict=False))
+        raise TypeError(f"{what} is expected as a pair (x, y) or as (x, y, weights), got {_kind(data)}")
+    parts = tuple(_as_samples(part, name, memory_maps) for name, part in _named(data, what, False))
     lengths = {leaf.shape[0] for leaf in jax.tree.leaves(parts)}
     if len(lengths) > 1:
-        shapes = [f"{name} {_shapes(part)}" for name, part in zip(names, parts, strict=False)]
+        shapes = [f"{name} {_shapes(part)}" for name, part in zip(_NAMES, parts, strict=False)]
         raise ValueError(
             f"x and y of the {what} need one entry per sample each, got {', '.join(shapes)}: "
             "check whether one of them was truncated or is transposed"
         )
-    if len(parts) == 3:
-        _check_weights(parts[2], what)
+    if len(parts) == 3 and getattr(parts[2], "ndim", 0) != 1:
+        raise ValueError(f"weights of the {what} need one number per sample, shape (N,), got {_shapes(parts[2])}")
     return parts
 
 
-def _check_weights(weights: Any, what: str) -> None:
-    if not isinstance(weights, jax.Array) or weights.ndim != 1:
-        raise ValueError(f"weights of the {what} need one number per sample, shape (N,), got {_shapes(weights)}")
-    if bool((weights < 0).any()):
-        raise ValueError(f"weights of the {what} must be at least 0, got {weights.min()} at index {int(weights.argmin())}")
+def checked_data(data: Any, what: str = "data", *, objective: bool = False) -> Any:
+    """Move data to the device, after the checks of `as_data`, and check their values.
+
+    Raises:
+        TypeError: As `as_data`.
+        ValueError: As `as_data`, or if values are NaN or infinite, or weights negative.
+    """
+    data = as_data(data, what, objective=objective)
+    for name, part in _named(data, what, objective):
+        if fault := _nonfinite(part):
+            raise ValueError(f"{name} has {fault}: drop these samples or replace the values")
+    if not objective:
+        _check_weights(data, what)
+    return jax.tree.map(_on_device, data)
 
 
 def checked_inputs(x: Any, what: str) -> Any:
     """Move the leaves of a pytree to the device, and check that they are finite, of one length and not empty."""
-    x = jax.tree.map(lambda leaf: _on_device(leaf, what), x, is_leaf=lambda leaf: isinstance(leaf, list))
+    return checked_data(x, what, objective=True)
+
+
+def checked_batch(batch: Any, *, objective: bool = False, labels: Labels | None = None) -> Any:
+    """A batch as NumPy arrays, after the checks of data that do not depend on the training; see the module's docstring.
+
+    Raises:
+        TypeError: As `as_data`.
+        ValueError: As `as_data`, or if weights are negative or labels out of range.
+    """
+    if objective:  # which may take leaves of different lengths, such as the nodes and edges of graphs
+        batch = as_arrays(tuple(batch) if isinstance(batch, list) else batch, "the batch")
+        _check_leaves(jax.tree.leaves(batch)[:1], "the batch")
+    else:
+        batch = as_data(batch, "batch")
+    batch = jax.tree.map(np.asarray, batch)
+    if not objective:
+        _check_weights(batch, "batch")
+    if labels is not None:
+        labels.check(batch[1])
+    return batch
+
+
+def fault_of(
+    batch: Any, samples: np.ndarray | None, objective: bool, loss: Callable | None, model: Layer, params: Any, state: Any
+) -> str:
+    """What is wrong with the values of a batch whose loss is not finite; empty if nothing is known to be.
+
+    Args:
+        batch: The batch.
+        samples: The indices of its samples in the data, None if they are not known.
+        objective: Whether the loss is an `Objective`.
+        loss: The loss, with its hyperparameters bound; None if it does not compare the model's output with `y`.
+        model: The model.
+        params: The model's parameters.
+        state: The model's state.
+    """
+    for name, part in _named(batch, "batch", objective):
+        if fault := _nonfinite(part, samples):
+            return f"{name} has {fault}"
+    if loss is None:
+        return ""
+    y = jax.tree.map(np.asarray, batch[1])
+    output = output_of(model, batch, params, state)
+    try:
+        loss_shape(loss, output, y)
+    except ValueError as error:
+        return str(error)
+    except Exception:  # a custom loss need not take NumPy arrays
+        return ""
+    return ""
+
+
+def _named(data: Any, what: str, objective: bool) -> Iterator[tuple[str, Any]]:
+    """The parts of data with their names in messages."""
+    if objective:
+        return iter([(what, data)])
+    return ((f"{name} of the {what}", part) for name, part in zip(_NAMES, data, strict=False))
+
+
+def _kind(data: Any) -> str:
+    """The type of data that are no pair, and what to do about it."""
+    if isinstance(data, Mapping):
+        first, second = [*map(repr, data), "'x'", "'y'"][:2]
+        return (
+            f"a dict with {listed(map(repr, data))}: pass a tuple of its entries, such as (d[{first}], d[{second}]), or use an "
+            "Objective, which takes any structure"
+        )
+    entries = f" of {len(data)} entries" if isinstance(data, (tuple, list)) else ""
+    batches = isinstance(data, (tuple, list)) and data and isinstance(data[0], (tuple, list))
+    return f"{type(data).__name__}{entries}" + (": pass a list of batches as lambda epoch: batches" if batches else "")
+
+
+def _as_samples(x: Any, what: str, memory_maps: bool = False) -> Any:
+    """Convert the leaves of a pytree to arrays, and check that they are of one length and not empty."""
+    x = as_arrays(x, what, memory_maps=memory_maps)
     leaves = jax.tree.leaves(x)
+    _check_leaves(leaves, what)
+    if len({leaf.shape[0] for leaf in leaves}) > 1:
+        raise ValueError(
+            f"the arrays of {what} need one entry per sample each, got shapes {_shapes(x)}; a list of arrays is taken as a "
+            "tuple of inputs, np.stack makes one array of it"
+        )
+    return x
+
+
+def _check_leaves(leaves: list, what: str) -> None:
     if not leaves:
         raise ValueError(f"{what} contains no array")
     for leaf in leaves:
@@ -55,45 +166,22 @@ def checked_inputs(x: Any, what: str) -> Any:
             raise ValueError(f"{what} needs a leading axis of samples, got a single number")
         if leaf.shape[0] == 0:
             raise ValueError(f"{what} has no samples: its shape is {list(leaf.shape)}")
-    if len({leaf.shape[0] for leaf in leaves}) > 1:
-        raise ValueError(f"the arrays of {what} need one entry per sample each, got shapes {_shapes(x)}")
-    return x
 
 
-def checked_labels(model: Layer, data: tuple, params: Any, state: Any) -> None:
-    """Check that integer labels are indices of the model's outputs.
-
-    Raises:
-        ValueError: If a label is negative or greater than the last class.
-    """
-    x, y, *_ = data
-    if not isinstance(y, jax.Array) or not jnp.issubdtype(y.dtype, jnp.integer):
-        return
-    output = jax.eval_shape(lambda p, s, x: model.apply(p, s, x)[0], *map(abstract, (params, state, x)))
-    if not hasattr(output, "shape") or output.shape[:-1] != y.shape or output.shape[-1] == 1:
-        return  # not one label per vector of outputs, so only the loss knows what the integers mean
-    labels = np.asarray(y) if y.is_fully_addressable else y  # NumPy compiles nothing
-    low, high, classes = int(labels.min()), int(labels.max()), output.shape[-1]
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"the model has {classes} outputs, so labels are expected from 0 to {classes - 1}; y has labels from {low} to "
-            f"{high}: renumber them, or give the last layer {high + 1} features"
-        )
+def _check_weights(data: Any, what: str) -> None:
+    if len(data) == 3 and not bool((data[2] >= 0).all()):
+        raise ValueError(f"weights of the {what} must be at least 0, got {data[2].min()} at index {int(data[2].argmin())}")
 
 
-def _on_device(leaf: Any, what: str) -> jax.Array:
-    if isinstance(leaf, list):  # a list of Python numbers has no dtype to preserve
-        leaf = np.asarray(leaf)
-        leaf = leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype)) if leaf.dtype == np.float64 else leaf
-    if not isinstance(leaf, jax.Array):
-        leaf = _without_loss(np.asarray(leaf), what)
-    if jnp.issubdtype(leaf.dtype, jnp.inexact) and not _all_finite(leaf):
-        bad = np.flatnonzero(~np.isfinite(np.asarray(leaf)).reshape(leaf.shape[0] if leaf.ndim else 1, -1).all(axis=1))
-        raise ValueError(
-            f"{what} has NaN or infinite values in {len(bad)} of {len(leaf)} samples, first at index {bad[0]}: "
-            "drop these samples or replace the values"
-        )
-    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, leaf.dtype)  # given the dtype, nothing is compiled
+def _nonfinite(tree: Any, samples: np.ndarray | None = None) -> str:
+    """Say in which samples values are not finite; empty if all are."""
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not _all_finite(leaf):
+            values = np.isfinite(np.asarray(leaf))
+            bad = np.flatnonzero(~values.reshape(leaf.shape[0] if leaf.ndim else 1, -1).all(axis=1))
+            first = bad[0] if samples is None else samples[bad[0]]
+            return f"NaN or infinite values in {len(bad)} of {len(leaf)} samples, first at index {first}"
+    return ""
 
 
 def _all_finite(leaf: Any) -> bool:
@@ -105,29 +193,8 @@ def _all_finite(leaf: Any) -> bool:
         return bool(module.isfinite(leaf.sum())) or bool(module.isfinite(leaf).all())
 
 
-def as_host_array(leaf: Any, what: str) -> np.ndarray:
-    """Convert a leaf of a batch to a NumPy array with a dtype that JAX supports, without a check for non-finite values."""
-    return _without_loss(np.asarray(leaf), what)
-
-
-def _without_loss(array: np.ndarray, what: str) -> np.ndarray:
-    """Convert an array to a dtype that JAX supports under its present settings; raise an error if that changes its values."""
-    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool or jnp.issubdtype(array.dtype, jnp.floating)):
-        raise TypeError(f"{what} needs numbers, got dtype {array.dtype}: encode strings and objects as numbers first")
-    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
-    if narrow == array.dtype:
-        return array
-    if np.issubdtype(array.dtype, np.integer):
-        if array.size and (array.min() < np.iinfo(narrow).min or array.max() > np.iinfo(narrow).max):
-            raise ValueError(
-                f"{what} is {array.dtype} with values that {narrow} cannot represent, and 64-bit numbers are disabled in JAX: "
-                'enable them with jax.config.update("jax_enable_x64", True)'
-            )
-        return array.astype(narrow)
-    raise ValueError(
-        f"{what} is {array.dtype}, and 64-bit numbers are disabled in JAX, so it would be rounded to {narrow}: round it "
-        f'with .astype("{narrow}"), or enable 64-bit numbers with jax.config.update("jax_enable_x64", True)'
-    )
+def _on_device(leaf: Any) -> jax.Array:
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, leaf.dtype)  # given the dtype, nothing is compiled
 
 
 def _shapes(tree: Any) -> str:

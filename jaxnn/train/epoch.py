@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn.core.naming import child_key
-from jaxnn.problem.batches import leading_size, over_batches, scan, shuffled
+from jaxnn.problem.batches import abstract_batch, leading_size, over_batches, scan, shuffled
 from jaxnn.problem.hyperparameters import lengths
 from jaxnn.problem.objective import inputs_of
 from jaxnn.problem.running import check_numbers, totals_of, with_validation
@@ -43,8 +43,7 @@ def epoch_parts(config: TrainingConfig) -> EpochParts:
     totals = totals_of(config.metrics)
 
     def order(train_state: TrainState, n: int) -> jax.Array:
-        first = train_state.step - train_state.position
-        return shuffled(jax.random.fold_in(child_key(train_state.key, "order"), first), n)
+        return order_of(train_state.key, train_state.step - train_state.position, n)
 
     def advance(train_state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
         batch = problem.viewed(batch, train_state)
@@ -75,6 +74,11 @@ def epoch_parts(config: TrainingConfig) -> EpochParts:
     return EpochParts(order, advance, finish)
 
 
+def order_of(key: jax.Array, first: jax.Array, n: int) -> jax.Array:
+    """The order of n samples in the epoch that begins with step `first` of the run with this key."""
+    return shuffled(jax.random.fold_in(child_key(key, "order"), first), n)
+
+
 def epoch_of(config: TrainingConfig) -> Callable[..., tuple[TrainState, dict]]:
     """`epoch(train_state, data, validation=None) -> (train_state, logs)`: every sample once, in a new order."""
     parts = epoch_parts(config)
@@ -102,7 +106,7 @@ def run_of(config: TrainingConfig, epochs: int) -> Callable[..., tuple[TrainStat
             return kept, {name: _unless(train_state.stopped, value) for name, value in logs.items()}
 
         simple = not any(callback.after_epoch for callback in config.callbacks)  # nothing can end the run
-        first = start(own, key, inputs_of(data))
+        first = start(own, key, inputs_of(abstract_batch(data, config.batch_size)))
         return scan((lambda s, _: epoch(s, data, validation)) if simple else one, first, None, length=epochs)
 
     return run

@@ -10,8 +10,9 @@ import jax
 from jaxnn import compiled
 from jaxnn.core.checks import whole
 from jaxnn.core.layer import Layer
-from jaxnn.problem.batches import even_size, leading_size, over_batches
-from jaxnn.problem.checks import checked_data, checked_inputs, checked_labels
+from jaxnn.problem.batches import abstract_batch, even_size, leading_size, over_batches
+from jaxnn.problem.checks import checked_data, checked_inputs
+from jaxnn.problem.labels import labels_of
 from jaxnn.problem.objective import Objective
 from jaxnn.problem.problem import Problem
 from jaxnn.problem.running import named_metrics, totals_of
@@ -29,7 +30,7 @@ def evaluate(
 
     Args:
         result: What `fit` returned, a member of a sweep, or `(model, params, state)`.
-        data: `(x, y)` or `(x, y, weights)`; with an `Objective`, whatever it takes.
+        data: Arrays, as for `fit`: `(x, y)` or `(x, y, weights)`; with an `Objective`, whatever it takes.
         loss: The loss, or an `Objective`; by default that of `fit`.
         metrics: Metrics by name; by default those of `fit`.
         batch_size: Samples per batch; the values do not depend on it.
@@ -53,13 +54,12 @@ def evaluate(
     metrics = metrics if metrics is not None else getattr(result, "metrics", None)
     if loss is None and not metrics:
         raise ValueError("there is nothing to evaluate: give loss=, metrics=, or the result of fit, which has both")
-    if isinstance(loss, Objective):
-        data = checked_inputs(data, "data")
-    else:
-        data = checked_data(data)
-        checked_labels(model, data, params, state)
     named_metrics(metrics)
     batch_size = whole("evaluate", "batch_size", batch_size)
+    objective = isinstance(loss, Objective)
+    data = checked_data(data, objective=objective)
+    if not objective and (labels := labels_of(loss, model, abstract_batch(data, batch_size), params, state)):
+        labels.check(data[1])
     program = compiled.program(
         "evaluate",
         lambda: evaluation(Problem(model, loss), metrics, batch_size),

@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jaxnn import compiled
 from jaxnn.problem.batches import leading_size
 from jaxnn.problem.running import check_numbers
 from jaxnn.train.config import TrainingConfig
-from jaxnn.train.epoch import array_program, epoch_parts
+from jaxnn.train.epoch import array_program, epoch_parts, order_of
 from jaxnn.train.evaluation import as_numbers
 from jaxnn.train.feed import Block, DataError, Feed
 from jaxnn.train.sources import Arrays, Batches, Rows
@@ -81,6 +82,15 @@ class Executor(abc.ABC):
     def batch(self, train_state: TrainState) -> tuple[Any, np.ndarray | None]:
         """The batch of the next step, and the indices of its samples if they are known."""
 
+    def _order(self, train_state: TrainState, n: int) -> np.ndarray:
+        """The order of n samples in the current epoch, by a program that is compiled once and not per epoch."""
+        arguments = train_state.key, np.int32(int(train_state.step) - int(train_state.position))
+        return np.asarray(self._program(f"order, {n}", lambda: partial(order_of, n=n), arguments)(*arguments))
+
+    def _samples_of(self, train_state: TrainState, n: int) -> np.ndarray:
+        """The indices of the samples of the next step's batch, of n samples."""
+        return self._order(train_state, n)[int(train_state.position) * self.config.batch_size :][: self.config.batch_size]
+
     def close(self) -> None:  # noqa: B027
         """End what runs in the background."""
 
@@ -128,8 +138,7 @@ class ArrayExecutor(Executor):
 
     def batch(self, train_state: TrainState) -> tuple[Any, np.ndarray]:
         """The batch of the next step, and the indices of its samples."""
-        order = np.asarray(epoch_parts(self.config).order(train_state, self._source.samples))
-        samples = order[int(train_state.position) * self.config.batch_size :][: self.config.batch_size]
+        samples = self._samples_of(train_state, self._source.samples)
         return jax.tree.map(lambda a: a[samples], self._source.data), samples
 
     def _run(self, train_state: TrainState, steps: int) -> tuple:
@@ -158,7 +167,7 @@ class StreamExecutor(Executor):
         """Make the steps of the next block of batches, whatever their number, or end the epoch."""
         if self._feed is None:
             epoch, position, n = int(train_state.epoch), int(train_state.position), self._source.samples
-            order = np.asarray(epoch_parts(self.config).order(train_state, n)) if n else np.zeros(0)
+            order = self._order(train_state, n) if n else np.zeros(0)
             self._feed = Feed(self._source, epoch + 1, position, order, self._length)
         block = self._feed.next()
         if block is None:
@@ -174,9 +183,10 @@ class StreamExecutor(Executor):
         return self._run(self._before, self._block, steps)[0] if steps > 0 else self._before
 
     def batch(self, train_state: TrainState) -> tuple[Any, np.ndarray | None]:
-        """The batch of the next step; the indices of its samples are not known."""
-        index = int(train_state.step) - int(self._before.step)
-        return jax.tree.map(lambda a: a[index], self._block.batches), None
+        """The batch of the next step, and the indices of its samples in memory maps."""
+        index, n = int(train_state.step) - int(self._before.step), self._source.samples
+        batch = jax.tree.map(lambda a: a[index], self._block.batches)
+        return batch, self._samples_of(train_state, n) if n else None
 
     def close(self) -> None:
         """End the thread."""

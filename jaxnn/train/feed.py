@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.core.text import array_text, listed
+from jaxnn.core.text import array_text
 from jaxnn.problem.batches import leading_size
-from jaxnn.problem.checks import as_host_array
 from jaxnn.train.sources import Batches, Rows
 
 
 class DataError(RuntimeError):
-    """An iterable of batches failed during a run.
+    """An iterable of batches failed during a run, or a batch does not fit.
 
     Attributes:
         epoch: The epoch, counted from 1.
@@ -99,7 +98,6 @@ class Feed:
         number, start = first, first
         try:
             for batch in source.batches(epoch, first, order):
-                batch = jax.tree.map(lambda leaf: as_host_array(leaf, "the batch"), batch)
                 if held:
                     _check_fits(held[-1], batch)
                     if len(held) == length or leading_size(batch) != leading_size(held[-1]):
@@ -121,10 +119,11 @@ class Feed:
 
 def _check_fits(before: Any, now: Any) -> None:
     """Raise an error if a batch differs from the one before in more than its number of samples."""
-    kinds = [[(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(batch)] for batch in (before, now)]
+    kinds = [jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype), batch) for batch in (before, now)]
     if kinds[0] != kinds[1]:
-        shown = [listed(map(array_text, jax.tree.leaves(batch))) for batch in (before, now)]
-        raise ValueError(f"the batch has {shown[1]}, the one before had {shown[0]}; only the number of samples may differ")
+        raise ValueError(
+            f"the batch is {array_text(now)}, the one before was {array_text(before)}; only the number of samples may differ"
+        )
 
 
 def _block(held: list, length: int, first: int) -> Block:

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 
 from jaxnn.core.checks import check_key, whole
-from jaxnn.problem.checks import checked_labels
+from jaxnn.problem.checks import checked_data
 from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, check_used, lengths, loss_of, optimizer_of
+from jaxnn.problem.labels import labels_of
 from jaxnn.problem.objective import Objective, inputs_of
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.evaluation import weights_of
@@ -19,7 +20,7 @@ from jaxnn.train.hooks import Callback, final_weights
 from jaxnn.train.result import FitResult
 from jaxnn.train.running import Run
 from jaxnn.train.saver import Saver
-from jaxnn.train.sources import checked, source_of
+from jaxnn.train.sources import source_of
 from jaxnn.train.state import start
 
 
@@ -57,8 +58,11 @@ def fit(
         data: `(x, y)`, pytrees of arrays with one leading axis of samples, or `(x, y, weights)` with one weight per sample,
             which makes the loss Σ wᵢ lᵢ / Σ wᵢ over a batch. Any pytree with an `Objective`. They are moved to the device as
             a whole, unless one is memory-mapped (`np.load(path, mmap_mode="r")`), which changes no bit of the result.
+            Arrays are those of JAX and NumPy and what NumPy converts, such as pandas (by position) and PyTorch objects; a list
+            of numbers is an array, a list of arrays a tuple.
             Or batches: an iterable of them, such as a PyTorch `DataLoader` or a Grain data set, or a function from the
-            epoch, counted from 1, to an iterable; `batch_size` then holds for the validation only.
+            epoch, counted from 1, to an iterable; `batch_size` then holds for the validation only. Each is a tuple or list
+            like `data`, of at least one sample; in an epoch, only the number of samples may differ.
         loss: `loss(predictions, y) -> scalar`, the batch's mean, or an `Objective`.
         optimizer: An optax transformation, such as `optax.adam(1e-3)`, or a function of hyperparameters that returns one,
             such as `optax.adam`.
@@ -77,7 +81,8 @@ def fit(
         sam_radius: ρ of sharpness-aware minimization, see `training`; 0 turns it off.
         loss_scaling: Scale the loss dynamically, so that gradients in float16 do not vanish; steps whose gradients overflow
             are skipped.
-        on_nonfinite: What happens where a loss is not finite: `"stop"` with the last good parameters and a warning,
+        on_nonfinite: What happens where a loss is not finite, also because a memory map or a batch has values that are not,
+            which are not looked for before the run: `"stop"` with the last good parameters and a warning that says so,
             `"raise"` a `NonFiniteError` that says where it came from, or `"skip"` the steps with a loss or gradient that is
             not finite.
         initial: `(params, state)`, or what `fit` returned, to start from instead of drawing them.
@@ -93,10 +98,11 @@ def fit(
 
     Raises:
         TypeError: If an argument has the wrong type: a model that is not a `Layer`, an optimizer that lacks a value, data that
-            are not numbers.
-        ValueError: On data that do not fit: lengths, labels out of range, NaN, float64 where JAX has it off; on checkpoints
-            of another run.
-        DataError: If an iterable of batches fails during the run; it has the `result` of what was trained before.
+            are not numbers, batches that are dicts without an `Objective`.
+        ValueError: On data that do not fit: lengths, labels that the loss does not take for this model, NaN, negative weights,
+            masked arrays, float64 where JAX has it off; on checkpoints of another run.
+        DataError: If an iterable of batches fails during the run, or a batch of it or of a memory map does not fit; it has
+            the `result` of what was trained before.
         NonFiniteError: With `on_nonfinite="raise"`.
 
     Example:
@@ -130,17 +136,18 @@ def fit(
     prefetch = None if prefetch is None else whole("fit", "prefetch", prefetch)
     objective = isinstance(loss, Objective)
     source = source_of(data, batch_size, objective)
-    validation = None if validation is None else checked(validation, objective, "validation data")
+    validation = None if validation is None else checked_data(validation, "validation data", objective=objective)
     names_read = [name for callback in callbacks for name in callback.hyperparameters]
     check_used(config.problem.hyperparameters, model, optimizer, loss, augment, read=names_read)
     config = config.with_defaults(**lengths(source.steps_per_epoch, epochs))
     bound = config.problem.at()
     optimizer_of(optimizer, bound.values)
     first = start(config, key, inputs_of(source.example), None if initial is None else weights_of(initial))
-    if not objective:
-        for part in (source.checked, validation):
-            if part is not None:
-                checked_labels(bound.layer, part, first.params, first.state)
+    loss = loss if objective else loss_of(loss, bound.values)
+    if not objective and (labels := labels_of(loss, bound.layer, source.example, first.params, first.state)):
+        source.check_labels(labels)
+        if validation is not None:
+            labels.check(validation[1])
     saver = None if checkpoints is None else Saver(checkpoints, batch_size, source.samples)
     one_epoch_per_call = any(callback.on_epoch for callback in callbacks)
     executor = executor_for(config, source, validation, epochs=epochs, one_epoch_per_call=one_epoch_per_call, prefetch=prefetch)
@@ -155,7 +162,7 @@ def fit(
         int(epoch),
         executor.compile_seconds,
         bound.layer,
-        loss if objective else loss_of(loss, bound.values),
+        loss,
         dict(metrics or {}),
         run.train_state,
     )
@@ -165,7 +172,7 @@ def fit(
     if outcome == "diverged" and on_nonfinite == "raise":
         raise run.error(result)
     if outcome == "diverged":
-        warnings.warn(_diverged(run.bad), RuntimeWarning, stacklevel=2)
+        warnings.warn(_diverged(run.bad, run.fault()), RuntimeWarning, stacklevel=2)
     return result
 
 
@@ -177,9 +184,13 @@ def _checked_names(hyperparameters: Mapping[str, Any] | None) -> Hyperparameters
     return known
 
 
-def _diverged(step: int) -> str:
-    return (
-        f"the loss of step {step} is not finite; training stopped, with the parameters of the step before. Try a lower "
-        "learning rate, clip gradients (optax.clip_by_global_norm), or look for extreme values in the data; "
-        'on_nonfinite="raise" says where it came from'
+def _diverged(step: int, fault: str) -> str:
+    advice = (
+        f"The data are the cause: {fault}"
+        if fault
+        else (
+            "Try a lower learning rate, clip gradients (optax.clip_by_global_norm), or look for extreme values in the data; "
+            'on_nonfinite="raise" says where it came from'
+        )
     )
+    return f"the loss of step {step} is not finite; training stopped, with the parameters of the step before. {advice}"

@@ -13,10 +13,10 @@ import numpy as np
 
 from jaxnn import compiled
 from jaxnn.core.checks import function, whole
-from jaxnn.problem.batches import leading_size, shuffled
+from jaxnn.problem.batches import abstract_batch, leading_size, shuffled
+from jaxnn.problem.checks import checked_data
 from jaxnn.problem.objective import Objective, inputs_of
 from jaxnn.train.config import TrainingConfig
-from jaxnn.train.sources import checked
 from jaxnn.train.state import start
 from jaxnn.train.step import step_of
 
@@ -124,12 +124,12 @@ def find_learning_rate(
     if whole("find_learning_rate", "steps", steps) < 10:
         raise ValueError(f"find_learning_rate takes at least 10 steps, got {steps}")
     function("find_learning_rate", "optimizer", optimizer, "of the learning rate, such as optax.adam, not optax.adam(0.1)")
-    data = checked(data, isinstance(loss, Objective))
+    data = checked_data(data, objective=isinstance(loss, Objective))
     n = leading_size(data)
     batch_size = min(whole("find_learning_rate", "batch_size", batch_size), n)
     given = {**(hyperparameters or {}), "learning_rate": lambda step: low * (high / low) ** (step / (steps - 1))}
     config = TrainingConfig.of(model, loss, optimizer, hyperparameters=given, batch_size=batch_size)
-    first = start(config, key, inputs_of(data))
+    first = start(config, key, inputs_of(abstract_batch(data, batch_size)))
 
     def run(state, data):
         step, per_epoch = step_of(config), n // batch_size

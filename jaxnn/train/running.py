@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxnn.core.trees import abstract
-from jaxnn.problem.objective import inputs_of
+from jaxnn.problem.checks import fault_of
+from jaxnn.problem.hyperparameters import loss_of
+from jaxnn.problem.objective import Objective, inputs_of
 from jaxnn.train.executors import Executor
 from jaxnn.train.feed import DataError
 from jaxnn.train.history import History
@@ -122,6 +124,22 @@ class Run:
             seconds, step, self._spent = seconds - each * (logs["step"] - step), logs["step"], 0.0
         self._spent += seconds
         return rows
+
+    def fault(self) -> str:
+        """What is wrong with the data of the first bad step, or of the step before, whose update may have been the bad one."""
+        problem = self._executor.config.problem
+        for step in (self.bad, max(self.bad - 1, 0)):
+            train_state = self._executor.at(step)
+            batch, samples = self._executor.batch(train_state)
+            bound = problem.at(train_state)
+            # An objective or an augmentation may change what the loss is given.
+            known = not isinstance(problem.loss, Objective) and problem.augment is None
+            loss = loss_of(problem.loss, bound.values) if known else None
+            objective = isinstance(problem.loss, Objective)
+            fault = fault_of(batch, samples, objective, loss, bound.layer, train_state.params, train_state.state)
+            if fault:
+                return fault
+        return ""
 
     def error(self, result: FitResult) -> NonFiniteError:
         """The error that locates the first non-finite value, by evaluating the bad step operation by operation."""

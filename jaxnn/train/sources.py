@@ -2,8 +2,8 @@
 
 Each source has
 
-- `example`: the data, or a batch of them, from which the model is initialized;
-- `checked`: the part of the data that can be checked before the run;
+- `example`: a batch, or its shapes and dtypes, from which the model is initialized;
+- `check_labels(labels)`: checks the labels, now as far as they are known, and later those of each batch that is read;
 - `samples`: the number of samples, 0 if it is not known;
 - `steps_per_epoch`: the number of batches per epoch, None if it is not known.
 """
@@ -17,13 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.problem.batches import leading_size
-from jaxnn.problem.checks import as_host_array, checked_data, checked_inputs
-
-
-def checked(data: Any, objective: bool, what: str = "data") -> Any:
-    """The data on the device: `(x, y)` or `(x, y, weights)`, or any pytree of arrays for an `Objective`."""
-    return checked_inputs(data, what) if objective else checked_data(data, what)
+from jaxnn.problem.batches import abstract_batch, leading_size
+from jaxnn.problem.checks import as_data, checked_batch, checked_data
+from jaxnn.problem.labels import Labels
 
 
 def source_of(data: Any, batch_size: int, objective: bool) -> Arrays | Rows | Batches:
@@ -36,9 +32,9 @@ def source_of(data: Any, batch_size: int, objective: bool) -> Arrays | Rows | Ba
     """
     if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
         if any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(data)):
-            return Rows(tuple(data) if isinstance(data, list) else data, batch_size)
+            return Rows(data, batch_size, objective)
     elif callable(data) or hasattr(data, "__iter__"):
-        return Batches(data)
+        return Batches(data, objective)
     return Arrays(data, batch_size, objective)
 
 
@@ -46,22 +42,32 @@ class Arrays:
     """Arrays on the device."""
 
     def __init__(self, data: Any, batch_size: int, objective: bool):
-        self.data = self.example = self.checked = checked(data, objective)
+        self.data = checked_data(data, objective=objective)
+        self.example = abstract_batch(self.data, batch_size)
         self.batch_size, self.samples = batch_size, leading_size(self.data)
         self.steps_per_epoch: int | None = -(-self.samples // batch_size)
+
+    def check_labels(self, labels: Labels) -> None:
+        """Check all labels."""
+        labels.check(self.data[1])
 
 
 class Rows:
     """Arrays on the host, such as memory-mapped ones, cut into the batches that `fit` makes of arrays."""
 
-    def __init__(self, data: Any, batch_size: int):
-        lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(data)}
-        if len(lengths) != 1 or 0 in lengths:
-            shapes = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(data))
-            raise ValueError(f"arrays have one entry per sample each, and at least one; got shapes {shapes}")
-        self._data, self._batch_size, self.samples = data, batch_size, leading_size(data)
+    def __init__(self, data: Any, batch_size: int, objective: bool):
+        data = as_data(data, objective=objective, memory_maps=True)
+        self._data = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, data)
+        self._batch_size, self._objective = batch_size, objective
+        self._labels: Labels | None = None
+        self.samples = leading_size(data)
         self.steps_per_epoch: int | None = -(-self.samples // batch_size)
-        self.example = self.checked = _on_host(self._cut(np.arange(min(batch_size, self.samples))))
+        self.example = self._cut(np.arange(min(batch_size, self.samples)))
+
+    def check_labels(self, labels: Labels) -> None:
+        """Check the labels of each batch from now on, and those of the example."""
+        labels.check(self.example[1])
+        self._labels = labels
 
     def batches(self, epoch: int, first: int, order: np.ndarray) -> Iterator[Any]:
         """The batches of an epoch from number `first` on."""
@@ -69,7 +75,8 @@ class Rows:
             yield self._cut(order[low : low + self._batch_size])
 
     def _cut(self, samples: np.ndarray) -> Any:
-        return jax.tree.map(lambda a: np.asarray(a[samples]), self._data)
+        batch = jax.tree.map(lambda a: np.asarray(a[samples]), self._data)
+        return checked_batch(batch, objective=self._objective, labels=self._labels)
 
 
 class Batches:
@@ -77,26 +84,43 @@ class Batches:
 
     samples = 0  # their order is the user's
 
-    def __init__(self, source: Any):
-        self.steps_per_epoch: int | None = len(source) if hasattr(source, "__len__") else None
-        iterator = iter(source(1) if callable(source) else source)
-        first = _batch(next(iterator, None))
-        if first is None:
-            raise ValueError("the data have no batches")
-        self.example = self.checked = _on_host(first)
-        # An iterator continues after the batch that was taken from it; anything else begins anew each epoch.
-        self._source = itertools.chain([first], iterator) if iterator is source else source
+    def __init__(self, source: Any, objective: bool):
+        self._source, self._objective = source, objective
+        self._labels: Labels | None = None
+        self.steps_per_epoch: int | None = _length(source)
+        iterator = self._iterator(1)
+        try:
+            first = next(iterator)
+        except StopIteration:
+            raise ValueError("the data have no batches") from None
+        self.example = checked_batch(first, objective=objective)
+        # The first epoch continues after the batch that was taken: it may have come from a generator that others share.
+        self._begun: Iterator[Any] | None = itertools.chain([first], iterator)
+        self._ends = iterator is source
+
+    def check_labels(self, labels: Labels) -> None:
+        """Check the labels of each batch from now on, and those of the example."""
+        labels.check(self.example[1])
+        self._labels = labels
 
     def batches(self, epoch: int, first: int, order: np.ndarray) -> Iterator[Any]:
         """The batches of an epoch from number `first` on."""
+        begun, self._begun = self._begun, None
+        if begun is None or (epoch > 1 and not self._ends):
+            begun = self._iterator(epoch)
+        for batch in itertools.islice(begun, first, None):
+            yield checked_batch(batch, objective=self._objective, labels=self._labels)
+
+    def _iterator(self, epoch: int) -> Iterator[Any]:
         source = self._source(epoch) if callable(self._source) else self._source
-        return map(_batch, itertools.islice(source, first, None))
+        if not hasattr(source, "__iter__"):
+            raise TypeError(f"the function of the epoch must return an iterable of batches, got {type(source).__name__}")
+        return iter(source)
 
 
-def _on_host(batch: Any) -> Any:
-    return jax.tree.map(lambda leaf: as_host_array(leaf, "a batch"), batch)
-
-
-def _batch(batch: Any) -> Any:
-    """A batch with a tuple in place of the list that some loaders return."""
-    return tuple(batch) if isinstance(batch, list) else batch
+def _length(source: Any) -> int | None:
+    """The number of batches, None if it is not known; a loader may have `__len__` and not know it either."""
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):
+        return None

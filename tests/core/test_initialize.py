@@ -1,5 +1,8 @@
 """Initialization: exact distributions, values that depend only on key and path, one program for all models."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,3 +175,31 @@ def test_other_dtypes(x64):
 def test_values_that_are_not_keys_are_refused(key, error, words):
     with pytest.raises(error, match=words):
         nn.dense(3).init(key, jnp.ones((1, 2)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Weights:
+    kernel: Any
+
+
+@dataclasses.dataclass
+class Unregistered:
+    kernel: Any
+
+
+@pytest.mark.parametrize("kind", [lambda a: [a, a], lambda a: (a,), Weights, Unregistered])
+@pytest.mark.parametrize("array", [lambda: nn.param(nn.initializers.ones, (2,)), lambda: jnp.ones(2)])
+def test_params_and_state_are_nested_dicts(kind, array):
+    def initialized(params, state):
+        layer = nn.Layer(lambda key, x: (params(), state()), lambda p, s, x, *, key, training: (x, s), "mine")
+        return nn.serial(nn.dense(2), layer).init(KEY, jnp.ones((1, 2)))
+
+    returned, none = lambda: {"deep": {"weights": kind(array())}}, dict
+    for name, params, state in (("params", returned, none), ("state", none, returned)):
+        words = f"arrays in nested dicts, got {name}/deep/weights as a {type(kind(0)).__name__}: give its entries names"
+        with pytest.raises(TypeError, match=words) as raised:
+            initialized(params, state)
+        assert "'mine'" in "".join(raised.value.__notes__)
+    with pytest.raises(TypeError, match=r"init must return \(params, state\), two dicts"):
+        initialized(lambda: kind(array()), none)

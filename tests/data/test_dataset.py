@@ -108,3 +108,12 @@ def test_from_arrays_errors(arguments, words):
 def test_dataset_does_not_convert(arguments, words):
     with pytest.raises(ValueError, match=words):
         Dataset(*arguments)
+
+
+def test_masked_arrays_lose_no_mask():
+    x = np.ma.masked_array(np.ones((2, 1)), [[0], [1]])
+    with pytest.raises(ValueError, match=r"x is a masked array, whose mask would be lost; pass x\.filled\(value\)"):
+        from_arrays(x, [0, 1])
+    with pytest.raises(ValueError, match="y is a masked array"):
+        from_arrays(np.ones((2, 1)), np.ma.masked_array([0, 1], [0, 1]))
+    assert len(from_arrays(np.ma.masked_array(np.ones((2, 1))), [0, 1])) == 2

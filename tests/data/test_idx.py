@@ -1,6 +1,7 @@
 """Tests of the IDX reader with valid and damaged files."""
 
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -48,3 +49,13 @@ def test_errors_name_the_file_and_the_damage(tmp_path, raw, words):
     with pytest.raises(ValueError, match=words) as caught:
         read_idx(file)
     assert str(file) in str(caught.value)
+
+
+def test_a_gzip_file_that_unpacks_to_much_is_not_unpacked(tmp_path):
+    file = tmp_path / "bomb.gz"
+    file.write_bytes(gzip.compress(b"\0\0\x08\x01" + (200_000_000).to_bytes(4, "big") + bytes(200_000_000)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"bomb\.gz has .* bytes and unpacks to at least 68,157,440, more than 100 times"):
+        read_idx(file)
+    assert tracemalloc.get_traced_memory()[1] < 90e6
+    tracemalloc.stop()

@@ -2,7 +2,10 @@
 
 import builtins
 import gzip
+import io
 import pathlib
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -161,6 +164,82 @@ def test_damaged_npz(tmp_path, compressed):
     file.write_bytes(raw)
     with pytest.raises(ValueError, match=r"bad\.npz is damaged"):
         load(file)
+
+
+def members(file, **contents):
+    """A zip file with these bytes as its members, deflated."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(f"{name}.npy", content)
+    return file
+
+
+def npy(array=None, shape=None, dtype="<f4", version=None):
+    """The bytes of an array as NumPy writes them, or only a header that claims this shape."""
+    stream = io.BytesIO()
+    if array is not None:
+        np.lib.format.write_array(stream, array, version)
+    else:
+        np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+ENTRY = b"PK\x01\x02-\x03-\x00"  # how an entry of the directory begins, before its flags
+
+
+def patched(file, old, new, count=1):
+    raw = file.read_bytes()
+    assert raw.count(old) >= count
+    file.write_bytes(raw.replace(old, new))
+    return file
+
+
+def test_every_kind_of_damage_is_a_value_error_with_the_name_of_the_file(tmp_path):
+    file, y = tmp_path / "bad.npz", npy(np.zeros(4, np.int32))
+    kinds = {
+        "a header of 4 TB": lambda: members(file, x=npy(shape=(10**6, 10**6)), y=y),
+        "a header that overflows": lambda: members(file, x=npy(shape=(2**62, 2**62)), y=y),
+        "a negative axis": lambda: members(file, x=npy(shape=(-1, -1)) + bytes(4), y=y),
+        "too few values": lambda: members(file, x=npy(np.zeros((4, 2)))[:-1], y=y),
+        "too many values": lambda: members(file, x=npy(np.zeros((4, 2))) + b"0", y=y),
+        "no header": lambda: members(file, x=b"", y=y),
+        "an unknown version": lambda: members(file, x=b"\x93NUMPY\x07\x00" + bytes(100), y=y),
+        "field names": lambda: members(file, x=npy(np.zeros(2, [("\u00fc", "f4")]), version=(3, 0)), y=y),
+        "a header that is no dict": lambda: members(file, x=npy(shape=(4, 2)).replace(b"{", b"["), y=y),
+        "an unknown dtype": lambda: members(file, x=npy(shape=(4, 2)).replace(b"<f4", b"<q9"), y=y),
+        "encrypted": lambda: patched(npz(tmp_path, x=X, y=np.zeros(4, int)), ENTRY + b"\x00", ENTRY + b"\x01"),
+        "two arrays x": lambda: patched(npz(tmp_path, x=X, z=X, y=np.zeros(4, int)), b"z.npy", b"x.npy", 2),
+    }
+    for kind, write in kinds.items():
+        with pytest.raises(ValueError, match=r"bad\.npz is damaged: .") as caught:
+            load(write())
+        assert kind != "two arrays x" or "it has two arrays x" in str(caught.value)
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):  # which unpack without a bound
+        with zipfile.ZipFile(file, "w", method) as archive:
+            archive.writestr("x.npy", npy(X))
+        with pytest.raises(ValueError, match="compressed by another method"):
+            load(file)
+
+
+@pytest.mark.parametrize("cut", range(1, 400, 13))
+def test_a_truncated_npz(tmp_path, cut):
+    file = tmp_path / "bad.npz"
+    np.savez_compressed(file, x=X, y=np.zeros(4, int))
+    file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(ValueError, match=r"bad\.npz is (damaged|not an \.npz file)"):
+        load(file)
+
+
+def test_a_file_that_unpacks_to_much_takes_no_memory(tmp_path):
+    file = tmp_path / "bomb.npz"
+    np.savez_compressed(file, x=np.zeros((17_000_000, 1), np.float32), y=np.zeros(4, int))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"bomb\.npz has .* bytes and unpacks to at least 68,000,\d+, more than 100 times"):
+        load(file)
+    assert tracemalloc.get_traced_memory()[1] < 2e6
+    tracemalloc.stop()
+    np.savez_compressed(file, x=np.zeros((100_000, 1)), y=np.zeros(100_000, int))
+    assert len(load(file)) == 100_000  # a small file may be compressed well
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,18 @@ def test_damaged_files_are_rejected(content, tmp_path):
         load(tmp_path / "model")
 
 
+def test_two_tensors_of_one_name_are_rejected(tmp_path):
+    header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"%s":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}'
+    for name, repeated in ((b"b", False), (b"a", True), (rb"\u0061", True)):
+        text = header % name
+        (tmp_path / "model").write_bytes(len(text).to_bytes(8, "little") + text + b"\x01\x02")
+        if repeated:
+            with pytest.raises(ValueError, match="model is damaged"):
+                load(tmp_path / "model")
+        else:
+            assert {key: value.tolist() for key, value in load(tmp_path / "model").items()} == {"a": [1], "b": [2]}
+
+
 def test_a_missing_file_or_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="model"):
         load(tmp_path / "model")
@@ -117,6 +129,7 @@ def test_a_full_disk_leaves_the_old_file_unchanged(tmp_path):
         (lambda: jax.random.key(0), r"leaf 'a' is a random key, key<fry>\[\]; expected an array, which jax.random.key_data"),
         (lambda: jnp.ones(2, jnp.float8_e4m3fn), r"leaf 'a' is float8_e4m3fn\[2\]; a safetensors file supports bool"),
         (lambda: 0.5, "leaf 'a' is 0.5"),
+        (lambda: np.ma.masked_array([1.0, 2.0], [0, 1]), "leaf 'a' is a masked array, whose mask would be lost"),
     ],
 )
 def test_what_cannot_be_saved(leaf, words, tmp_path):

@@ -10,7 +10,7 @@ import jax
 from jaxnn import compiled
 from jaxnn.core.checks import whole
 from jaxnn.core.layer import Layer
-from jaxnn.problem.batches import even_size, leading_size, over_batches
+from jaxnn.problem.batches import Padded, even_size, leading_size, over_batches, padded, padded_size, with_rows
 from jaxnn.problem.checks import checked_data, checked_inputs, checked_labels
 from jaxnn.problem.objective import Objective
 from jaxnn.problem.problem import Problem
@@ -26,6 +26,9 @@ def evaluate(
     batch_size: int = 256,
 ) -> dict[str, float]:
     """The loss and the metrics of a trained model on a data set, every sample counted once.
+
+    A loss that is a mean under a mask, such as `nn.losses.cross_entropy(predictions, y, where=mask)`, is the mean over all
+    unmasked elements.
 
     Args:
         result: What `fit` returned, a member of a sweep, or `(model, params, state)`.
@@ -59,11 +62,11 @@ def evaluate(
         data = checked_data(data)
         checked_labels(model, data, params, state)
     named_metrics(metrics)
-    batch_size = whole("evaluate", "batch_size", batch_size)
+    data = padded(data, even_size(leading_size(data), whole("evaluate", "batch_size", batch_size)))
     program = compiled.program(
         "evaluate",
-        lambda: evaluation(Problem(model, loss), metrics, batch_size),
-        (model, loss, dict(metrics or {}), batch_size),
+        lambda: evaluation(Problem(model, loss), metrics),
+        (model, loss, dict(metrics or {})),
         (params, state, data),
     )
     return as_numbers(program(params, state, data))
@@ -103,21 +106,26 @@ def predict(result: Any, x: Any, *, batch_size: int = 256) -> Any:
 
         return run
 
-    return compiled.program("predict", make, (model, batch_size), (params, state, x))(params, state, x)
+    n, x = leading_size(x), with_rows(x, padded_size(x))  # rows do not depend on each other
+    return with_rows(compiled.program("predict", make, (model, batch_size), (params, state, x))(params, state, x), n)
 
 
-def evaluation(problem: Problem, metrics: Mapping[str, Any] | None, batch_size: int) -> Callable:
-    """`run(params, state, data, hyperparameters=None, step=0) -> logs`, pure; the hyperparameters are the traced ones."""
+def evaluation(problem: Problem, metrics: Mapping[str, Any] | None, batch_size: int = 0) -> Callable:
+    """`run(params, state, data, hyperparameters=None, step=0, epoch=0) -> logs`, pure; the hyperparameters are the traced ones.
+
+    The data may be `Padded`, which has a batch size of its own.
+    """
     totals = totals_of(metrics)
 
-    def run(params, state, data, traced=None, step=0):
-        bound = problem.bound(problem.hyperparameters.at(traced or {}, step), None)
+    def run(params, state, data, traced=None, step=0, epoch=0):
+        bound = problem.bound(problem.hyperparameters.at(traced or {}, step, epoch), None)
 
         def one(carry, batch):
-            value, (_, predictions) = bound.objective(params, state, batch, None)
-            return totals.update(carry, value, predictions, batch), None
+            value, (weight, _, predictions) = bound.weighted(params, state, batch, None)
+            return totals.update(carry, value, weight, predictions, batch), None
 
-        last, _ = over_batches(one, totals.start(), data, even_size(leading_size(data), batch_size))
+        size = data.batch_size if isinstance(data, Padded) else even_size(leading_size(data), batch_size)
+        last, _ = over_batches(one, totals.start(), data, size)
         logs = totals.finish(last)
         return logs if problem.loss is not None else {k: v for k, v in logs.items() if k != "loss"}
 

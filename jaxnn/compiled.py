@@ -25,7 +25,8 @@ from jaxnn import _jax
 from jaxnn.core.fingerprint import fingerprint
 from jaxnn.kernels.compiler import compiler_options
 
-MOST_PROGRAMS = 256  # a program of an epoch takes some megabytes
+MOST_PROGRAMS = 256  # a program of an epoch takes about 10 MB
+MOST_SHAPES = 8  # programs of one configuration for arguments of different shapes, such as data of different sizes
 
 
 def clear_programs() -> None:
@@ -134,6 +135,9 @@ def program(
     with _lock:
         _programs[key] = made
         _programs.move_to_end(key)
+        alike = [other for other in _programs if other[:2] == key[:2]]
+        for other in alike[:-MOST_SHAPES]:
+            del _programs[other]
         while len(_programs) > MOST_PROGRAMS:
             _programs.popitem(last=False)
     return made

@@ -119,6 +119,65 @@ def test_other_values_of_traced_hyperparameters_trace_nothing(traced):
     assert len(traced) == 1
 
 
+def test_another_number_of_epochs_traces_nothing(traced):
+    for epochs in (1, 2, 70):
+        assert fit(epochs=epochs, optimizer=optax.sgd, hyperparameters={"learning_rate": lambda step, rate: rate, "rate": 0.1})
+    assert len(traced) == 1
+    for epochs in (1, 2):  # where a schedule names it, it decides on the program
+        fit(epochs=epochs, optimizer=optax.sgd, hyperparameters={"learning_rate": lambda step, steps: 1 / (step + steps)})
+    assert len(traced) == 3
+
+
+def test_sizes_with_the_same_last_batch_share_a_program(traced):
+    def run(n):
+        data = X[:n], Y[:n]
+        return nn.fit(network(), data, loss=nn.losses.cross_entropy, optimizer=optax.sgd(0.1), epochs=2, batch_size=4, key=KEY,
+                      progress=False)  # fmt: skip
+
+    nn.clear_programs()
+    results = {n: run(n) for n in (18, 22)}
+    assert len(traced) == 1
+    assert [result.history["step"] for result in results.values()] == [[5, 10], [6, 12]]
+    run(23)
+    assert len(traced) == 2
+    outputs = np.asarray(network()(results[18].params, X))
+    for n in range(17, 24):
+        assert nn.predict(results[18], X[:n]).shape == (n, 2)
+        np.testing.assert_allclose(nn.predict(results[18], X[:n]), outputs[:n], rtol=1e-5)
+    assert len(traced) == 3
+    for n in (20, 24):
+        accuracy = nn.evaluate(results[18], (X[:n], Y[:n]), metrics={"a": nn.metrics.accuracy}, batch_size=4)["a"]
+        assert accuracy == pytest.approx(np.mean(np.argmax(outputs[:n], -1) == Y[:n]))
+    assert len(traced) == 4
+
+
+def test_a_grid_search_over_folds_takes_two_programs(traced):
+    order = np.random.default_rng(0).permutation(24)[:22]
+    for rate in (0.01, 0.1, 1.0):
+        for fold in range(3):
+            train, test = order[np.arange(22) % 3 != fold], order[np.arange(22) % 3 == fold]
+            nn.fit(network(), (X[train], Y[train]), validation=(X[test], Y[test]), loss=nn.losses.cross_entropy,
+                   optimizer=optax.sgd, hyperparameters={"learning_rate": rate}, metrics={"top": nn.metrics.top_k_accuracy(1)},
+                   epochs=1, batch_size=8, key=KEY, progress=False)  # fmt: skip
+    assert len(traced) == 2
+
+
+def test_sweeps_of_other_sizes_and_epochs_share_programs(traced):
+    def run(n, epochs):
+        rates = {"learning_rate": [0.1, 0.2]}
+        return nn.sweep(network(), (X[:n], Y[:n]), rates, loss=nn.losses.cross_entropy, optimizer=optax.sgd, epochs=epochs,
+                        batch_size=4, key=KEY, progress=False)  # fmt: skip
+
+    run(20, 1)
+    made = len(traced)
+    run(20, 3)
+    other = run(24, 1)
+    assert len(traced) == made + 1  # the start, whose model is set up for all samples
+    alone = nn.fit(network(), (X[:24], Y[:24]), loss=nn.losses.cross_entropy, optimizer=optax.sgd, epochs=1, batch_size=4,
+                   hyperparameters={"learning_rate": 0.2}, key=jax.random.fold_in(KEY, 0), progress=False)  # fmt: skip
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), other.member(1).params, alone.params)
+
+
 def test_programs_of_one_text_are_compiled_once():
     one = compiled.program("test", lambda: lambda x: x + 1, (lambda: 1,), (jnp.ones(3),))
     other = compiled.program("test", lambda: lambda x: x + 1, (lambda: 2,), (jnp.ones(3),))

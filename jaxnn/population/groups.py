@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jaxnn import compiled
 from jaxnn.core.checks import whole
 from jaxnn.core.text import did_you_mean, listed
 from jaxnn.population.space import Setting
-from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, lengths, model_of, optimizer_of, parameters_of
+from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, model_of, optimizer_of, parameters_of
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.state import TrainState, start
 
@@ -73,40 +72,34 @@ def groups_of(settings: Sequence[Setting], config: TrainingConfig, *, epochs: in
             whole("sweep", name, setting[name])
     settings = _as_floats(settings)
     by_structure: dict[tuple, list[int]] = {}
-    for number, setting in enumerate(settings):
-        structural = tuple((name, value) for name, value in setting.items() if not isinstance(value, float))
+    for number, setting in enumerate(settings):  # 1 and True are equal, and may decide on different programs
+        structural = tuple((name, type(value), value) for name, value in setting.items() if not isinstance(value, float))
         by_structure.setdefault(structural, []).append(number)
-    return [_group(settings, numbers, structural, config, epochs, samples) for structural, numbers in by_structure.items()]
+    return [_group(settings, numbers, config, epochs, samples) for numbers in by_structure.values()]
 
 
 def _group(
     settings: Sequence[Setting],
     numbers: list[int],
-    structural: tuple[tuple[str, Any], ...],
     config: TrainingConfig,
     epochs: int,
     samples: int,
 ) -> Group:
-    own = dict(structural)
-    epochs = whole("sweep", "epochs", own.get("epochs", epochs))
-    batch_size = min(whole("sweep", "batch_size", own.get("batch_size", config.batch_size)), samples)
-    given_functions = tuple((name, value) for name, value in structural if callable(value) and not _is_schedule(value))
-    own = {name: value for name, value in own.items() if name not in RUN_OPTIONS and (name, value) not in given_functions}
+    structural = {name: value for name, value in settings[numbers[0]].items() if not isinstance(value, float)}
+    epochs = whole("sweep", "epochs", structural.get("epochs", epochs))
+    batch_size = min(whole("sweep", "batch_size", structural.get("batch_size", config.batch_size)), samples)
+    own = {name: value for name, value in structural.items() if name not in RUN_OPTIONS}
     floats = [{name: value for name, value in settings[i].items() if isinstance(value, float)} for i in numbers]
     problem = config.problem
-    functions = {what: _with_values(getattr(problem, what), given_functions) for what in ("model", "loss", "augment", "view")}
-    given = {**lengths(-(-samples // batch_size), epochs), **problem.hyperparameters.as_dict(), **own, **floats[0]}
-    config = replace(
-        config,
-        problem=replace(problem, **functions, hyperparameters=Hyperparameters.of(given)),
-        optimizer=_with_values(config.optimizer, given_functions),
-        batch_size=batch_size,
-    )
-    _check_names(given, dict(given_functions), [*functions.values(), config.optimizer], config.callbacks)
+    given = {**problem.hyperparameters.as_dict(), **own, **floats[0]}
+    config = replace(config, problem=replace(problem, hyperparameters=Hyperparameters.of(given)), batch_size=batch_size)
+    config = config.with_lengths(-(-samples // batch_size), epochs)
+    functions = [problem.model, problem.loss, problem.augment, problem.view, config.optimizer]
+    _check_names(given, functions, config.callbacks)
     for number, traced in zip(numbers, floats, strict=True):
         _check_setting(number, settings[number], config.with_hyperparameters(traced))
     columns = {name: np.asarray([row[name] for row in floats], np.float32) for name in floats[0]}
-    return Group(tuple(numbers), dict(structural), config, columns, epochs)
+    return Group(tuple(numbers), structural, config, columns, epochs)
 
 
 def check_traceable(group: Group, x: Any) -> TrainState:
@@ -157,10 +150,8 @@ def _as_floats(settings: Sequence[Setting]) -> list[Setting]:
     return [{name: float(v) if name in mixed else v for name, v in setting.items()} for setting in settings]
 
 
-def _check_names(
-    given: Mapping[str, Any], given_functions: Mapping[str, Any], functions: Sequence[Any], callbacks: Sequence
-) -> None:
-    for name in set(given) | set(given_functions):
+def _check_names(given: Mapping[str, Any], functions: Sequence[Any], callbacks: Sequence) -> None:
+    for name in given:
         if name in LENGTHS:
             continue
         known = sorted({p for function in functions for p in parameters_of(function)} | set(RUN_OPTIONS))
@@ -189,14 +180,3 @@ def _check_setting(number: int, setting: Setting, config: TrainingConfig) -> Non
     except (TypeError, ValueError) as error:
         error.add_note(f"in setting {number} of the space, {setting}")
         raise
-
-
-def _is_schedule(function: Callable) -> bool:
-    """Whether it is a function of the step, as optax's schedules are, and not a value such as an activation."""
-    return next(iter(parameters_of(function)), "") in ("step", "count")
-
-
-def _with_values(function: Any, given_functions: tuple[tuple[str, Any], ...]) -> Any:
-    """The function with those values bound that its signature names."""
-    named = {name: value for name, value in given_functions if name in parameters_of(function)}
-    return partial(function, **named) if named else function

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnn import compiled
 from jaxnn.population.groups import started
-from jaxnn.problem.batches import leading_size, over_batches
+from jaxnn.problem.batches import over_batches
 from jaxnn.problem.running import check_numbers
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.epoch import EpochParts, epoch_parts
@@ -147,7 +147,7 @@ def epochs_program(config: TrainingConfig, most_epochs: int = MOST_EPOCHS, axis_
 
 def _member_epoch(parts: EpochParts, config: TrainingConfig, block: Block, data: Any, validation: Any):
     before = block.train_state
-    order = parts.order(before, leading_size(data))
+    order = parts.order(before, data)
     one = lambda train_state, batch: (parts.advance(train_state, batch)[0], None)  # noqa: E731
     after, _ = over_batches(one, before, data, config.batch_size, order)
     after, logs = parts.finish(after, validation)

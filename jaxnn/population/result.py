@@ -253,11 +253,11 @@ class Sweep:
         together: dict[tuple, list[dict]] = {}
         names = self._compared()
         for row in self.rows:
-            together.setdefault(tuple(row[name] for name in names), []).append(row)
+            together.setdefault(tuple((type(row[name]), row[name]) for name in names), []).append(row)  # 1 is not True
         rows = []
-        for setting, members in together.items():
+        for members in together.values():
             diverged = any(row["status"] == "diverged" for row in members)
-            row = dict(zip(names, setting, strict=True))
+            row = {name: members[0][name] for name in names}
             for name in self._values():
                 values = np.asarray([member[name] for member in members])
                 row[name] = math.nan if diverged else float(values.mean())

@@ -25,6 +25,7 @@ from jaxnn import _jax
 from jaxnn.compiled import Program
 from jaxnn.population.group_run import GroupRun
 from jaxnn.population.programs import MOST_EPOCHS, Block, program_for, select_settings
+from jaxnn.problem.batches import even_size, leading_size, padded
 
 CALL_SECONDS = 0.5  # per call, as in `fit`
 CPU_MEMBERS = 16  # per block: more gain nothing on a core, and fewer blocks can be spread over the cores
@@ -92,7 +93,13 @@ class Scheduler:
     """Runs jobs in threads; these ask the calling thread to trace for them."""
 
     def __init__(self, runs: Sequence[GroupRun], data: Any, validation: Any, strategy: Strategy):
-        self._data, self._validation, self._strategy = data, validation, strategy
+        self._strategy = strategy
+        sizes = {run.group.config.batch_size for run in runs}
+        self._data = {size: padded(data, size) for size in sizes}
+        self._validation: dict[int, Any] = dict.fromkeys(sizes)
+        if validation is not None:
+            n = leading_size(validation)
+            self._validation = {size: padded(validation, even_size(n, size)) for size in sizes}
         self._requests: queue.SimpleQueue = queue.SimpleQueue()  # functions for the calling thread, with futures
         self._lock = threading.Condition()
         self._jobs: list[Callable] = [partial(self._prepare, run) for run in runs]
@@ -204,7 +211,11 @@ class Scheduler:
 
     def _epochs(self, run: GroupRun, block: Block) -> Callable:
         until = jax.ShapeDtypeStruct((), np.int32)
-        return self._compiled(run, "epochs", block.epochs.shape, block, self._data, self._validation, until)
+        return self._compiled(run, "epochs", block.epochs.shape, block, *self._data_of(run), until)
+
+    def _data_of(self, run: GroupRun) -> tuple[Any, Any]:
+        size = run.group.config.batch_size
+        return self._data[size], self._validation[size]
 
     # A block of a group.
 
@@ -217,7 +228,7 @@ class Scheduler:
         while True:
             program = self._epochs(run, block)
             start = time.perf_counter()
-            block, logs, ended = program(block, self._data, self._validation, np.int32(min(epoch + budget, run.until)))
+            block, logs, ended = program(block, *self._data_of(run), np.int32(min(epoch + budget, run.until)))
             logs, ended = jax.device_get((logs, ended))
             seconds_per_epoch = (time.perf_counter() - start) / max(ended, 1)
             run.keep_logs(seeds, settings, epoch, {name: values[:ended] for name, values in logs.items()})

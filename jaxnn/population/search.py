@@ -302,12 +302,15 @@ def optuna_search(
     monitor: str | None = None,
     mode: str | None = None,
     checkpoints: Any = None,
+    progress: bool = True,
     **options: Any,
 ) -> list[Sweep]:
     """Train the settings that an Optuna study proposes, many at a time, and tell it their values.
 
-    With `checkpoints`, an interrupted search continues when it is called again: a study that Optuna stores continues with
-    its trials; a study in memory must be made anew with a sampler of the same seed, which proposes the same settings again.
+    Ctrl-C ends the search with the rounds so far; the study is told that the trials of an unfinished round failed, as it is
+    after an error. With `checkpoints`, an interrupted search continues when it is called again: a study that Optuna stores
+    continues with its trials; a study in memory must be made anew with a sampler of the same seed, which proposes the same
+    settings again.
 
     Args:
         study: From `optuna.create_study`; its direction is that of the monitored value.
@@ -319,13 +322,14 @@ def optuna_search(
         monitor: The value that the study is told, a setting's mean over seeds; as in `Sweep.best`.
         mode: As in `Sweep.best`; it must be the study's direction.
         checkpoints: As in `sweep`; each round has its own folder inside.
+        progress: Whether to show progress.
         **options: As in `sweep`.
 
     Returns:
         A `Sweep` for each round.
 
     Raises:
-        ValueError: As `sweep`, or if the study's direction is the opposite one.
+        ValueError: As `sweep`, or, before anything is trained, if the study's direction is the opposite one.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax, optuna
@@ -342,23 +346,45 @@ def optuna_search(
     for number in range(whole("optuna_search", "rounds", rounds)):
         store = _subfolder(checkpoints, f"round-{number}")
         trials = [] if store is None else _asked(study, str(store.folder))
-        while len(trials) < members:
-            trials.append(study.ask())
+        values, interrupted = np.full(members, np.nan), True
+        try:
+            while len(trials) < members:
+                trials.append(study.ask())
+                if store is not None:
+                    trials[-1].set_user_attr("jaxnn", str(store.folder))
+            task = Task.of(model, data, [suggest(trial) for trial in trials], **options)
+            name = _monitored(study, task, monitor, mode)
+            saver = task.saver(store)
+            if saver is not None:
+                saver.restore()
+            interrupted = task.train(progress, saver)
+            results.append(task.result(progress))
+            if not interrupted:
+                values = np.asarray([row[name] for row in results[-1].rows]).reshape(members, -1).mean(1)
+        except Exception:
             if store is not None:
-                trials[-1].set_user_attr("jaxnn", str(store.folder))
-        result = sweep(model, data, [suggest(trial) for trial in trials], checkpoints=store, **options)
-        name, sign = result.monitored(monitor, mode)
-        if study.direction.name != ("MINIMIZE" if sign > 0 else "MAXIMIZE"):
-            raise ValueError(
-                f"the study is to {study.direction.name.lower()}, but {'smaller' if sign > 0 else 'larger'} values of {name!r} "
-                f"are better: create it with direction={'minimize' if sign > 0 else 'maximize'!r}"
-            )
-        values = np.asarray([row[name] for row in result.rows]).reshape(members, -1).mean(1)
-        for trial, value in zip(trials, values, strict=True):
-            told = {"values": float(value)} if np.isfinite(value) else {"state": _failed()}
-            study.tell(trial.number, **told, skip_if_finished=True)
-        results.append(result)
+                _ask_again(study, trials)
+            interrupted = False
+            raise
+        finally:
+            if store is None or not interrupted:  # otherwise the trials continue with their checkpoints
+                for trial, value in zip(trials, values, strict=False):
+                    told = {"values": float(value)} if np.isfinite(value) else {"state": _failed()}
+                    study.tell(trial.number, **told, skip_if_finished=True)
+        if interrupted:
+            break
     return results
+
+
+def _monitored(study: Any, task: Task, monitor: str | None, mode: str | None) -> str:
+    """The name of the monitored value, of which the study and the search have the same opinion what is better."""
+    name, sign = Sweep.of(task.settings, task.seeds, task.runs, 0.0, "").monitored(monitor, mode)
+    if study.direction.name != ("MINIMIZE" if sign > 0 else "MAXIMIZE"):
+        raise ValueError(
+            f"the study is to {study.direction.name.lower()}, but {'smaller' if sign > 0 else 'larger'} values of {name!r} "
+            f"are better: create it with direction={'minimize' if sign > 0 else 'maximize'!r}"
+        )
+    return name
 
 
 def _asked(study: Any, folder: str) -> list[Any]:
@@ -367,6 +393,16 @@ def _asked(study: Any, folder: str) -> list[Any]:
 
     mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("jaxnn") == folder]
     return [trial if trial.state.is_finished() else Trial(study, trial._trial_id) for trial in mine]
+
+
+def _ask_again(study: Any, trials: Sequence[Any]) -> None:
+    """Let the study propose the settings of a failed round again, whose checkpoints may be continued by new trials."""
+    from optuna.trial import Trial
+
+    for trial in trials:
+        if isinstance(trial, Trial):
+            trial.set_user_attr("jaxnn", None)
+            study.enqueue_trial(trial.params)
 
 
 def _failed() -> Any:

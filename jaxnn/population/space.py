@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxnn.core.checks import check_key, whole
 from jaxnn.core.text import listed
+from jaxnn.problem.hyperparameters import plain
 
 Setting = dict[str, Any]
 
@@ -150,7 +151,7 @@ def grid(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
             )
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise TypeError(f"the values of {name!r} are expected as a sequence, got {values!r}: write [{values!r}]")
-    columns = {name: [_plain(name, value) for value in values] for name, values in space.items()}
+    columns = {name: [plain(name, value) for value in values] for name, values in space.items()}
     if empty := [name for name, values in columns.items() if not values]:
         raise ValueError(f"there is no value for {listed(map(repr, empty))}, so the grid is empty: give at least one value")
     for name, values in columns.items():
@@ -239,30 +240,14 @@ def settings_of(space: Any) -> list[Setting]:
                 f"setting {i} has the names {listed(setting)}, and the first one has {listed(settings[0])}: use the same "
                 "names in the same order in all settings"
             )
-    return [{name: _plain(name, value) for name, value in setting.items()} for setting in settings]
+    return [{name: plain(name, value) for name, value in setting.items()} for setting in settings]
 
 
 def _at(space: Mapping[str, Any], points: np.ndarray) -> list[Setting]:
     """The setting at each point of the unit cube."""
     distributions = {name: d if isinstance(d, Distribution) else choice(*d) for name, d in space.items()}
     points = np.clip(points, 0.0, np.nextafter(1.0, 0.0))
-    return [
-        {name: _plain(name, d.at(u)) for (name, d), u in zip(distributions.items(), point, strict=True)} for point in points
-    ]
-
-
-def _plain(name: str, value: Any) -> Any:
-    """Convert NumPy and JAX numbers to Python numbers, and check the type of a value."""
-    if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0:
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"the hyperparameter {name!r} is {value}, expected a finite number")
-    if isinstance(value, bool | int | float | str | None) or callable(value):
-        return value
-    raise TypeError(
-        f"the hyperparameter {name!r} is {value!r}; expected a number (a float is traced, an int structural), a bool, a "
-        "string, or a function"
-    )
+    return [{name: plain(name, d.at(u)) for (name, d), u in zip(distributions.items(), point, strict=True)} for point in points]
 
 
 def _ordered(name: str, low: float, high: float) -> None:

@@ -56,7 +56,8 @@ def sweep(
         space: A grid, `{"learning_rate": [0.1, 0.01], "units": [32, 64]}`, or a table, a list of dicts or a pandas
             `DataFrame`; `nn.population.random` and `nn.population.sobol` draw one; `{}` is one setting, for its seeds. A
             space may name the parameters of model, optimizer, loss, augmentation and schedules, and `batch_size` and
-            `epochs`. A function of `step` (or `count`) is a schedule.
+            `epochs`. A function of `step` (or `count`) or `epoch` is a schedule, any
+            other one a value, such as an activation.
         loss: As in `fit`; it is given the hyperparameters that its signature names.
         optimizer: An optax transformation, or a function of hyperparameters that returns one, such as `optax.adam`.
         epochs: The number of passes over the data, at most.

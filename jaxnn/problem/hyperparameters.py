@@ -3,7 +3,10 @@
 Where a function takes `hyperparameters`, `model` may be a function of some of them that returns a `Layer`, `optimizer` a
 function that returns an optax transformation, and `loss` may take some as keywords. Each is given those that its signature
 names. A float is traced: another value does not compile again. An int, string, bool or None is fixed: it may decide on
-shapes. A function is a schedule, which is called with the step.
+shapes. Numbers of NumPy and JAX count as the Python numbers that they equal.
+
+A function with a parameter `step` (or `count`) or `epoch` is a schedule: its value is computed at each step. Its other
+parameters are the run's length and hyperparameters, by name. Any other function is a fixed value, such as an activation.
 
 `fit` and `training(...).run` add the run's length as fixed numbers: `epochs`, `steps` and `steps_per_epoch`. They fill
 parameters without a default only.
@@ -12,6 +15,7 @@ parameters without a default only.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +28,7 @@ from jaxnn import _jax
 from jaxnn.core.layer import Layer
 
 LENGTHS = ("epochs", "steps", "steps_per_epoch")
+CLOCK = ("step", "count", "epoch")  # what makes a function a schedule
 
 
 @dataclass(frozen=True)
@@ -48,26 +53,25 @@ class Hyperparameters:
 
         Raises:
             TypeError: If they are not a mapping, or the kind of one is not supported.
-            ValueError: If a number is not finite.
+            ValueError: If a number is not finite, or a schedule could take `step` or `epoch` for a hyperparameter.
         """
         if isinstance(given, Hyperparameters):
             return given
         if not isinstance(given, Mapping | None):
             raise TypeError(f'hyperparameters are given by name, as {{"learning_rate": 1e-3}}, got {given!r}')
-        fixed, schedules, numbers = {}, {}, {}
-        for name, value in (given or {}).items():
-            if callable(value):
-                schedules[name] = value
-            elif isinstance(value, bool | int | str | None):
-                fixed[name] = value
-            elif isinstance(value, float | np.floating | np.ndarray | jax.Array) and np.ndim(value) == 0:
-                if not _jax.is_tracer(value) and not np.isfinite(value):
-                    raise ValueError(f"the hyperparameter {name!r} is {value}, expected a finite number")
-                numbers[name] = value
-            else:
-                raise TypeError(
-                    f"the hyperparameter {name!r} is {value!r}; expected a number (a float is traced, an int is fixed), a "
-                    "string, or a schedule, which is a function of the step"
+        given = given or {}
+        fixed: dict[str, Any] = {}
+        schedules: dict[str, Callable] = {}
+        numbers: dict[str, Any] = {}
+        for name, value in given.items():
+            value = plain(name, value)
+            kind = schedules if is_schedule(value) else numbers if isinstance(value, float | jax.Array) else fixed
+            kind[name] = value
+        for name, schedule in schedules.items():
+            if taken := [clock for clock in CLOCK if clock in given and clock in parameters_of(schedule)]:
+                raise ValueError(
+                    f"the schedule of {name!r} names {taken[0]!r}, which is the run's {taken[0]} and also a hyperparameter: "
+                    "give the hyperparameter another name"
                 )
         return cls(tuple(fixed.items()), tuple(schedules.items()), tuple(numbers), numbers)
 
@@ -83,19 +87,61 @@ class Hyperparameters:
         """The traced ones as float32 scalars."""
         return {name: _as_scalar(value) for name, value in self.numbers.items()}
 
-    def at(self, traced: Mapping[str, Any] | None = None, step: Any = 0) -> dict[str, Any]:
+    def at(self, traced: Mapping[str, Any] | None = None, step: Any = 0, epoch: Any = 0) -> dict[str, Any]:
         """All values by name at a step.
 
         Args:
             traced: Values of the traced ones; by default those given.
-            step: The step at which schedules are read.
+            step: The number of steps made before.
+            epoch: The number of epochs finished.
+
+        Raises:
+            TypeError: If a schedule has a parameter of another name.
         """
         known = {**dict(self.fixed), **(self.scalars() if traced is None else traced)}
+        clock = dict(zip(CLOCK, (step, step, epoch), strict=True))
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules require it, even if the caller is strict
-            scheduled = {
-                name: _call_by_name(schedule, known, f"the schedule of {name!r}", step) for name, schedule in self.schedules
-            }
+            scheduled = {name: _scheduled(name, schedule, {**known, **clock}) for name, schedule in self.schedules}
         return {**known, **scheduled}
+
+
+def plain(name: str, value: Any) -> Any:
+    """A hyperparameter's value, with a Python number in place of one of NumPy or JAX that is not traced.
+
+    Raises:
+        TypeError: If its kind is not supported.
+        ValueError: If it is a number that is not finite.
+    """
+    scalar = isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
+    if scalar and not _jax.is_tracer(value) and not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"the hyperparameter {name!r} is {value}, expected a finite number")
+    if isinstance(value, bool | int | float | str | None) or callable(value) or (scalar and _jax.is_tracer(value)):
+        return value
+    raise TypeError(
+        f"the hyperparameter {name!r} is {value!r}; expected a number (a float is traced, an int is fixed), a bool, a "
+        "string, None, or a function"
+    )
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether a value is a function of the step or the epoch, as optax's schedules are, and not one such as an activation."""
+    return callable(value) and any(name in parameters_of(value) for name in CLOCK)
+
+
+def _scheduled(name: str, schedule: Callable, values: Mapping[str, Any]) -> Any:
+    required = [p.name for p in parameters_of(schedule).values() if p.default is p.empty and p.kind in (*_BY_NAME, _FIRST)]
+    if unknown := [parameter for parameter in required if parameter not in values]:
+        raise TypeError(_schedule_needs(name, unknown))
+    return _call_by_name(schedule, values, f"the schedule of {name!r}")
+
+
+def _schedule_needs(name: str, unknown: list[str]) -> str:
+    return (
+        f"the schedule of {name!r} has the parameter {', '.join(unknown)}; a schedule's parameters are step (or count), epoch, "
+        "epochs, steps, steps_per_epoch, and the names of other hyperparameters, where the run knows them"
+    )
 
 
 def _as_scalar(number: Any) -> jax.Array:
@@ -137,6 +183,10 @@ def optimizer_of(optimizer: Any, values: Mapping[str, Any]) -> Any:
     Raises:
         TypeError: If it is neither a transformation nor a function that returns one, or a value that it needs is missing.
     """
+    for name in parameters_of(optimizer) if callable(optimizer) else ():
+        function = values.get(name)
+        if callable(function) and "learning_rate" not in parameters_of(function):  # which optimizers such as `optax.sgd` have
+            raise TypeError(_schedule_needs(name, list(parameters_of(function))))
     made = _call_by_name(optimizer, values, "an optimizer that is a function") if callable(optimizer) else optimizer
     if hasattr(made, "init") and hasattr(made, "update"):
         return made
@@ -182,13 +232,14 @@ def check_used(hyperparameters: Hyperparameters, *users: Any, read: Iterable[str
         )
 
 
-def _call_by_name(function: Callable, values: Mapping[str, Any], what: str, *positional: Any) -> Any:
+def _call_by_name(function: Callable, values: Mapping[str, Any], what: str) -> Any:
     """Call a function with those values that its signature names.
 
     Raises:
         TypeError: If one that it needs is missing.
     """
-    parameters = [p for p in list(parameters_of(function).values())[len(positional) :] if p.kind in _BY_NAME]
+    parameters = [p for p in parameters_of(function).values() if p.kind in _BY_NAME]
+    positional = [values[p.name] for p in parameters_of(function).values() if p.kind is _FIRST and p.name in values]
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in values]
     if missing:
         call = f"{getattr(function, '__name__', 'it')}({', '.join(missing)})"
@@ -201,6 +252,7 @@ def _call_by_name(function: Callable, values: Mapping[str, Any], what: str, *pos
     return function(*positional, **{name: values[name] for name in taken})
 
 
+_FIRST = inspect.Parameter.POSITIONAL_ONLY
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxnn.core.checks import function
 from jaxnn.core.layer import Layer
+from jaxnn.functional._counted import weight_found
 from jaxnn.problem.hyperparameters import loss_of
 
 
@@ -19,9 +20,10 @@ class Objective:
     """A custom loss over model, parameters, state, batch and key, accepted wherever a loss is.
 
     Attributes:
-        function: `function(model, params, state, batch, key) -> (loss, (state, predictions))`. The batch is a batch of the
-            data, of any structure. The key is None in validation. The metrics are given the predictions and the batch's
-            second entry (or the batch itself, if it is not a tuple).
+        function: `function(model, params, state, batch, key) -> (loss, (state, predictions))`; the loss is one number, the
+            batch's mean, or `(sum, weight)`. The batch is a batch of the data, of any structure. The key is None in
+            validation. The metrics are given the predictions and the batch's second entry, or the batch itself if it is not a
+            tuple.
 
     Example:
         An autoencoder with a penalty on its code, on data without targets:
@@ -37,7 +39,7 @@ class Objective:
         True
     """
 
-    function: Callable[[Layer, Any, Any, Any, jax.Array | None], tuple[jax.Array, tuple[Any, Any]]]
+    function: Callable[[Layer, Any, Any, Any, jax.Array | None], tuple[Any, tuple[Any, Any]]]
 
     def __post_init__(self) -> None:
         function("Objective", "function", self.function, "(model, params, state, batch, key) -> (loss, (state, predictions))")
@@ -47,7 +49,7 @@ def objective_of(loss: Any, values: Mapping[str, Any]) -> Objective:
     """The `Objective` of a loss: the loss itself if it is one, else the loss of the model's predictions for x against y.
 
     Args:
-        loss: A loss `(predictions, y) -> scalar`, an `Objective`, or None for metrics without a loss.
+        loss: A loss `(predictions, y) -> scalar` or `-> (sum, weight)`, an `Objective`, or None for metrics without a loss.
         values: Hyperparameters by name; the loss is given those that its signature names.
     """
     if isinstance(loss, Objective):
@@ -71,16 +73,20 @@ def _no_loss(predictions: Any, y: Any, reduction: str = "mean") -> jax.Array:
     return jnp.zeros(()) if reduction == "mean" else jnp.zeros(jax.tree.leaves(predictions)[0].shape[:1])
 
 
-def _weighted(loss: Callable, predictions: Any, y: Any, weights: jax.Array) -> jax.Array:
-    """Σ wᵢ lᵢ / Σ wᵢ, or 0 if all weights are 0."""
+def _weighted(loss: Callable, predictions: Any, y: Any, weights: jax.Array) -> Any:
+    """Σ wᵢ lᵢ / Σ wᵢ, or 0 if all weights are 0; with cᵢ elements of sample i that count, Σ wᵢ Σⱼ lᵢⱼ / Σ wᵢ cᵢ."""
+    unreduced = lambda predictions, y: loss(predictions, y, reduction="none")  # noqa: E731
     try:
-        each = loss(predictions, y, reduction="none")
+        each = unreduced(predictions, y)
     except TypeError as error:
         raise TypeError(
             "with weights, the loss must take reduction='none' and return one loss per sample, as those of nn.losses do; "
             f"{getattr(loss, '__name__', loss)!r} does not: {error}"
         ) from error
+    counts = weight_found(unreduced, predictions, y, shape=each.shape)
     weights = weights.astype(each.dtype)
-    each = each.reshape(each.shape[0], -1).mean(1)
-    total = weights.sum()
-    return jnp.sum(each * weights) / jnp.where(total == 0, jnp.ones_like(total), total)
+    each = each.reshape(each.shape[0], -1)
+    if counts is None:
+        total = weights.sum()
+        return jnp.sum(each.mean(1) * weights) / jnp.where(total == 0, jnp.ones_like(total), total)
+    return jnp.sum(each.sum(1) * weights), jnp.sum(counts.reshape(each.shape).sum(1).astype(weights.dtype) * weights)

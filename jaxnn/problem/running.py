@@ -18,13 +18,13 @@ class Totals(NamedTuple):
 
     Attributes:
         start: `start() -> totals`.
-        update: `update(totals, loss, predictions, batch) -> totals`, the loss being the batch's mean. Metrics leave out
-            samples of weight 0; other weights count in the loss only.
+        update: `update(totals, loss, weight, predictions, batch) -> totals`, the loss being the batch's mean and `weight` its
+            weight. Metrics leave out samples of weight 0; other weights count in the loss only.
         finish: `finish(totals) -> logs`, by name.
     """
 
     start: Callable[[], Any]
-    update: Callable[[Any, jax.Array, Any, Any], Any]
+    update: Callable[[Any, jax.Array, jax.Array, Any, Any], Any]
     finish: Callable[[Any], dict[str, jax.Array]]
 
 
@@ -35,9 +35,9 @@ def totals_of(metrics: Mapping[str, Any] | None) -> Totals:
     def start():
         return jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), {k: m.init() for k, m in streams.items()}
 
-    def update(totals, loss, predictions, batch):
+    def update(totals, loss, weight, predictions, batch):
         total, weights, states = totals
-        weight, where = weight_of(batch), {"where": batch[2] > 0} if _has_weights(batch) else {}
+        where = {"where": batch[2] > 0} if _has_weights(batch) else {}
         states = {k: m.update(states[k], predictions, targets_of(batch), **where) for k, m in streams.items()}
         return total + jnp.asarray(loss, jnp.float32) * weight, weights + weight, states
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxnn.core.checks import function, number, whole
-from jaxnn.problem.hyperparameters import Hyperparameters
+from jaxnn.problem.hyperparameters import Hyperparameters, lengths, parameters_of
 from jaxnn.problem.objective import Objective
 from jaxnn.problem.problem import Problem
 from jaxnn.problem.running import named_metrics
@@ -80,9 +80,15 @@ class TrainingConfig:
             **options,
         )
 
-    def with_defaults(self, **defaults: Any) -> TrainingConfig:
-        """The configuration with further hyperparameters, unless they were given."""
-        return replace(self, problem=self.problem.with_defaults(**defaults))
+    def with_lengths(self, steps_per_epoch: int | None, epochs: int) -> TrainingConfig:
+        """The configuration with the run's length, as far as model, optimizer or schedules ask for it.
+
+        A program depends on no length that nothing reads.
+        """
+        functions = [self.problem.model, self.optimizer, *dict(self.problem.hyperparameters.schedules).values()]
+        read = {p.name for function in functions for p in parameters_of(function).values() if p.default is p.empty}
+        known = {name: value for name, value in lengths(steps_per_epoch, epochs).items() if name in read}
+        return replace(self, problem=self.problem.with_defaults(**known))
 
     def with_hyperparameters(self, given: Mapping[str, Any]) -> TrainingConfig:
         """The configuration with these hyperparameters in place of those of the same names."""

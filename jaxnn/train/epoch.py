@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,27 +11,26 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn.core.naming import child_key
-from jaxnn.problem.batches import abstract_batch, leading_size, over_batches, scan, shuffled
-from jaxnn.problem.hyperparameters import lengths
+from jaxnn.problem.batches import Padded, abstract_batch, leading_size, over_batches, scan, shuffled
 from jaxnn.problem.objective import inputs_of
 from jaxnn.problem.running import check_numbers, totals_of, with_validation
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.evaluation import evaluation
 from jaxnn.train.hooks import after_epoch, after_step, evaluated_weights
 from jaxnn.train.state import TrainState, start
-from jaxnn.train.step import step_of
+from jaxnn.train.step import weighted_step_of
 
 
 class EpochParts(NamedTuple):
     """The parts of an epoch, from which every loop over the data is built.
 
     Attributes:
-        order: `order(train_state, n)`, the order of the samples in the current epoch.
+        order: `order(train_state, data)`, the order of the samples in the current epoch.
         advance: `advance(train_state, batch) -> (train_state, loss)`, one step with totals and callbacks.
         finish: `finish(train_state, validation) -> (train_state, logs)`, the end of an epoch.
     """
 
-    order: Callable[[TrainState, int], jax.Array]
+    order: Callable[[TrainState, Any], jax.Array]
     advance: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
     finish: Callable[[TrainState, Any], tuple[TrainState, dict]]
 
@@ -38,30 +38,38 @@ class EpochParts(NamedTuple):
 def epoch_parts(config: TrainingConfig) -> EpochParts:
     """The parts of an epoch of this configuration."""
     problem, callbacks = config.problem, config.callbacks
-    step = step_of(config)
+    step = weighted_step_of(config)
     validated = evaluation(problem, config.metrics, config.batch_size)
     totals = totals_of(config.metrics)
 
-    def order(train_state: TrainState, n: int) -> jax.Array:
-        return order_of(train_state.key, train_state.step - train_state.position, n)
+    def order(train_state: TrainState, data: Any) -> jax.Array:
+        first = train_state.step - train_state.position
+        if isinstance(data, Padded):
+            return order_of(train_state.key, first, data.samples, leading_size(data.data))
+        return order_of(train_state.key, first, leading_size(data))
 
     def advance(train_state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
         batch = problem.viewed(batch, train_state)
-        after, value, predictions = step(train_state, batch)
-        new = totals.update(train_state.totals, value, predictions, batch)
+        after, value, weight, predictions = step(train_state, batch)
+        new = totals.update(train_state.totals, value, weight, predictions, batch)
         if config.skip_nonfinite or train_state.loss_scale:
             made = after.skipped == train_state.skipped
             new = jax.tree.map(lambda new, old: jnp.where(made, new, old), new, train_state.totals)
         return after_step(callbacks, after._replace(totals=new, position=train_state.position + 1)), value
 
+    def _viewed(data: Any, train_state: TrainState) -> Any:
+        if isinstance(data, Padded):
+            return replace(data, data=problem.viewed(data.data, train_state))
+        return problem.viewed(data, train_state)
+
     def finish(train_state: TrainState, validation: Any) -> tuple[TrainState, dict]:
         weights = evaluated_weights(callbacks, train_state)
         tested = None
         if validation is not None:
-            viewed = problem.viewed(validation, train_state)
-            tested = validated(*weights, viewed, train_state.hyperparameters, train_state.step)
+            viewed = _viewed(validation, train_state)
+            tested = validated(*weights, viewed, train_state.hyperparameters, train_state.step, train_state.epoch + 1)
         logs = with_validation(totals.finish(train_state.totals), tested)
-        values = problem.hyperparameters.at(train_state.hyperparameters, train_state.step - 1)
+        values = problem.hyperparameters.at(train_state.hyperparameters, train_state.step - 1, train_state.epoch)
         if "learning_rate" in values:
             logs["learning_rate"] = jnp.asarray(values["learning_rate"], jnp.float32)
         if config.skip_nonfinite or train_state.loss_scale:
@@ -74,9 +82,9 @@ def epoch_parts(config: TrainingConfig) -> EpochParts:
     return EpochParts(order, advance, finish)
 
 
-def order_of(key: jax.Array, first: jax.Array, n: int) -> jax.Array:
-    """The order of n samples in the epoch that begins with step `first` of the run with this key."""
-    return shuffled(jax.random.fold_in(child_key(key, "order"), first), n)
+def order_of(key: jax.Array, first: jax.Array, n: Any, rows: int | None = None) -> jax.Array:
+    """The order of n samples, of `rows` rows, in the epoch that begins with step `first` of the run with this key."""
+    return shuffled(jax.random.fold_in(child_key(key, "order"), first), n, rows)
 
 
 def epoch_of(config: TrainingConfig) -> Callable[..., tuple[TrainState, dict]]:
@@ -84,7 +92,7 @@ def epoch_of(config: TrainingConfig) -> Callable[..., tuple[TrainState, dict]]:
     parts = epoch_parts(config)
 
     def epoch(train_state: TrainState, data: Any, validation: Any = None):
-        order = parts.order(train_state, leading_size(data))
+        order = parts.order(train_state, data)
         one = lambda train_state, batch: (parts.advance(train_state, batch)[0], None)  # noqa: E731
         train_state, _ = over_batches(one, train_state, data, config.batch_size, order)
         return parts.finish(train_state, validation)
@@ -97,7 +105,7 @@ def run_of(config: TrainingConfig, epochs: int) -> Callable[..., tuple[TrainStat
 
     def run(key: jax.Array, data: Any, validation: Any = None, hyperparameters: Mapping[str, Any] | None = None):
         own = config.with_hyperparameters(hyperparameters or {})
-        own = own.with_defaults(**lengths(-(-leading_size(data) // config.batch_size), epochs))
+        own = own.with_lengths(-(-leading_size(data) // config.batch_size), epochs)
         epoch = epoch_of(own)
 
         def one(train_state, _):
@@ -124,40 +132,36 @@ def array_program(config: TrainingConfig, most_epochs: int) -> Callable:
         most_epochs: The number of epochs that may end in one call, at most.
 
     Returns:
-        `program(train_state, data, validation, steps, epochs) -> (train_state, logs, ended, bad)`, which makes `steps`
-        steps, or fewer where the run ends or `ended`, the number of epochs that ended in this call, reaches
+        `program(train_state, data, validation, steps, epochs) -> (train_state, logs, ended, bad)`, for `Padded` data, which
+        makes `steps` steps, or fewer where the run ends or `ended`, the number of epochs that ended in this call, reaches
         `most_epochs`. `logs` has an array of `most_epochs` values by name, `step` among them. `bad` is the number of the
         first step whose loss is not finite, or −1. The results do not depend on how a run is divided into calls.
     """
     parts = epoch_parts(config)
-    batch_size = config.batch_size
 
-    def program(train_state: TrainState, data: Any, validation: Any, steps: jax.Array, epochs: jax.Array):
-        n = leading_size(data)
-        full, rest = divmod(n, batch_size)
-        per_epoch = full + (rest > 0)
+    def program(train_state: TrainState, data: Padded, validation: Any, steps: jax.Array, epochs: jax.Array):
+        full = jnp.asarray(0 if data.full is None else data.full, jnp.int32)
 
-        def step(carry, index):
+        def step(carry, batch):
             train_state, bad = carry
-            batch = jax.tree.map(lambda a: a.at[index].get(mode="promise_in_bounds"), data)
             after, value = parts.advance(train_state, batch)
             return after, jnp.where((bad < 0) & ~jnp.isfinite(value), train_state.step, bad)
 
         def epoch_or_part(carry):
             train_state, logs, ended, bad, left = carry
-            order = parts.order(train_state, n)
+            order = parts.order(train_state, data)
             position = train_state.position
             until = jnp.minimum(full, position + left)
-            samples = lambda i: lax.dynamic_slice(order, (i * batch_size,), (batch_size,))  # noqa: E731
             state_bad = (train_state, bad)
-            if full:
-                state_bad = lax.fori_loop(position, until, lambda i, carry: step(carry, samples(i)), state_bad)
-            if rest:
+            if data.full is not None:
+                one = lambda i, carry: step(carry, data.batch(i, order))  # noqa: E731
+                state_bad = lax.fori_loop(position, until, one, state_bad)
+            if data.rest:
                 last = (state_bad[0].position == full) & (position + left > full)
-                state_bad = lax.cond(last, lambda c: step(c, order[n - rest :]), lambda c: c, state_bad)
+                state_bad = lax.cond(last, lambda c: step(c, data.batch(full, order, last=True)), lambda c: c, state_bad)
             train_state, bad = state_bad
             left = left - (train_state.position - position)
-            over = train_state.position == per_epoch
+            over = train_state.position == data.batches
             train_state, new = lax.cond(over, finish, lambda s: (s, like), train_state)
             logs = jax.tree.map(
                 lambda buffer, value: buffer.at[jnp.where(over, ended, most_epochs)].set(value, mode="drop"), logs, new

@@ -10,7 +10,7 @@ import jax
 from jaxnn import compiled
 from jaxnn.core.checks import whole
 from jaxnn.core.layer import Layer
-from jaxnn.problem.batches import abstract_batch, even_size, leading_size, over_batches
+from jaxnn.problem.batches import Padded, abstract_batch, even_size, leading_size, over_batches, padded, padded_size, with_rows
 from jaxnn.problem.checks import checked_data, checked_inputs
 from jaxnn.problem.labels import labels_of
 from jaxnn.problem.objective import Objective
@@ -27,6 +27,9 @@ def evaluate(
     batch_size: int = 256,
 ) -> dict[str, float]:
     """The loss and the metrics of a trained model on a data set, every sample counted once.
+
+    A loss that is a mean under a mask, such as `nn.losses.cross_entropy(predictions, y, where=mask)`, is the mean over all
+    unmasked elements.
 
     Args:
         result: What `fit` returned, a member of a sweep, or `(model, params, state)`.
@@ -60,10 +63,11 @@ def evaluate(
     data = checked_data(data, objective=objective)
     if not objective and (labels := labels_of(loss, model, abstract_batch(data, batch_size), params, state)):
         labels.check(data[1])
+    data = padded(data, even_size(leading_size(data), batch_size))
     program = compiled.program(
         "evaluate",
-        lambda: evaluation(Problem(model, loss), metrics, batch_size),
-        (model, loss, dict(metrics or {}), batch_size),
+        lambda: evaluation(Problem(model, loss), metrics),
+        (model, loss, dict(metrics or {})),
         (params, state, data),
     )
     return as_numbers(program(params, state, data))
@@ -103,21 +107,26 @@ def predict(result: Any, x: Any, *, batch_size: int = 256) -> Any:
 
         return run
 
-    return compiled.program("predict", make, (model, batch_size), (params, state, x))(params, state, x)
+    n, x = leading_size(x), with_rows(x, padded_size(x))  # rows do not depend on each other
+    return with_rows(compiled.program("predict", make, (model, batch_size), (params, state, x))(params, state, x), n)
 
 
-def evaluation(problem: Problem, metrics: Mapping[str, Any] | None, batch_size: int) -> Callable:
-    """`run(params, state, data, hyperparameters=None, step=0) -> logs`, pure; the hyperparameters are the traced ones."""
+def evaluation(problem: Problem, metrics: Mapping[str, Any] | None, batch_size: int = 0) -> Callable:
+    """`run(params, state, data, hyperparameters=None, step=0, epoch=0) -> logs`, pure; the hyperparameters are the traced ones.
+
+    The data may be `Padded`, which has a batch size of its own.
+    """
     totals = totals_of(metrics)
 
-    def run(params, state, data, traced=None, step=0):
-        bound = problem.bound(problem.hyperparameters.at(traced or {}, step), None)
+    def run(params, state, data, traced=None, step=0, epoch=0):
+        bound = problem.bound(problem.hyperparameters.at(traced or {}, step, epoch), None)
 
         def one(carry, batch):
-            value, (_, predictions) = bound.objective(params, state, batch, None)
-            return totals.update(carry, value, predictions, batch), None
+            value, (weight, _, predictions) = bound.weighted(params, state, batch, None)
+            return totals.update(carry, value, weight, predictions, batch), None
 
-        last, _ = over_batches(one, totals.start(), data, even_size(leading_size(data), batch_size))
+        size = data.batch_size if isinstance(data, Padded) else even_size(leading_size(data), batch_size)
+        last, _ = over_batches(one, totals.start(), data, size)
         logs = totals.finish(last)
         return logs if problem.loss is not None else {k: v for k, v in logs.items() if k != "loss"}
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn import compiled
-from jaxnn.problem.batches import leading_size
+from jaxnn.problem.batches import even_size, leading_size, padded
 from jaxnn.problem.running import check_numbers
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.epoch import array_program, epoch_parts, order_of
@@ -58,7 +58,7 @@ class Executor(abc.ABC):
 
     def __init__(self, config: TrainingConfig, validation: Any):
         self.config, self.compile_seconds = config, 0.0
-        self._validation = validation
+        self._validation = None if validation is None else padded(validation, _even(validation, config.batch_size))
         self._calls: dict[tuple, Callable] = {}
 
     @abc.abstractmethod
@@ -110,11 +110,12 @@ class ArrayExecutor(Executor):
     def __init__(self, config: TrainingConfig, source: Arrays, validation: Any, epochs: int, most_epochs: int):
         super().__init__(config, validation)
         self._source, self._epochs, self._most_epochs = source, epochs, most_epochs
+        self._data = padded(source.data, config.batch_size)
 
     def compile(self, train_state: TrainState) -> None:
         """Compile the program."""
         number = jax.ShapeDtypeStruct((), jnp.int32)
-        arguments = (train_state, self._source.data, self._validation, number, number)
+        arguments = (train_state, self._data, self._validation, number, number)
         name = f"arrays, {self._most_epochs}"
         self._call = self._program(name, lambda: array_program(self.config, self._most_epochs), arguments)
         self._before = train_state  # the train state before the last call
@@ -142,8 +143,8 @@ class ArrayExecutor(Executor):
         return jax.tree.map(lambda a: a[samples], self._source.data), samples
 
     def _run(self, train_state: TrainState, steps: int) -> tuple:
-        data, validation = self._source.data, self._validation
-        return waited(self._call(train_state, data, validation, np.int32(steps), np.int32(self._epochs)))
+        counts = np.int32(steps), np.int32(self._epochs)
+        return waited(self._call(train_state, self._data, self._validation, *counts))
 
 
 class StreamExecutor(Executor):
@@ -232,6 +233,10 @@ class StreamExecutor(Executor):
             return after, check_numbers(logs)
 
         return program
+
+
+def _even(data: Any, batch_size: int) -> int:
+    return even_size(leading_size(data), batch_size)
 
 
 def waited(out: tuple) -> tuple:

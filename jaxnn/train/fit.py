@@ -10,7 +10,7 @@ import jax
 
 from jaxnn.core.checks import check_key, whole
 from jaxnn.problem.checks import checked_data
-from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, check_used, lengths, loss_of, optimizer_of
+from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, check_used, loss_of, optimizer_of
 from jaxnn.problem.labels import labels_of
 from jaxnn.problem.objective import Objective, inputs_of
 from jaxnn.train.config import TrainingConfig
@@ -63,7 +63,9 @@ def fit(
             Or batches: an iterable of them, such as a PyTorch `DataLoader` or a Grain data set, or a function from the
             epoch, counted from 1, to an iterable; `batch_size` then holds for the validation only. Each is a tuple or list
             like `data`, of at least one sample; in an epoch, only the number of samples may differ.
-        loss: `loss(predictions, y) -> scalar`, the batch's mean, or an `Objective`.
+        loss: `loss(predictions, y) -> scalar`, the batch's mean, or `-> (sum, weight)`, where the mean over several batches
+            is not one over samples, or an `Objective`. A mean under a mask, as the losses of `nn.losses` take with `where=`,
+            is found to be one.
         optimizer: An optax transformation, such as `optax.adam(1e-3)`, or a function of hyperparameters that returns one,
             such as `optax.adam`.
         epochs: The number of passes over the data, at most.
@@ -72,12 +74,14 @@ def fit(
         validation: `(x, y)` to evaluate on after each epoch.
         metrics: Metrics by name, such as `{"accuracy": nn.metrics.accuracy}`; they leave out samples of weight 0.
         hyperparameters: Values by name for the parameters of the functions given as model, optimizer and loss. A float is
-            traced; an int, string, bool or None is fixed; a function is a schedule of the step. Schedules and factories may
-            also name `epochs`, `steps` and `steps_per_epoch`, the run's length:
+            traced; an int, string, bool or None is fixed; a function of `step` (or `count`) or `epoch`, both counted from 0,
+            is a schedule; another function is a value, such as an activation. Schedules and factories may also name
+            `epochs`, `steps` and `steps_per_epoch`, the run's length:
             `{"learning_rate": lambda step, steps: 1e-3 * (1 - step / steps)}`.
         callbacks: From `nn.callbacks`, in the order in which they act.
         augment: `augment(key, (x, y)) -> (x, y)` for each batch in training, see `nn.data.augment`.
-        accumulate: The number of parts of each batch whose gradients are taken one after another, to save memory.
+        accumulate: The number of parts of each batch whose gradients are taken one after another, to save memory; their sizes
+            differ by at most one sample.
         sam_radius: ρ of sharpness-aware minimization, see `training`; 0 turns it off.
         loss_scaling: Scale the loss dynamically, so that gradients in float16 do not vanish; steps whose gradients overflow
             are skipped.
@@ -97,8 +101,8 @@ def fit(
         A `FitResult` with `params`, `state` and `history`.
 
     Raises:
-        TypeError: If an argument has the wrong type: a model that is not a `Layer`, an optimizer that lacks a value, data that
-            are not numbers, batches that are dicts without an `Objective`.
+        TypeError: If an argument has the wrong type: a model that is not a `Layer`, an optimizer that lacks a value, a
+            schedule with a parameter of an unknown name, data that are not numbers, batches that are dicts without an `Objective`.
         ValueError: On data that do not fit: lengths, labels that the loss does not take for this model, NaN, negative weights,
             masked arrays, float64 where JAX has it off; on checkpoints of another run.
         DataError: If an iterable of batches fails during the run, or a batch of it or of a memory map does not fit; it has
@@ -139,7 +143,7 @@ def fit(
     validation = None if validation is None else checked_data(validation, "validation data", objective=objective)
     names_read = [name for callback in callbacks for name in callback.hyperparameters]
     check_used(config.problem.hyperparameters, model, optimizer, loss, augment, read=names_read)
-    config = config.with_defaults(**lengths(source.steps_per_epoch, epochs))
+    config = config.with_lengths(source.steps_per_epoch, epochs)
     bound = config.problem.at()
     optimizer_of(optimizer, bound.values)
     first = start(config, key, inputs_of(source.example), None if initial is None else weights_of(initial))

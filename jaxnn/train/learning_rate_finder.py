@@ -135,7 +135,8 @@ def find_learning_rate(
         step, per_epoch = step_of(config), n // batch_size
         epochs = jax.vmap(lambda i: shuffled(jax.random.fold_in(state.key, i), n))(jnp.arange(-(-steps // per_epoch)))
         batches = epochs[:, : per_epoch * batch_size].reshape(-1, batch_size)[:steps]
-        one = lambda state, samples: step(state, jax.tree.map(lambda a: a[samples], data))[:2]  # noqa: E731
+        in_epoch = lambda state: state._replace(epoch=state.step // per_epoch)  # noqa: E731
+        one = lambda state, samples: step(in_epoch(state), jax.tree.map(lambda a: a[samples], data))[:2]  # noqa: E731
         return jax.lax.scan(one, state, batches)[1]
 
     program = compiled.program("find_learning_rate", lambda: run, (*config.key(), steps), (first, data))

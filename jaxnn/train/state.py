@@ -85,7 +85,7 @@ def start(config: TrainingConfig, key: jax.Array, x: Any, initial: tuple | None 
     key = check_key(key)
     hyperparameters = config.problem.hyperparameters
     traced = hyperparameters.scalars()
-    values = hyperparameters.at(traced, _zero())
+    values = hyperparameters.at(traced, _zero(), _zero())
     layer = model_of(config.problem.model, values)
     params, state = layer.init(child_key(key, "init"), x) if initial is None else jax.tree.map(jnp.asarray, initial)
     train_state = TrainState(

@@ -66,7 +66,7 @@ def training(
 
     Args:
         model: The model, or a function of hyperparameters that returns it.
-        loss: `loss(predictions, y) -> scalar`, the batch's mean, or an `Objective`.
+        loss: `loss(predictions, y) -> scalar`, the batch's mean, or `-> (sum, weight)`, or an `Objective`.
         optimizer: An optax transformation, or a function of hyperparameters that returns it.
         batch_size: Samples per step; an epoch's last step has what is left.
         epochs: The number of passes over the data; `run` needs it.
@@ -74,8 +74,9 @@ def training(
         hyperparameters: Numbers and schedules by name, see `fit`. `run` adds its length.
         callbacks: Their pure functions are used; their host functions are called by `fit` only.
         augment: `augment(key, (x, y)) -> (x, y)`, see `nn.data.augment`.
-        accumulate: The number of parts of a batch whose gradients are taken one after another, which saves memory. The mean
-            over all samples is the same; batch norm sees the parts.
+        accumulate: The number of parts of a batch whose gradients are taken one after another, which saves memory. Their sizes
+            differ by at most one sample. The mean over all samples, or all unmasked elements, is the same; batch norm sees
+            the parts.
         sam_radius: ρ of sharpness-aware minimization (Foret et al. 2021): the gradient is taken at W + ρ g/‖g‖, with g the
             gradient at W, which doubles the cost of a step; 0 turns it off.
         skip_nonfinite: Leave parameters, state and optimizer as they were where the loss or a gradient is not finite.

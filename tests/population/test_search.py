@@ -237,18 +237,53 @@ def test_optuna_proposes_the_settings_of_each_round():
     )  # fmt: skip
     assert [len(result) for result in results] == [3, 3]
     assert study.best_value == pytest.approx(min(row["loss"] for result in results for row in result.rows))
-    with pytest.raises(ValueError, match="study is to minimize"):
-        population.optuna_search(
-            study,
-            lambda trial: {"learning_rate": 0.1},
-            nn.dense(1),
-            (X, Y),
-            rounds=1,
-            members=1,
-            epochs=1,
-            mode="max",
-            **COMMON,
-        )
+
+
+def test_an_error_leaves_no_trial_of_optuna_running(monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def states(suggest, error, match, **options):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+        with pytest.raises(error, match=match):
+            population.optuna_search(study, suggest, nn.dense(1), (X, Y), rounds=1, members=3, epochs=1, **COMMON, **options)
+        return [trial.state.name for trial in study.trials]
+
+    def refuse(*_):
+        raise MemoryError("as if training failed")
+
+    suggest = lambda trial: {"learning_rate": trial.suggest_float("rate", 1e-3, 0.1)}  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(population.search.Task, "train", refuse)
+        assert states(suggest, MemoryError, "as if") == ["FAIL"] * 3
+        assert states(suggest, ValueError, "study is to minimize", mode="max") == ["FAIL"] * 3  # before anything is trained
+        assert states(lambda trial: {**suggest(trial), "typo": 1.0}, ValueError, "'typo'") == ["FAIL"] * 3
+        assert states(lambda trial: 1 / 0, ZeroDivisionError, "division") == ["FAIL"] * 3
+
+
+def test_a_round_of_optuna_that_failed_continues_with_its_settings(tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    pytest.importorskip("orbax.checkpoint")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study, given = optuna.create_study(), []
+
+    def suggest(trial):
+        given.append(trial.suggest_float("rate", 1e-3, 0.1))
+        return {"learning_rate": given[-1]}
+
+    def search():
+        return population.optuna_search(study, suggest, nn.dense(1), (X, Y), rounds=1, members=2, epochs=1, **COMMON,
+                                        checkpoints=tmp_path)  # fmt: skip
+
+    def fails(*_):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(population.search.Task, "train", fails)
+        search()
+    search()
+    assert given[:2] == given[2:] and len(study.best_trials) == 1
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jaxnn.problem.batches import over_batches, shuffled
+from jaxnn.problem.batches import _sides, leading_size, over_batches, padded, padded_size, shuffled, with_rows
 
 
 @settings(max_examples=12)
@@ -55,6 +55,35 @@ def test_positions_pairs_and_orders_are_uniform(orders, n):
         assert chi_square(list(whole.values())) > 1e-4
 
 
+@pytest.mark.parametrize("n", [2, 3, 9, 25, 49])
+def test_odd_orders_are_as_frequent_as_even_ones(n):
+    """Where both sides of the Feistel network are odd, each of its rounds is an even permutation."""
+    keys = jax.random.split(jax.random.key(n), 4000)
+    order = np.asarray(jax.jit(jax.vmap(lambda key: shuffled(key, n)))(keys))
+    low, high = np.triu_indices(n, 1)
+    odd = (order[:, low] > order[:, high]).sum(1) % 2
+    assert stats.binomtest(int(odd.sum()), len(odd)).pvalue > 1e-4
+
+
+def test_a_traced_number_of_samples_gives_the_same_order():
+    traced = jax.jit(shuffled, static_argnums=2)
+    for size, numbers in {4: (1, 2, 3, 4), 256: (7, 255, 256), 1024: (257, 1000, 1024)}.items():
+        for n in numbers:
+            key = jax.random.key(n)
+            np.testing.assert_array_equal(traced(key, jnp.int32(n), size)[:n], shuffled(key, n))
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 2**31 - 1))
+def test_the_sides_of_a_traced_number_are_those_of_a_known_one(n):
+    a, b = map(int, _sides(n))
+    assert (a - 1) ** 2 <= n - 1 < a**2 and (b - 1) * a < n <= b * a
+    assert (a, b) == tuple(map(int, SIDES(jnp.int32(n))))
+
+
+SIDES = jax.jit(_sides)
+
+
 def test_large_orders_are_statistically_random():
     n = 10_007
     for seed in range(5):
@@ -83,3 +112,47 @@ def test_batches_cover_the_data_in_order(n, batch_size, shuffle):
     total, seen = over_batches(step, jnp.zeros(()), data, batch_size, order)
     assert total == n * (n - 1) / 2
     np.testing.assert_array_equal(seen, np.arange(n) if order is None else order)
+
+
+@settings(max_examples=12)
+@given(st.integers(1, 40), st.integers(1, 45), st.booleans())
+def test_padded_data_have_the_same_batches(n, batch_size, shuffle):
+    data = jnp.arange(n), jnp.arange(float(n))[:, None]
+    order = shuffled(jax.random.key(n), n) if shuffle else None
+    seen = []
+
+    def step(carry, batch):
+        index, value = batch
+        seen.append(index.shape[0])
+        return carry * 31 % 7919 + (index * jnp.arange(1, len(index) + 1)).sum() + value.sum().astype(int), index
+
+    expected, _ = over_batches(step, jnp.zeros((), int), data, batch_size, order)
+    assert set(seen) == {min(n, batch_size), n % batch_size} - {0}
+    total, _ = over_batches(step, jnp.zeros((), int), padded(data, batch_size), batch_size, order)
+    assert total == expected
+
+
+def test_sizes_are_padded_to_few():
+    sizes = {n: padded_size(np_zeros(n, 1)) for n in range(1, 3000)}
+    assert all(n <= size for n, size in sizes.items()) and len(set(sizes.values())) == 5
+    assert all((n <= 256) == (size <= 256) for n, size in sizes.items())  # orders depend on it
+    large = {n: padded_size(np_zeros(n, 2**17)) for n in range(1, 500)}
+    assert all(n <= size <= n * 1.125 for n, size in large.items()) and len(set(large.values())) < 60
+    assert padded_size(np_zeros(1001, 2**17)) == 1001  # above 64 MiB
+
+
+def np_zeros(n, bytes_per_row):
+    """An array of zeros that takes no memory."""
+
+    class Zeros:
+        shape, nbytes, dtype = (n, bytes_per_row), n * bytes_per_row, np.dtype("int8")
+        devices = lambda self: {0}  # noqa: E731
+
+    return Zeros()
+
+
+def test_rows_are_added_and_left_out():
+    a = jnp.arange(6).reshape(3, 2)
+    np.testing.assert_array_equal(with_rows(a, 5), [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]])
+    np.testing.assert_array_equal(with_rows({"a": a}, 2)["a"], [[0, 1], [2, 3]])
+    assert leading_size(with_rows(a, 3)) == 3

@@ -77,7 +77,46 @@ def test_a_default_of_a_factory_is_not_replaced_by_the_length_of_the_run():
     assert seen == {"steps": 7, "epochs": 2, "steps_per_epoch": 5}
 
 
-@pytest.mark.parametrize("given", [[1], {"rate": float("nan")}, {"rate": [1, 2]}, {"rate": object()}])
+@pytest.mark.parametrize(
+    ("given", "kind", "value"),
+    [
+        (np.int64(8), "fixed", 8),
+        (np.array(8), "fixed", 8),
+        (jnp.asarray(8, jnp.int32), "fixed", 8),
+        (np.bool_(True), "fixed", True),
+        (np.str_("a"), "fixed", "a"),
+        (None, "fixed", None),
+        (nn.tanh, "fixed", nn.tanh),
+        (np.float64(0.5), "traced", 0.5),
+        (np.float16(0.5), "traced", 0.5),
+        (jnp.asarray(0.5), "traced", 0.5),
+        (optax.constant_schedule(0.5), "schedules", 0.5),
+    ],
+)
+def test_one_list_of_kinds(given, kind, value):
+    known = Hyperparameters.of({"name": given})
+    assert [name for name in ("fixed", "traced", "schedules") if getattr(known, name)] == [kind]
+    found = known.at()["name"]
+    assert found == value and (kind != "fixed" or type(found) is type(value))
+    [setting] = nn.population.grid({"name": [given]})
+    assert Hyperparameters.of(setting).at()["name"] == value
+
+
+def test_a_schedule_is_given_its_parameters_by_name():
+    given = {"rate": lambda epoch, step, epochs, base: base * 100 + 10 * epoch + step + epochs / 10, "base": 2.0, "epochs": 4}
+    assert float(Hyperparameters.of(given).at(None, 5, 3)["rate"]) == pytest.approx(235.4)
+    positional = eval("lambda count, /: 2.0 * count")
+    assert Hyperparameters.of({"rate": positional}).at(None, 5, 3)["rate"] == 10.0
+    unknown = Hyperparameters.of({"rate": lambda step, decay: step * decay})
+    with pytest.raises(
+        TypeError, match=r"'rate' has the parameter decay; .* step \(or count\), epoch, epochs, steps, steps_per"
+    ):
+        unknown.at()
+    with pytest.raises(ValueError, match="'epoch', which is the run's epoch and also a hyperparameter"):
+        Hyperparameters.of({"rate": lambda epoch: epoch, "epoch": 1})
+
+
+@pytest.mark.parametrize("given", [[1], {"rate": float("nan")}, {"rate": [1, 2]}, {"rate": object()}, {"rate": KEY}])
 def test_hyperparameters_that_are_none_are_refused(given):
     with pytest.raises((TypeError, ValueError)):
         Hyperparameters.of(given)
@@ -141,3 +180,104 @@ def test_metrics_alone_are_evaluated_with_weights():
     values = nn.evaluate((model, params, state), (X, labels, weights), metrics={"accuracy": nn.metrics.accuracy})
     right = np.asarray(model(params, X)).argmax(1) == labels
     assert values == {"accuracy": pytest.approx(float(right[1::2].mean()))}
+
+
+# --- the weight of a loss in a mean over batches ---
+
+MASK = np.arange(5)[None] < np.array([5, 1, 2, 4, 3, 1, 5, 2, 1, 3, 4, 2])[:, None]
+TOKENS = np.random.default_rng(2).normal(size=(12, 5, 3)).astype(np.float32)
+CLASSES = np.random.default_rng(3).integers(0, 3, (12, 5)).astype(np.int32)
+
+
+def masked(predictions, y):
+    return nn.losses.cross_entropy(predictions, y[0], where=y[1])
+
+
+def as_sum_and_weight(predictions, y):
+    return nn.losses.cross_entropy(predictions, y[0], where=y[1], reduction="sum"), y[1].sum()
+
+
+class Wrapped:
+    """An object that computes the loss inside a function that JAX has compiled before, by another branch."""
+
+    def __init__(self):
+        self.compiled = jax.jit(jax.checkpoint(masked))
+
+    def __call__(self, predictions, y):
+        return 2.0 * self.compiled(predictions, y) / 2.0
+
+
+def as_objective(model, params, state, batch, key):
+    x, y = batch
+    predictions, state = model.apply(params, state, x, key=key, training=key is not None)
+    return masked(predictions, y), (state, predictions)
+
+
+def by_weights(predictions, y):
+    return nn.losses.cross_entropy(predictions, y[0], weights=y[1].astype(predictions.dtype))
+
+
+TOKEN_LOSSES = [masked, as_sum_and_weight, Wrapped(), nn.Objective(as_objective), by_weights]
+
+
+def token_loss(params):
+    """The mean over all unmasked tokens, in float64."""
+    logits = TOKENS.astype(np.float64) @ np.asarray(params["kernel"], np.float64) + np.asarray(params["bias"], np.float64)
+    logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+    return -np.take_along_axis(logits, CLASSES[..., None], -1)[..., 0][MASK].mean()
+
+
+@pytest.mark.parametrize("loss", TOKEN_LOSSES)
+def test_means_over_batches_count_what_a_masked_loss_counts(loss):
+    model, data = nn.dense(3), (TOKENS, (CLASSES, MASK))
+    params, state = model.init(KEY, TOKENS)
+    for batch_size in (1, 5, 12):
+        values = nn.evaluate((model, params, state), data, loss=loss, batch_size=batch_size)
+        assert values["loss"] == pytest.approx(token_loss(params), rel=1e-5)
+    step = lambda parts: jax.jit(nn.train_step(model, loss=loss, optimizer=optax.sgd(0.5), accumulate=parts))  # noqa: E731
+    start = nn.init_train_state(model, optax.sgd(0.5), KEY, TOKENS)
+    whole, value, _ = step(1)(start, data)
+    assert float(value) == pytest.approx(token_loss(start.params), rel=1e-5)
+    parts, value, predictions = step(5)(start, data)
+    assert float(value) == pytest.approx(token_loss(start.params), rel=1e-5) and predictions.shape == (12, 5, 3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole.params, parts.params)
+
+
+def test_a_metric_and_sample_weights_count_tokens():
+    model, data = nn.dense(3), (TOKENS, (CLASSES, MASK))
+    params, state = model.init(KEY, TOKENS)
+    metrics = {"token": masked, "given": as_sum_and_weight}
+    values = nn.evaluate((model, params, state), data, metrics=metrics, batch_size=5)
+    assert values == pytest.approx({"token": token_loss(params), "given": token_loss(params)}, rel=1e-5)
+    kept = np.arange(12) % 3 > 0
+    some = nn.evaluate((model, params, state), (TOKENS[kept], (CLASSES[kept], MASK[kept])), loss=masked)["loss"]
+    loss = lambda p, y, reduction="mean": nn.losses.cross_entropy(p, y[0], where=y[1], reduction=reduction)  # noqa: E731
+    weighted = (TOKENS, (CLASSES, MASK), kept.astype(np.float32))
+    assert nn.evaluate((model, params, state), weighted, loss=loss, batch_size=5)["loss"] == pytest.approx(some, rel=1e-5)
+
+
+def test_a_run_and_a_sweep_report_the_mean_over_tokens():
+    model, data = nn.dense(3), (TOKENS, (CLASSES, MASK))
+    options = {"loss": masked, "epochs": 1, "key": KEY, "batch_size": 5, "progress": False, "validation": data}
+    result = nn.fit(model, data, optimizer=optax.sgd(0.0), **options)
+    expected = pytest.approx(token_loss(result.params), rel=1e-5)
+    assert result.history["loss"][0] == expected and result.history["val_loss"][0] == expected
+    member = nn.sweep(model, data, {"learning_rate": [0.0]}, optimizer=optax.sgd, **options).member(0)
+    expected = pytest.approx(token_loss(member.params), rel=1e-5)
+    assert member.row["loss"] == expected and member.row["val_loss"] == expected
+
+
+def test_a_mean_inside_a_map_counts_as_its_samples():
+    from jaxnn.functional._counted import weight_found
+
+    each = lambda p, y: jax.vmap(lambda p, c, m: masked(p, (c, m)))(p, *y).mean()  # noqa: E731
+    y = jnp.asarray(CLASSES), jnp.asarray(MASK)
+    assert weight_found(each, jnp.asarray(TOKENS), y) is None
+    assert weight_found(lambda p, y: masked(p, y) + masked(2 * p, y), jnp.asarray(TOKENS), y) is None
+    assert float(weight_found(masked, jnp.asarray(TOKENS), y)) == MASK.sum()
+
+
+@pytest.mark.parametrize("loss", [lambda p, y: (jnp.zeros(()),), lambda p, y: (jnp.zeros(3), jnp.ones(()))])
+def test_a_loss_returns_a_number_or_sum_and_weight(loss):
+    with pytest.raises(ValueError, match=r"or \(sum, weight\), two numbers"):
+        nn.evaluate((nn.dense(1), *nn.dense(1).init(KEY, X)), (X, Y), loss=loss)

@@ -159,6 +159,65 @@ def test_a_second_ctrl_c_interrupts_at_once():
 # --- steps ---
 
 
+@pytest.mark.parametrize(("n", "parts"), [(10, 4), (7, 3), (8, 4), (3, 5)])
+def test_parts_differ_by_at_most_one_sample(n, parts):
+    def count(params, state, x, *, key=None, training=False):
+        sizes.append(len(x))
+        return x, {"calls": state["calls"] + 1}
+
+    sizes = []
+    counter = nn.Layer(lambda key, x: ({}, {"calls": jnp.zeros((), jnp.int32)}), count, "counter")
+    model, x = nn.serial(nn.dense(1), counter), X[:n]
+    state = nn.init_train_state(model, optax.sgd(0.1), KEY, x)
+    sizes.clear()
+    step = jax.jit(nn.train_step(model, loss=nn.losses.mse, optimizer=optax.sgd(0.1), accumulate=parts))
+    after, value, predictions = step(state, (x, TARGETS[:n]))
+    assert set(sizes) - {n} <= {n // min(parts, n), n // min(parts, n) + 1}
+    assert int(after.state["counter"]["calls"]) == min(parts, n) and predictions.shape == (n, 1)
+    assert float(value) == pytest.approx(float(np.mean((np.asarray(predictions) - TARGETS[:n]) ** 2)), rel=1e-5)
+
+
+def test_gradients_of_narrow_parameters_are_summed_in_float32():
+    """The gradient is 1 for each of 512 samples; in bfloat16, a sum of ones ends at 256."""
+    model = nn.dtype_policy(nn.dense(1, use_bias=False), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    x, loss = jnp.ones((512, 1)), lambda predictions, y: predictions.astype(jnp.float32).mean()
+    start = nn.init_train_state(model, optax.sgd(1.0), KEY, x, ({"kernel": jnp.zeros((1, 1), jnp.bfloat16)}, {}))
+    step = jax.jit(nn.train_step(model, loss=loss, optimizer=optax.sgd(1.0), accumulate=512))
+    after, _, _ = step(start, (x, x))
+    assert after.params["kernel"].dtype == jnp.bfloat16 and float(after.params["kernel"][0, 0]) == -1.0
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**16, 2.0**24])
+def test_gradients_are_unscaled_in_float32(scale):
+    """float16 holds no number above 65,504, such as the scale itself."""
+    model = nn.dtype_policy(nn.dense(1), dtype=jnp.float16, param_dtype=jnp.float16)
+    weights = {"kernel": jnp.zeros((4, 1), jnp.float16), "bias": jnp.zeros(1, jnp.float16)}, {}
+    loss = lambda p, y: nn.losses.mse(p, y) * 1e-4  # noqa: E731
+    start = nn.init_train_state(model, optax.sgd(10.0), KEY, X, weights, loss_scaling=True)
+    start = start._replace(loss_scale=start.loss_scale._replace(scale=jnp.float32(scale)))
+    step = jax.jit(nn.train_step(model, loss=loss, optimizer=optax.sgd(10.0), loss_scaling=True))
+    after, _, _ = step(start, (X, TARGETS.astype(np.float16)))
+    expected = 10.0 * 1e-4 * 2 * (X.T @ TARGETS) / len(X)
+    if not int(after.skipped):
+        np.testing.assert_allclose(np.asarray(after.params["kernel"], np.float32), expected, rtol=2e-2, atol=1e-6)
+    assert scale == 2.0**24 or not int(after.skipped)
+
+
+def test_the_radius_of_sharpness_aware_minimization_in_float16():
+    """The squares of the gradients are beyond float16."""
+    x, y = X[:8] * 64, TARGETS[:8] * 64
+    options = {"loss": nn.losses.mse, "optimizer": optax.sgd(2.0**-14), "sam_radius": 0.5}
+
+    def stepped(dtype):
+        model = nn.dtype_policy(nn.dense(1), dtype=dtype, param_dtype=dtype)
+        weights = jax.tree.map(lambda w: w.astype(dtype), ({"kernel": jnp.zeros((4, 1)), "bias": jnp.zeros(1)}, {}))
+        start = nn.init_train_state(model, options["optimizer"], KEY, x, weights)
+        after, _, _ = jax.jit(nn.train_step(model, **options))(start, (x.astype(dtype), y.astype(dtype)))
+        return np.asarray(after.params["kernel"], np.float32)
+
+    np.testing.assert_allclose(stepped(jnp.float16), stepped(jnp.float32), rtol=5e-2, atol=1e-3)
+
+
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
     whole = regression()
     for parts in (2, 3, 20):
@@ -212,6 +271,32 @@ def test_new_values_of_traced_hyperparameters_do_not_recompile(compilations):
     assert other.params["kernel"].shape == (4, 2)
     delta = fit(LINEAR, (X, TARGETS), loss=nn.losses.huber, hyperparameters={"delta": 0.1})
     assert delta.history["loss"] != fit(LINEAR, (X, TARGETS), loss=nn.losses.huber).history["loss"]
+
+
+def test_a_schedule_of_the_epoch():
+    decay = lambda epoch, epochs: 0.1 * (1 - epoch / epochs)  # noqa: E731
+    given = regression(optimizer=optax.sgd, hyperparameters={"learning_rate": decay})
+    by_step = optax.piecewise_constant_schedule(0.1, {6: 2 / 3, 12: 1 / 2})
+    close(given.params, regression(optimizer=optax.sgd(by_step)).params)
+    np.testing.assert_allclose(given.history["learning_rate"], [0.1, 0.1 * 2 / 3, 0.1 / 3], rtol=1e-5)
+    [row] = nn.sweep(LINEAR, (X, TARGETS), {"learning_rate": [decay]}, loss=nn.losses.mse, optimizer=optax.sgd, epochs=3,
+                     batch_size=20, key=KEY, progress=False).rows  # fmt: skip
+    assert row["learning_rate"] is decay
+    for unknown in (lambda e: 0.1 * 0.5**e, lambda step, e: step * e, nn.relu):
+        with pytest.raises(
+            TypeError, match=r"a schedule's parameters are step \(or count\), epoch, epochs, steps, steps_per_epoch"
+        ):
+            regression(optimizer=optax.sgd, hyperparameters={"learning_rate": unknown})
+
+
+def test_a_flag_is_not_a_number():
+    """1 and True are equal, and decide on different programs."""
+    model = lambda flag: nn.serial(nn.dense(1), (lambda v: v * 100) if flag is True else (lambda v: v))  # noqa: E731
+    options = {"loss": nn.losses.mse, "optimizer": optax.sgd(0.0), "epochs": 1, "key": KEY, "progress": False}
+    alone = [nn.fit(model, (X, TARGETS), hyperparameters={"flag": flag}, **options).history["loss"][0] for flag in (1, True, 1)]
+    assert alone[0] == alone[2] != alone[1]
+    both = nn.sweep(model, (X, TARGETS), {"flag": [1, True]}, **options)
+    assert len(both.groups) == len(both.by_setting()) == 2 and both.rows[0]["loss"] != both.rows[1]["loss"]
 
 
 def test_schedules_receive_the_length_of_the_run():
@@ -287,7 +372,7 @@ def bad_loss(predictions, y):
 def order_of_samples(state):
     """The order in which the epoch of a train state uses the samples, in batches of 10."""
 
-    return epoch_parts(TrainingConfig.of(LINEAR, bad_loss, optax.sgd(0.1), batch_size=10)).order(state, 103)
+    return epoch_parts(TrainingConfig.of(LINEAR, bad_loss, optax.sgd(0.1), batch_size=10)).order(state, X)
 
 
 @functools.cache

@@ -11,6 +11,10 @@ All losses follow these rules:
   `weight=`.
 - `reduction` is `"mean"` over the unmasked elements (0 if there are none), `"sum"`, or `"none"`, which returns the
   unreduced loss, weighted, with 0 where `where` is False.
+- Under `where` or `weights`, what trains and evaluates takes means over batches, and over the parts of `accumulate`, that
+  are weighted by the denominator, so they are the means over all unmasked elements. It finds the denominator in the program
+  of any function that calls one such loss; a function that adds several of them, or computes such a mean itself, says what
+  counts by returning `(sum, weight)` in place of the mean.
 - Sums are computed and returned in the predictions' precision, but at least in float32.
 - Invalid targets, such as a label that is not a class, raise a ValueError. Under `jit` or `vmap` their values are not
   known and nothing can be raised: the loss *and its gradient* are NaN for these samples.

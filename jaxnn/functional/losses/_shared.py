@@ -21,6 +21,7 @@ from jaxnn.functional._checks import (
     seen,
     spell,
 )
+from jaxnn.functional._counted import counted
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -133,12 +134,13 @@ def _core(
     if where is not None:  # mask the inputs too: a masked NaN would return in the gradient as 0 · NaN
         arrays = tuple(_fill(where, array, value) for array, value in zip(arrays, fills, strict=True))
     values = loss(*arrays, **options)
+    mark = counted if reduction == "none" else lambda weights: weights
     if weights is not None:
         weights = weights.astype(values.dtype)
-        weights = weights if where is None else _fill(where, weights, 0)
+        weights = mark(weights if where is None else _fill(where, weights, 0))
         values = values * weights
     if where is not None:
-        values = jnp.where(where, values, 0)
+        values = jnp.where(where if weights is not None else mark(where), values, 0)
     if reduction == "none":
         return values
     total = jnp.sum(values)
@@ -149,9 +151,9 @@ def _core(
         of_class = of_class if where is None else jnp.where(where, of_class, 0)
         weights = of_class if weights is None else weights * of_class
     if weights is not None:
-        weight = jnp.sum(weights)
+        weight = counted(jnp.sum(weights))
         return total / jnp.where(weight == 0, 1, weight)
-    return total / (max(values.size, 1) if where is None else jnp.maximum(jnp.sum(where), 1).astype(total.dtype))
+    return total / (max(values.size, 1) if where is None else jnp.maximum(counted(jnp.sum(where)), 1).astype(total.dtype))
 
 
 def _fill(where: jax.Array, x: jax.Array, value: int | None) -> jax.Array:

@@ -19,6 +19,7 @@ from jaxnn.functional._checks import (
     seen,
     spell,
 )
+from jaxnn.functional._counted import mean_and_weight, weight_found
 
 Totals = dict[str, jax.Array]
 
@@ -134,7 +135,8 @@ def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
     """Make a metric of a loss: the mean over all samples, whatever the batch sizes, (1/n) Σᵢ f(ŷᵢ, yᵢ).
 
     Args:
-        function: `function(predictions, targets)` that returns the mean over a batch, a scalar, as every loss does. With a
+        function: `function(predictions, targets)` that returns the mean over a batch, a scalar, as every loss does, or
+            `(sum, weight)`. A loss under a mask counts with what it divides by. With a
             mask, of shape `(batch,)`, it is called for each sample separately, under `vmap`.
 
     Returns:
@@ -153,11 +155,14 @@ def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
         raise TypeError(f"mean takes a function (predictions, targets) -> scalar, got {function!r}")
     name = getattr(function, "__name__", type(function).__name__)
 
-    def scalar(predictions: Any, targets: Any) -> jax.Array:
-        value = jnp.asarray(function(predictions, targets))
+    def scalar(predictions: Any, targets: Any) -> tuple[jax.Array, jax.Array | None]:
+        value, weight = mean_and_weight(function(predictions, targets))
+        value = jnp.asarray(value)
         if value.shape:
             raise ValueError(f"{name}: the function returned {spell(value)}, expected the mean over the batch, a scalar")
-        return value.astype(float)
+        if weight is None:
+            weight = weight_found(function, predictions, targets)
+        return value.astype(float), None if weight is None else jnp.asarray(weight, float)
 
     def batch(predictions: Any, targets: Any, where: ArrayLike | None) -> Totals:
         shape = jnp.shape(jax.tree.leaves(predictions)[0])
@@ -165,12 +170,20 @@ def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
             raise ValueError(f"{name}: predictions are a single number, expected a leading batch axis")
         size = shape[0]
         if where is None:
-            total = size * scalar(predictions, targets) if size else 0.0  # the mean over no samples may be NaN
-            return running("sum", jnp.asarray(total, float)) | whole("count", jnp.asarray(size, int))
+            if not size:  # the mean over no samples may be NaN
+                return running("sum", jnp.zeros((), float)) | running("count", jnp.zeros((), float))
+            value, weight = scalar(predictions, targets)
+            if weight is None:
+                return running("sum", size * value) | whole("count", jnp.asarray(size, int))
+            return running("sum", weight * value) | running("count", weight)
         mask = mask_of(name, where, (size,))
         single = jax.vmap(lambda p, t: scalar(*jax.tree.map(lambda leaf: leaf[None], (p, t))))
-        values = single(*jax.tree.map(jnp.asarray, (predictions, targets)))
-        return average(values, mask)
+        values, weights = single(*jax.tree.map(jnp.asarray, (predictions, targets)))
+        if weights is None:
+            return average(values, mask)
+        return running("sum", jnp.sum(jnp.where(mask, values * weights, 0))) | running(
+            "count", jnp.sum(jnp.where(mask, weights, 0))
+        )
 
     return averaged(name, batch)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from jaxnn import _jax
 from jaxnn.core.checks import check_key, whole
 from jaxnn.problem.checks import checked_labels
 from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, check_used, lengths, loss_of, optimizer_of
@@ -16,13 +18,15 @@ from jaxnn.train.config import TrainingConfig
 from jaxnn.train.evaluation import weights_of
 from jaxnn.train.executors import executor_for
 from jaxnn.train.hooks import Callback, final_weights
+from jaxnn.train.identity import config_identity, contents, dtypes, sizes
 from jaxnn.train.result import FitResult
 from jaxnn.train.running import Run
 from jaxnn.train.saver import Saver
-from jaxnn.train.sources import checked, source_of
-from jaxnn.train.state import start
+from jaxnn.train.sources import Arrays, Batches, checked, source_of
+from jaxnn.train.state import TrainState, start
 
 
+@_jax.training_settings()
 def fit(
     model: Any,
     data: Any,
@@ -132,7 +136,7 @@ def fit(
     validation = None if validation is None else checked(validation, objective, "validation data")
     names_read = [name for callback in callbacks for name in callback.hyperparameters]
     check_used(config.problem.hyperparameters, model, optimizer, loss, augment, read=names_read)
-    config = config.with_defaults(**lengths(source.steps_per_epoch, epochs))
+    given_config, config = config, config.with_defaults(**lengths(source.steps_per_epoch, epochs))
     bound = config.problem.at()
     optimizer_of(optimizer, bound.values)
     first = start(config, key, inputs_of(source.example), None if initial is None else weights_of(initial))
@@ -140,8 +144,10 @@ def fit(
         for part in (source.checked, validation):
             if part is not None:
                 checked_labels(bound.layer, part, first.params, first.state)
-    saver = None if checkpoints is None else Saver(checkpoints, batch_size, source.samples)
-    one_epoch_per_call = any(callback.on_epoch for callback in callbacks)
+    saver = None
+    if checkpoints is not None:
+        saver = _saver(checkpoints, given_config, source, data, validation, first, epochs)
+    one_epoch_per_call = any(callback.on_epoch for callback in callbacks) or (saver is not None and saver.each_epoch)
     executor = executor_for(config, source, validation, epochs=epochs, one_epoch_per_call=one_epoch_per_call, prefetch=prefetch)
     run = Run(executor, first, epochs, callbacks, saver, source.steps_per_epoch, progress)
     outcome = run.outcome(on_nonfinite)
@@ -164,8 +170,33 @@ def fit(
     if outcome == "diverged" and on_nonfinite == "raise":
         raise run.error(result)
     if outcome == "diverged":
-        warnings.warn(_diverged(run.bad), RuntimeWarning, stacklevel=2)
+        warnings.warn(_diverged(run.bad), RuntimeWarning, stacklevel=3)
     return result
+
+
+def _saver(
+    checkpoints: Any, config: TrainingConfig, source: Any, data: Any, validation: Any, first: TrainState, epochs: int
+) -> Saver:
+    """The saver of a run; `config` is without the run's length."""
+    streamed = isinstance(source, Batches)
+    batch = source.example if streamed else jax.tree.map(lambda a: _first_rows(a, config.batch_size), source.example)
+    weights = sizes(first.params)  # now: the buffers may be donated
+
+    @functools.cache
+    def identity(epochs: int) -> tuple[dict[str, Any], list[str]]:
+        items, numbers = config_identity(
+            config.with_defaults(**lengths(source.steps_per_epoch, epochs)), first, batch, validation, streamed=streamed
+        )
+        own = {"samples": source.samples, "weights at the start": weights}
+        # Batches that an iterable yields are not known beforehand, nor need they be the same in each run.
+        parts = dtypes("data", batch) if streamed else contents("data", source.data if isinstance(source, Arrays) else data)
+        return {**own, **parts, **contents("validation data", validation), **items}, numbers
+
+    return Saver(checkpoints, epochs, lambda epochs: identity(epochs)[0], identity(epochs)[1])
+
+
+def _first_rows(array: Any, rows: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((min(rows, array.shape[0]), *array.shape[1:]), array.dtype)
 
 
 def _checked_names(hyperparameters: Mapping[str, Any] | None) -> Hyperparameters:

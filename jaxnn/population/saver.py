@@ -44,7 +44,7 @@ class Saver:
     ):
         self._store, self._runs = store_of(checkpoints), runs
         named = [{name: name_of(value) for name, value in setting.items()} for setting in settings]
-        self._sweep = {"key": jax.random.key_data(key).tolist(), "settings": named, "seeds": list(seeds), **search}
+        self._sweep = {"key": jax.random.key_data(key).tolist(), "space": named, "seeds": list(seeds), **search}
         self._sweep |= contents("data", runs[0].data) | contents("validation data", runs[0].validation)
         for number, run in enumerate(runs):
             self._sweep |= {f"{name}, in structure {number}": item for name, item in _identity(run).items()}

@@ -54,7 +54,10 @@ def fit(
 
     The host calls the program a few times per second, for the progress bar; the number of calls does not affect the result.
     A second run of an equal configuration on data of the same shapes does not compile again, and neither does a run with
-    other values of traced hyperparameters. Ctrl-C ends the run and returns what was trained so far.
+    other values of traced hyperparameters. Ctrl-C ends the run and returns what was trained so far; a second one interrupts.
+
+    What only watches ends no run: if progress, a log or a checkpoint cannot be written, there is one warning. JAX's
+    `debug_nans` and `transfer_guard` do not apply inside.
 
     Args:
         model: The model, or a function of hyperparameters that returns it.
@@ -89,7 +92,12 @@ def fit(
             12 MiB of batches.
         checkpoints: An `nn.io.Checkpoints`, or the path of a folder for one that saves once a minute. If it has a checkpoint
             of this run, the run continues from there, and ends with the same bits as a run that was never interrupted.
-            It is saved at the end of an epoch, or every `every` seconds if the store sets it, and when the run ends.
+            It is saved at the end of each epoch, or every `every` seconds if the store sets it, at each new best epoch
+            with `best`, and when the run ends. Of what the result depends on, only `epochs` may differ from the saved run
+            (schedules that name the run's length go on by the new one); so may `prefetch`, `progress`, and callbacks that
+            only watch. Everything else must be the same: data are compared by a checksum (of large arrays, of a part;
+            batches of an iterable are not compared), functions by what they compute. To train on with, say, another
+            learning rate, begin a new run with `initial`.
         progress: Whether to show progress.
 
     Returns:
@@ -99,7 +107,9 @@ def fit(
         TypeError: If an argument has the wrong type: a model that is not a `Layer`, an optimizer that lacks a value, data that
             are not numbers.
         ValueError: On data that do not fit: lengths, labels out of range, NaN, float64 where JAX has it off; on checkpoints
-            of another run.
+            of another run, with the first thing that differs.
+        BlockingIOError: If another run is using the folder of the checkpoints.
+        RuntimeError: In a process that was forked after JAX had started, where it would hang.
         DataError: If an iterable of batches fails during the run; it has the `result` of what was trained before.
         NonFiniteError: With `on_nonfinite="raise"`.
 

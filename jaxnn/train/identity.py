@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import sys
 import zlib
 from collections.abc import Callable, Mapping
@@ -137,14 +138,30 @@ def difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | None
         is_program = _PROGRAM in name
         if name in versions or (is_program and not (same_versions and one and other)) or _equal(one, other):
             continue
-        return f"{name} differs" if is_program else f"{name} was {one}, and is {other} now"
+        return f"{name} differs" if is_program else _change(name, one, other)
     return None
 
 
+def _change(name: str, one: Any, other: Any) -> str:
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return next(_change(f"{name}[{i}]", a, b) for i, (a, b) in enumerate(zip(one, other, strict=True)) if not _close(a, b))
+    if isinstance(one, list) and isinstance(other, list):
+        return f"{name} had {len(one)} entries, and has {len(other)} now"
+    one, other = (f"{value:.7g}" if isinstance(value, float) else value for value in (one, other))
+    return f"{name} was {one}, and is {other} now"
+
+
 def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, list) and isinstance(other, list) and one and isinstance(one[0], float):
-        return len(one) == len(other) and np.allclose(one, other, rtol=1e-5, atol=0, equal_nan=True)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_close, one, other))
     return type(one) is type(other) and one == other
+
+
+def _close(one: Any, other: Any) -> bool:
+    """Equal, up to the rounding of another platform: the numbers in a list were computed."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-5) or (math.isnan(one) and math.isnan(other))
+    return _equal(one, other)
 
 
 def _program(function: Callable, *arguments: Any) -> tuple[str | None, Any]:

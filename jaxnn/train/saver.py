@@ -65,7 +65,8 @@ class Saver:
         if not np.array_equal(jax.random.key_data(train_state.key), jax.random.key_data(start.key)):
             raise of_another_run(self._store.folder, "a run with another key")
         if differing := difference(info["run"], self._identity(epochs)):
-            raise of_another_run(self._store.folder, f"another run: {differing}")
+            error = of_another_run(self._store.folder, f"another run: {differing}")
+            raise type(error)(f"{error}; to go on from its weights on purpose, pass them as initial= with another folder")
         self._saved = self._step_and_epoch(train_state)
         return train_state, History(info["history"])
 
@@ -119,17 +120,14 @@ def read(store: Any, like: Any) -> Any:
     try:
         return store.restore(like)
     except MismatchError as error:
-        raise MismatchError(f"{error}\n{_TO_MEND}") from error
+        raise MismatchError(f"{error}\n{TO_MEND}") from error
 
 
 def of_another_run(folder: Any, what: str) -> ValueError:
     """The error about the checkpoints of another run."""
     from jaxnn.io.leaves import MismatchError
 
-    return MismatchError(f"the checkpoints in {folder} are of {what}. {_TO_MEND}")
+    return MismatchError(f"the checkpoints in {folder} are of {what}. {TO_MEND}")
 
 
-_TO_MEND = (
-    "To continue that run, give it what it had. To begin another one, choose another folder; initial= begins with the weights "
-    "of an earlier run"
-)
+TO_MEND = "To continue it, give what it had; to begin another one, choose another folder"

@@ -223,11 +223,11 @@ def test_more_epochs_with_a_schedule_of_the_run(run, error):
     code, out = run(*argv, "2")
     assert code == 0 and "trained for 2 epochs" in out
     message = error(*argv, "3", "--learning-rate", "9", output=True)
-    assert "schedule of 'learning_rate' was [" in message and "choose another folder" in message
+    assert "schedule of 'learning_rate'[0] was 0.01" in message and "choose another folder" in message
 
 
 def interrupted(moments, *argv, started="epoch 1/"):
-    """The return code, and what was written, of a command that gets Ctrl-C after it has begun to train, and after each pause."""
+    """The return code, and what was written, of a command that gets Ctrl-C after each pause, once it trains."""
     command = [sys.executable, "-m", "jaxnn", "--data", "iris", "--epochs", "1000000", "--schedule", "constant", *argv]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         before = "".join(itertools.takewhile(lambda line: not line.startswith(started), process.stderr)) if started else ""

@@ -72,7 +72,7 @@ OTHER = {
     "activation": ({"model": nn.serial(nn.dense(4), nn.tanh, nn.dense(1))}, "computed by the model differs"),
     "initializer": (
         {"model": nn.serial(nn.dense(4, kernel_init=nn.initializers.normal(0.1)), nn.relu, nn.dense(1))},
-        "weights at the start was",
+        r"weights at the start\[1\] was",
     ),
     "accumulate": ({"accumulate": 2}, "accumulate was 1, and is 2 now"),
     "sam_radius": ({"sam_radius": 0.05}, "sam_radius was 0.0, and is 0.05 now"),
@@ -96,7 +96,7 @@ def test_another_run_is_refused(what, saved):
     changes, words = OTHER[what]
     with pytest.raises(ValueError, match=words) as caught:
         fit(saved[0], **changes)
-    assert "choose another folder; initial= begins with the weights" in str(caught.value)
+    assert "choose another folder" in str(caught.value)
 
 
 def test_what_may_change(saved, tmp_path):
@@ -119,7 +119,7 @@ def test_a_given_learning_rate_and_a_schedule(tmp_path):
         return fit(tmp_path, optimizer=optax.sgd, hyperparameters={"learning_rate": rate}, callbacks=[], **changes)
 
     run(lambda step, steps: 0.1 * (1 - step / steps))
-    with pytest.raises(ValueError, match=r"schedule of 'learning_rate' was \[0\.1"):
+    with pytest.raises(ValueError, match=r"schedule of 'learning_rate'\[0\] was 0\.1"):
         run(lambda step, steps: 0.2 * (1 - step / steps))
     # A schedule of the run's length goes on by the new length; nothing else of it may change.
     rates = run(lambda step, steps: 0.1 * (1 - step / steps), epochs=4).history["learning_rate"]
@@ -131,7 +131,9 @@ def test_a_given_learning_rate_and_a_schedule(tmp_path):
 def test_another_learning_rate_on_purpose_is_a_new_run(tmp_path):
     options = {"optimizer": optax.sgd, "callbacks": []}
     first = fit(tmp_path / "first", hyperparameters={"learning_rate": 0.1}, **options)
-    with pytest.raises(ValueError, match=r"'learning_rate' was 0\.1, and is 0\.01 now.*choose another folder; initial="):
+    with pytest.raises(
+        ValueError, match=r"'learning_rate' was 0\.1, and is 0\.01 now.*pass them as initial= with another folder"
+    ):
         fit(tmp_path / "first", hyperparameters={"learning_rate": 0.01}, **options)
     second = fit(tmp_path / "second", hyperparameters={"learning_rate": 0.01}, initial=first, **options)
     np.testing.assert_allclose(second.history["learning_rate"], 0.01)

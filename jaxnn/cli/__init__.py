@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _run(parser: Any, arguments: Any, interrupted: Callable[[], bool], started: float) -> int:
+def _run(parser: ArgumentParser, arguments: Any, interrupted: Callable[[], bool], started: float) -> int:
     from jaxnn.cli import job, sweep, train  # after parsing, so that --help and most errors come at once
     from jaxnn.io.leaves import MismatchError
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import _jax
 from jaxnn.core.text import array_text
 
 
@@ -66,9 +65,7 @@ def check_key(key: Any) -> jax.Array:
     Raises:
         TypeError: If `key` is not a random key.
         ValueError: If it is an array of several keys.
-        RuntimeError: In a process that was forked after JAX had started.
     """
-    _jax.check_not_forked()
     if isinstance(key, (jax.Array, np.ndarray)):
         if key.dtype == jnp.uint32:
             key = jax.random.wrap_key_data(jnp.asarray(key))

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn import _jax
 from jaxnn.core.checks import check_key, whole
 from jaxnn.population.group_run import GroupRun
 from jaxnn.population.groups import groups_of
@@ -99,6 +100,7 @@ class Task:
             **options: Further options of `TrainingConfig`.
         """
         start_time = time.perf_counter()
+        _jax.check_not_forked()
         settings = settings_of(space)
         key = check_key(key)
         counted = seeds if isinstance(seeds, Sequence) else range(whole("sweep", "seeds", seeds))

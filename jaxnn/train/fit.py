@@ -126,6 +126,7 @@ def fit(
     epochs, batch_size = whole("fit", "epochs", epochs), whole("fit", "batch_size", batch_size)
     if on_nonfinite not in ("stop", "raise", "skip"):
         raise ValueError(f'fit takes on_nonfinite "stop", "raise" or "skip", got {on_nonfinite!r}')
+    _jax.check_not_forked()
     key = check_key(key)
     config = TrainingConfig.of(
         model,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import compiled
+from jaxnn import _jax, compiled
 from jaxnn.core.checks import function, whole
 from jaxnn.problem.batches import abstract_batch, leading_size, shuffled
 from jaxnn.problem.checks import checked_data
@@ -69,6 +69,7 @@ class LearningRates:
         return figure
 
 
+@_jax.training_settings()
 def find_learning_rate(
     model: Any,
     data: Any,

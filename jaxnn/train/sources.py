@@ -57,7 +57,7 @@ class Rows:
 
     def __init__(self, data: Any, batch_size: int, objective: bool):
         data = as_data(data, objective=objective, memory_maps=True)
-        self._data = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, data)
+        self.data = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, data)
         self._batch_size, self._objective = batch_size, objective
         self._labels: Labels | None = None
         self.samples = leading_size(data)
@@ -75,7 +75,7 @@ class Rows:
             yield self._cut(order[low : low + self._batch_size])
 
     def _cut(self, samples: np.ndarray) -> Any:
-        batch = jax.tree.map(lambda a: np.asarray(a[samples]), self._data)
+        batch = jax.tree.map(lambda a: np.asarray(a[samples]), self.data)
         return checked_batch(batch, objective=self._objective, labels=self._labels)
 
 

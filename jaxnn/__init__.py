@@ -9,6 +9,9 @@ that pair. Start at `jaxnn.core.layer`.
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
+from jaxnn.core import importing as _importing  # first: it holds Ctrl-C until all is imported
+
+# isort: split
 from jaxnn import kernels
 from jaxnn.core import trees
 from jaxnn.core.block import block
@@ -225,3 +228,6 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+_importing.release()

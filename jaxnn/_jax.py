@@ -7,8 +7,10 @@ the functions that need it. Works with jax 0.10 to 0.12.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -63,6 +65,51 @@ def trace_context() -> tuple:
     from jax._src import config  # there is no public name for the key of JAX's own caches
 
     return (jax.default_backend(), *config.trace_context())
+
+
+@contextlib.contextmanager
+def training_settings() -> Iterator[None]:
+    """The settings of a training run, which finds values that are not finite itself and moves data to the device on purpose.
+
+    So JAX's `debug_nans` and `debug_infs` are off, and its `transfer_guard` lets implicit transfers pass.
+
+    Example:
+        >>> with jax.debug_nans(True), training_settings():
+        ...     jax.config.jax_debug_nans
+        False
+    """
+    with jax.debug_nans(False), jax.debug_infs(False), jax.transfer_guard("allow"):
+        yield
+
+
+_forked = False
+
+
+def check_not_forked() -> None:
+    """Refuse to compute in a process that was forked from one in which JAX had started.
+
+    Raises:
+        RuntimeError: In such a process, in which JAX's threads do not exist, so that it would wait for them for ever.
+
+    Example:
+        >>> check_not_forked()
+    """
+    if _forked:
+        raise RuntimeError(
+            "this process was forked from one in which JAX had already started, and would hang: start it with "
+            'multiprocessing.get_context("spawn"), or fork before anything is computed with JAX'
+        )
+
+
+def _note_fork() -> None:
+    global _forked
+    from jax._src import xla_bridge  # there is no public name
+
+    _forked = xla_bridge.backends_are_initialized()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 # Traces

@@ -122,6 +122,7 @@ def program(
     Returns:
         The `Program`.
     """
+    _jax.check_not_forked()
     found = fingerprint(configuration)
     key = (name, found.digest, context, donate, signature(arguments), _jax.trace_context(), tuple(compiler_options().items()))
     with _lock:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from typing import Any
 
 from jaxnn.cli.arguments import parser as make_parser
 
@@ -22,19 +25,32 @@ def main(argv: list[str] | None = None) -> int:
     """
     started = time.perf_counter()
     parser = make_parser()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # of characters that an encoding lacks, such as ±
     try:
         arguments = parser.parse_args(argv)
-        from jaxnn.cli import job, sweep, train  # after parsing, so that --help and most errors come at once
-        from jaxnn.io.leaves import MismatchError
+        from jaxnn.train.interrupts import deferred_interrupt
 
-        try:
-            prepared = job.prepare(arguments)
-        except (ValueError, OSError, ImportError) as error:
-            parser.error(str(error))
-        try:
-            return (sweep if arguments.command == "sweep" else train).run(prepared, started)
-        except MismatchError as error:  # no other error comes from resuming
-            parser.error(f"--resume cannot continue from {arguments.checkpoint}: {error}")
+        # Also while modules are imported: an exception in the start of an extension module would abort the process.
+        with deferred_interrupt() as interrupted:
+            return _run(parser, arguments, interrupted, started)
     except KeyboardInterrupt:
         print("\njaxnn: interrupted", file=sys.stderr)
         return 130
+
+
+def _run(parser: ArgumentParser, arguments: Any, interrupted: Callable[[], bool], started: float) -> int:
+    from jaxnn.cli import job, sweep, train  # after parsing, so that --help and most errors come at once
+    from jaxnn.io.leaves import MismatchError
+
+    try:
+        prepared = job.prepare(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    if interrupted():
+        raise KeyboardInterrupt
+    try:
+        return (sweep if arguments.command == "sweep" else train).run(prepared, started)
+    except (MismatchError, BlockingIOError) as error:  # no other error comes from resuming
+        parser.error(f"--resume cannot continue from {arguments.checkpoint}: {error}")

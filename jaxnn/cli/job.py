@@ -18,6 +18,7 @@ from jaxnn.core import trees
 from jaxnn.data import Dataset, load, moments, split, standardize
 from jaxnn.plots import figures
 from jaxnn.train import callbacks
+from jaxnn.train.table_files import check_writable
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,16 @@ class Job:
     def is_regression(self) -> bool:
         """Whether the targets are numbers and not classes."""
         return self.data.task == "regression"
+
+    @property
+    def picture(self) -> Path:
+        """The file of the picture."""
+        return self.out / ("sweep.png" if self.grid else "training.png")
+
+    @property
+    def table(self) -> Path:
+        """In a sweep, the file of the table."""
+        return self.csv or self.out / "sweep.csv"
 
     @property
     def title(self) -> str:
@@ -134,7 +145,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
     except ValueError as error:
         raise ValueError(f"--model {settings.model} cannot take samples of shape {data.x.shape[1:]}: {error}") from error
     _check_frozen(settings.freeze, model, train.x[:1])
-    return Job(
+    job = Job(
         settings=settings,
         data=data,
         train=train,
@@ -142,13 +153,16 @@ def prepare(arguments: argparse.Namespace) -> Job:
         test=test,
         model=model,
         summary=summary,
-        callbacks=_callbacks(settings.patience, arguments.csv),
+        callbacks=_callbacks(settings.patience, None if grid else arguments.csv),
         grid=grid,
         seeds=arguments.seeds,
         out=arguments.out,
         csv=arguments.csv,
         checkpoint=arguments.checkpoint,
     )
+    for file in (job.picture, *([job.table] if grid else [])):
+        check_writable("--out" if file.parent == job.out else "--csv", file)
+    return job
 
 
 def _parts(data: Dataset, seed: int) -> tuple[Dataset, Dataset, Dataset]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,15 @@ from jaxnn.cli.job import Job
 from jaxnn.cli.recipes import Settings
 from jaxnn.inspect import plot_parallel_coordinates, plot_sweep
 from jaxnn.plots import figures
+
+
+def tell(text: Any) -> None:
+    """Print a text; if nothing reads the output any more, as after `| head`, it is lost, and nothing else."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        with suppress(OSError):  # so that Python does not write the rest at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def beginning(job: Job) -> str:
@@ -87,7 +99,7 @@ def values(score: Mapping[str, float]) -> str:
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the members of a sweep to a CSV file, one row per member."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

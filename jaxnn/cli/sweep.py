@@ -11,6 +11,7 @@ import jaxnn as nn
 from jaxnn.cli import report
 from jaxnn.cli.factories import make_model, make_optimizer, make_schedule
 from jaxnn.cli.job import Job
+from jaxnn.train.watching import Watching
 
 
 def run(job: Job, started: float) -> int:
@@ -27,17 +28,21 @@ def run(job: Job, started: float) -> int:
     monitor = f"val_{next(iter(options['metrics']))}"
     train, validation, test = job.standardized()
     result = _sweep(job, train, validation, options)
-    print(result.table(monitor))
+    report.tell(result.table(monitor))
     if all(math.isnan(row[monitor]) for row in result.rows):
-        print("no network completed an epoch")
+        report.tell("no network completed an epoch")
         return 1
     best = result.best(monitor)
     score = nn.evaluate(best, test)
-    print(f"* best setting by {monitor}; its best network reaches {report.values(score)} on the test part")
-    table, picture = job.csv or job.out / "sweep.csv", job.out / "sweep.png"
-    report.write_table(result.rows, table)
-    report.sweep_figure(job, result, monitor).savefig(picture)
-    print(f"table: {table}\npicture: {picture}\ntime: {time.perf_counter() - started:.1f} s")
+    report.tell(f"* best setting by {monitor}; its best network reaches {report.values(score)} on the test part")
+    watching = Watching()
+    with watching(f"writing {job.table}"):
+        report.write_table(result.rows, job.table)
+        report.tell(f"table: {job.table}")
+    with watching(f"writing {job.picture}"):
+        report.sweep_figure(job, result, monitor).savefig(job.picture)
+        report.tell(f"picture: {job.picture}")
+    report.tell(f"time: {time.perf_counter() - started:.1f} s")
     return 130 if any(row["status"] == "interrupted" for row in result.rows) else 0
 
 

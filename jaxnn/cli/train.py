@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from typing import Any
@@ -13,6 +12,7 @@ import jaxnn as nn
 from jaxnn.cli import report
 from jaxnn.cli.factories import make_optimizer, make_schedule
 from jaxnn.cli.job import Job
+from jaxnn.train.watching import Watching
 
 
 def run(job: Job, started: float) -> int:
@@ -25,25 +25,27 @@ def run(job: Job, started: float) -> int:
     Returns:
         The exit code.
     """
-    print(report.beginning(job), flush=True)
+    report.tell(report.beginning(job))
     *fitted, (x_test, _) = job.standardized()
     result = _fit(job, *fitted)
-    print(report.ending(result, job.settings))
+    report.tell(report.ending(result, job.settings))
     if result.epoch:
         predictions = np.asarray(nn.predict(result, x_test))
         text, figure = report.evaluation(job, result.history, predictions)
-        print(text)
-        picture = job.out / "training.png"
-        figure.savefig(picture)
-        print(f"picture: {picture}")
-    print(f"time: {time.perf_counter() - started:.1f} s, of which {result.compile_seconds:.1f} s compiling the training")
+        report.tell(text)
+        with Watching()(f"writing {job.picture}"):
+            figure.savefig(job.picture)
+            report.tell(f"picture: {job.picture}")
+    report.tell(f"time: {time.perf_counter() - started:.1f} s, of which {result.compile_seconds:.1f} s compiling the training")
     return {"interrupted": 130, "diverged": 1}.get(result.stopped, 0)
 
 
 def _fit(job: Job, train: Any, validation: Any) -> nn.FitResult:
     settings = job.settings
-    steps_per_epoch = math.ceil(len(job.train) / settings.batch_size)
-    rate = make_schedule(settings.schedule, settings.learning_rate, settings.epochs, steps_per_epoch)
+
+    def rate(step, epochs, steps_per_epoch):  # by name, so that a resumed run may have more epochs
+        return make_schedule(settings.schedule, settings.learning_rate, epochs, steps_per_epoch)(step)
+
     with warnings.catch_warnings():
         # The warning of `fit` about a non-finite loss: `report.ending` says it.
         warnings.filterwarnings("ignore", category=RuntimeWarning, module=__name__)

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from jaxnn.core.direction import better
 from jaxnn.io import storage
 from jaxnn.io.leaves import HostLeaf, MismatchError, forms, from_host, to_host
+from jaxnn.io.locks import locked
 
 _NAME = re.compile(r"(\d+)-step-(\d+)")
 _DELETED = ".deleted"
@@ -27,6 +28,7 @@ class _Entry(NamedTuple):
     number: int  # counts the saves: the newest checkpoint is the one written last, whatever its step
     step: int
     path: Path
+    metrics: dict[str, Any]
 
 
 class Checkpoints:
@@ -35,8 +37,8 @@ class Checkpoints:
     A checkpoint consists of a tree of arrays and a JSON description. Orbax writes it in a separate thread, under a
     temporary name until it is complete: a killed process or a full disk leaves neither an incomplete checkpoint nor
     damage to earlier ones. A checkpoint contains checksums of every leaf and of the description, so that later damage
-    is detected. Nothing is pickled. Orbax can read a checkpoint without jaxnn: the folder `tree` contains the arrays, as
-    a dict by path, and `manifest.json` the description.
+    is detected, and it knows its own step, whatever name its folder is given. Nothing is pickled. Orbax can read a
+    checkpoint without jaxnn: the folder `tree` contains the arrays, as a dict by path, and `manifest.json` the description.
 
     Use it as a context manager or call `close`: the interpreter does not wait for a save when it exits.
 
@@ -44,7 +46,7 @@ class Checkpoints:
         folder: The folder of the checkpoints, created if it does not exist.
         keep: The number of checkpoints to keep; the newest ones are kept.
         best: The name of a metric, such as `"val_accuracy"`, or `(name, "min" or "max")` where the name does not say which
-            way is better. The checkpoint with the best metric of that name is kept in addition.
+            way is better. The checkpoint with the best metric of that name is kept in addition; of equal ones, the first.
         every: The least time in seconds between two saves, for `due`. `save` itself always saves.
 
     Raises:
@@ -84,7 +86,10 @@ class Checkpoints:
         self._last_begun = -math.inf
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
-        self._metrics: dict[str, dict] = {}
+        self._failing = False  # the last save failed, and was reported
+        self._known: dict[tuple, tuple[int, int, dict]] = {}  # number, step and metrics by manifest
+        self._best_score: float | None = None  # of all saves so far; None if it must be looked up
+        self._lock: Any = None
 
     def within(self, name: str) -> Checkpoints:
         """Return a store with the same options in a subfolder, for one of several runs.
@@ -97,13 +102,53 @@ class Checkpoints:
         """
         return Checkpoints(self.folder / name, keep=self._keep, best=self._best, every=self.every)
 
-    def due(self) -> bool:
-        """Return whether at least `every` seconds have passed since the last save began.
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the store was created with `best`."""
+        return self._best is not None
+
+    def claim(self) -> None:
+        """Reserve the folder for the caller until `release`; `fit` and `sweep` do so while they run.
+
+        The operating system releases it if the process ends in any way. Without support for locks, as on Windows and some
+        network drives, nothing is reserved.
+
+        Raises:
+            BlockingIOError: If another run, of this process or another one, has reserved it.
+        """
+        if self._lock is None:
+            self._lock = locked(self.folder)
+
+    def release(self) -> None:
+        """Undo `claim`."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def check_metrics(self, names: Iterable[str]) -> None:
+        """Check that `best` is one of the metrics of a run.
+
+        Args:
+            names: The names of the metrics.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if self._best is not None and self._best[0] not in names:
+            raise ValueError(
+                f"best={self._best!r} names a metric that was not given; the metrics are {', '.join(names) or 'none'}"
+            )
+
+    def due(self, metrics: Mapping[str, float] | None = None) -> bool:
+        """Return whether a save is due: at least `every` seconds since the last one began, or a new best metric.
+
+        Args:
+            metrics: The metrics of the step, for `best`.
 
         Returns:
             Whether a save is due.
         """
-        return time.monotonic() - self._last_begun >= self.every
+        return time.monotonic() - self._last_begun >= self.every or self._improves(metrics)
 
     def save(
         self,
@@ -118,7 +163,8 @@ class Checkpoints:
 
         The tree's buffers may be donated once this returns. The call waits for the previous save. A save that fails,
         for example because the disk is full, does not end the run: the next call of `save`, `restore`, `wait` or `close`
-        reports it by a warning, the earlier checkpoints are unchanged, and the next save tries again.
+        reports it by a warning, the earlier checkpoints are unchanged, and the next save tries again. If that fails as
+        well, there is no other warning, until a save has succeeded.
 
         Args:
             step: The step of the run. A checkpoint of the same step is replaced once the new one is complete.
@@ -134,11 +180,11 @@ class Checkpoints:
         Warns:
             RuntimeWarning: The previous save failed.
         """
-        if self._best is not None and metrics is not None and self._best[0] not in metrics:
-            raise ValueError(
-                f"best={self._best!r} names a metric that was not given; the metrics are {', '.join(metrics) or 'none'}"
-            )
+        if metrics is not None:
+            self.check_metrics(metrics)
         self._finish()
+        if self._improves(metrics):
+            self._best_score = self._score(metrics)
         self._last_begun = time.monotonic()
         description = json.dumps({"info": info or {}, "metrics": metrics or {}}, default=_to_json)
         arguments = (int(step), to_host(tree), description)
@@ -230,39 +276,65 @@ class Checkpoints:
             self._thread = None
         failure, self._failure = self._failure, None
         if failure is not None:
-            warnings.warn(failure, RuntimeWarning, stacklevel=3)
+            self._best_score = None
+            if not self._failing:
+                self._failing = True
+                warnings.warn(failure, RuntimeWarning, stacklevel=3)
 
     def _entries(self) -> list[_Entry]:
         """Return the checkpoints, newest first; only the newest one of each step."""
-        matches = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
         newest: dict[int, _Entry] = {}
-        for entry in sorted((_Entry(int(m[1]), int(m[2]), path) for m, path in matches if m), reverse=True):
+        paths = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        for entry in sorted(map(self._entry, paths), key=lambda entry: entry.number, reverse=True):
             newest.setdefault(entry.step, entry)
         return list(newest.values())
 
-    def _best_of(self, entries: list[_Entry]) -> _Entry | None:
-        name, mode = self._best or ("", "")
-        scores = {entry: self._metrics_of(entry).get(name, math.nan) for entry in entries}
-        known = [entry for entry, score in scores.items() if isinstance(score, int | float) and not math.isnan(score)]
-        return (min if mode == "min" else max)(known, key=scores.__getitem__, default=None)
+    def _entry(self, path: Path) -> _Entry:
+        """Number, step and metrics as in the manifest; those of the name if the manifest is damaged or has none."""
+        try:
+            status = (path / "manifest.json").stat()
+            key = path.name, status.st_ino, status.st_mtime_ns
+            if key not in self._known:
+                content = storage.read_manifest(path)
+                self._known[key] = content["number"], content["step"], content["metrics"]
+            return _Entry(*self._known[key][:2], path, self._known[key][2])
+        except Exception:  # `restore` reports it
+            match = _NAME.fullmatch(path.name)
+            assert match is not None
+            return _Entry(int(match[1]), int(match[2]), path, {})
 
-    def _metrics_of(self, entry: _Entry) -> dict[str, float]:
-        if entry.path.name not in self._metrics:
-            try:
-                self._metrics[entry.path.name] = storage.read_manifest(entry.path)["metrics"]
-            except Exception:  # a damaged checkpoint has no metrics; `restore` reports it
-                self._metrics[entry.path.name] = {}
-        return self._metrics[entry.path.name]
+    def _best_of(self, entries: list[_Entry]) -> _Entry | None:
+        """The entry with the best metric; of equal ones, the oldest."""
+        known = [entry for entry in reversed(entries) if not math.isnan(self._score(entry.metrics))]
+        return min(known, key=lambda entry: self._score(entry.metrics), default=None)
+
+    def _score(self, metrics: Mapping[str, Any] | None) -> float:
+        """The metric of `best`, smaller for better ones; NaN if there is none."""
+        name, mode = self._best or ("", "")
+        value = (metrics or {}).get(name)
+        return math.nan if not isinstance(value, int | float) else -value if mode == "max" else value
+
+    def _improves(self, metrics: Mapping[str, float] | None) -> bool:
+        score = self._score(metrics)
+        if math.isnan(score):
+            return False
+        if self._best_score is None:
+            best = None
+            with suppress(OSError):  # the folder is gone: the save says so
+                best = self._best_of(self._entries())
+            self._best_score = math.inf if best is None else self._score(best.metrics)
+        return score < self._best_score
 
     def _write(self, step: int, leaves: dict[str, HostLeaf], description: str) -> None:
         """Write a checkpoint and remove old ones, in the thread; `_finish` reports a failure."""
         failed = f"the checkpoint of step {step} could not be written to {self.folder}; the next save tries again"
         try:
             self._remove_leftovers()
-            number = 1 + max((entry.number for entry in self._entries()), default=0)
-            name, content = f"{number:06d}-step-{step}", json.loads(description)
-            storage.write(self.folder / name, leaves, content)
-            self._metrics[name] = content["metrics"]
+            named = (int(match[1]) for path in self.folder.iterdir() if (match := _NAME.match(path.name)))
+            number = 1 + max([0, *named, *(entry.number for entry in self._entries())])
+            content = json.loads(description) | {"number": number, "step": step}
+            storage.write(self.folder / f"{number:06d}-step-{step}", leaves, content)
+            self._failing = False
             failed = f"old checkpoints could not be removed from {self.folder}"
             self._remove_old()
         except Exception as error:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import _jax
 from jaxnn.core.checks import check_key, whole
 from jaxnn.core.naming import child_key
 from jaxnn.population.result import Sweep
@@ -16,6 +17,7 @@ from jaxnn.population.task import Task
 from jaxnn.problem.checks import checked_data
 
 
+@_jax.training_settings()
 def cross_validation(
     model: Any,
     data: Any,
@@ -65,6 +67,7 @@ def cross_validation(
     return _trained(model, (x, y, 1 - left_out), (x, y, left_out), space, "fold", folds, checkpoints, progress, options)
 
 
+@_jax.training_settings()
 def bootstrap(
     model: Any,
     data: Any,
@@ -130,10 +133,10 @@ def _trained(
             "the model has state, such as batch norm's statistics, which would see the samples that are left out: use "
             "layer_norm or group_norm, or call fit for each fold"
         )
-    saver = task.saver(checkpoints)
-    if saver is not None:
-        saver.restore()
-    task.train(progress, saver)
+    with task.saver(checkpoints) as saver:
+        if saver is not None:
+            saver.restore()
+        task.train(progress, saver)
     return task.result(progress, averaged_over=(name,))
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 
 from jaxnn.population.group_run import GroupRun
 from jaxnn.population.space import Setting
+from jaxnn.train.identity import config_identity, contents, difference, name_of
+from jaxnn.train.saver import of_another_run, read, stored
 
 SECONDS = 30.0  # between two saves, where only a folder is given
 
 
 def store_of(checkpoints: Any) -> Any:
     """The `Checkpoints` that were given, or new ones for the folder that was given."""
-    from jaxnn.io import Checkpoints
-
-    return checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints, every=SECONDS)
+    return stored(checkpoints, SECONDS)
 
 
 class Saver:
@@ -29,15 +30,38 @@ class Saver:
         settings: Its settings.
         seeds: Its seeds.
         runs: Its groups in training.
+        search: The options of the search that the sweep belongs to, by name.
     """
 
     def __init__(
-        self, checkpoints: Any, key: jax.Array, settings: Sequence[Setting], seeds: Sequence[int], runs: Sequence[GroupRun]
+        self,
+        checkpoints: Any,
+        key: jax.Array,
+        settings: Sequence[Setting],
+        seeds: Sequence[int],
+        runs: Sequence[GroupRun],
+        search: Mapping[str, Any],
     ):
         self._store, self._runs = store_of(checkpoints), runs
-        named = [{name: getattr(v, "__name__", repr(v)) for name, v in setting.items()} for setting in settings]
-        self._sweep = {"key": jax.random.key_data(key).tolist(), "settings": named, "seeds": list(seeds)}
+        named = [{name: name_of(value) for name, value in setting.items()} for setting in settings]
+        self._sweep = {"key": jax.random.key_data(key).tolist(), "space": named, "seeds": list(seeds), **search}
+        self._sweep |= contents("data", runs[0].data) | contents("validation data", runs[0].validation)
+        for number, run in enumerate(runs):
+            self._sweep |= {f"{name}, in structure {number}": item for name, item in _identity(run).items()}
         self._saved = 0
+
+    @contextmanager
+    def claimed(self) -> Iterator[Saver]:
+        """A context in which no other run may use the folder.
+
+        Raises:
+            BlockingIOError: If another run uses it.
+        """
+        self._store.claim()
+        try:
+            yield self
+        finally:
+            self._store.release()
 
     def restore(self) -> dict[str, Any]:
         """Continue from the last checkpoint; return what `save` was given as `more`.
@@ -45,16 +69,12 @@ class Saver:
         Raises:
             ValueError: If it is of another sweep.
         """
-        from jaxnn.io.leaves import MismatchError
-
-        found = self._store.restore(self._tree())
+        found = read(self._store, self._tree())
         if found is None:
             return {}
         trees, info = found
-        if info["sweep"] != self._sweep:
-            raise MismatchError(
-                f"the checkpoints in {self._store.folder} are of a sweep with another key, space or seeds: use another folder"
-            )
+        if differing := difference(info["sweep"], self._sweep):
+            raise of_another_run(self._store.folder, f"another sweep: {differing}")
         for run, tree in zip(self._runs, trees, strict=True):
             run.restore(tree)
         self._saved = self._done()
@@ -81,3 +101,10 @@ class Saver:
 
     def _done(self) -> int:
         return sum(int(run.result.done.sum()) for run in self._runs)
+
+
+def _identity(run: GroupRun) -> dict[str, Any]:
+    config = run.group.config
+    size = min(config.batch_size, run.samples)
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), run.data)
+    return {"epochs": run.group.epochs, **config_identity(config, run.start, batch, run.validation)[0]}

@@ -149,7 +149,8 @@ class Scheduler:
                 job = self._jobs.pop(0)
                 self._running += 1
             try:
-                job()
+                with _jax.training_settings():  # which a thread does not share with the thread that started it
+                    job()
             except BaseException as error:
                 self._requests.put((partial(_raise, error), Future()))
                 self._request_stop()

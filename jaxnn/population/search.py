@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn import _jax
 from jaxnn.core.checks import whole
 from jaxnn.core.naming import child_key
 from jaxnn.population.group_run import GroupRun
@@ -19,6 +20,7 @@ from jaxnn.population.sweep import sweep
 from jaxnn.population.task import Task
 
 
+@_jax.training_settings()
 def successive_halving(
     model: Any,
     data: Any,
@@ -75,26 +77,26 @@ def successive_halving(
     if any(run.group.epochs != epochs for run in task.runs):
         raise ValueError("successive_halving decides on the epochs itself: remove 'epochs' from the space")
     _scores(task, monitor, mode)  # refuses an unknown value before anything is trained
-    saver = task.saver(checkpoints)
-    begin = 0
-    if saver is not None and (more := saver.restore()):
-        begin = more["rung"]
-        _select(task, np.asarray(more["selected"]))
-    selected = np.concatenate([run.selected for run in task.runs])
-    order = np.concatenate([np.asarray(run.group.numbers) for run in task.runs])
-    selected[order] = selected.copy()
-    for rung, until in enumerate(rungs[begin:], begin):
-        for run in task.runs:
-            run.until, run.at = until, rungs[rung - 1] if rung else 0
-        if task.train(progress):
-            break
-        if until < epochs:
-            scores = np.where(selected, _scores(task, monitor, mode), np.inf)
-            selected = np.zeros_like(selected)
-            selected[np.argsort(scores, kind="stable")[: rungs_left(len(task.settings), factor, rung + 1)]] = True
-            _select(task, selected)
-        if saver is not None:
-            saver.save(until, {"rung": rung + 1, "selected": selected.tolist()}, wait=True)
+    with task.saver(checkpoints, rungs=rungs, factor=factor, monitor=monitor, mode=mode) as saver:
+        begin = 0
+        if saver is not None and (more := saver.restore()):
+            begin = more["rung"]
+            _select(task, np.asarray(more["selected"]))
+        selected = np.concatenate([run.selected for run in task.runs])
+        order = np.concatenate([np.asarray(run.group.numbers) for run in task.runs])
+        selected[order] = selected.copy()
+        for rung, until in enumerate(rungs[begin:], begin):
+            for run in task.runs:
+                run.until, run.at = until, rungs[rung - 1] if rung else 0
+            if task.train(progress):
+                break
+            if until < epochs:
+                scores = np.where(selected, _scores(task, monitor, mode), np.inf)
+                selected = np.zeros_like(selected)
+                selected[np.argsort(scores, kind="stable")[: rungs_left(len(task.settings), factor, rung + 1)]] = True
+                _select(task, selected)
+            if saver is not None:
+                saver.save(until, {"rung": rung + 1, "selected": selected.tolist()}, wait=True)
     return task.result(progress)
 
 
@@ -192,6 +194,7 @@ def hyperband(
     return results
 
 
+@_jax.training_settings()
 def population_based_training(
     model: Any,
     data: Any,
@@ -255,23 +258,23 @@ def population_based_training(
     if not 0 < share <= 0.5 or not factors or min(factors) <= 0:
         raise ValueError(f"share must lie in (0, 0.5] and factors are above 0, got {share} and {factors}")
     [run] = task.runs
-    saver = task.saver(checkpoints)
-    ends = [*range(interval, epochs, interval), epochs]
-    more = saver.restore() if saver is not None else {}
-    begin = more.get("round", 0)
-    for number, until in enumerate(ends[begin:], begin):
-        run.until, run.at = until, ends[number - 1] if number else 0
-        if task.train(progress):
-            break
-        if until < epochs:
-            draws = np.random.default_rng(
-                np.asarray(jax.random.bits(jax.random.fold_in(child_key(task.key, "pbt"), number), (4,)))
-            )
-            order = np.argsort(_scores(task, monitor, mode), kind="stable")
-            count = max(1, int(share * len(order)))
-            _copy(run, order[draws.integers(0, count, count)], order[-count:], draws, factors)
-        if saver is not None:
-            saver.save(until, {"round": number + 1}, wait=True)
+    with task.saver(checkpoints, interval=interval, share=share, factors=list(factors), monitor=monitor, mode=mode) as saver:
+        ends = [*range(interval, epochs, interval), epochs]
+        more = saver.restore() if saver is not None else {}
+        begin = more.get("round", 0)
+        for number, until in enumerate(ends[begin:], begin):
+            run.until, run.at = until, ends[number - 1] if number else 0
+            if task.train(progress):
+                break
+            if until < epochs:
+                draws = np.random.default_rng(
+                    np.asarray(jax.random.bits(jax.random.fold_in(child_key(task.key, "pbt"), number), (4,)))
+                )
+                order = np.argsort(_scores(task, monitor, mode), kind="stable")
+                count = max(1, int(share * len(order)))
+                _copy(run, order[draws.integers(0, count, count)], order[-count:], draws, factors)
+            if saver is not None:
+                saver.save(until, {"round": number + 1}, wait=True)
     for name, values in run.group.traced.items():
         values[:] = run.held.train_state.hyperparameters[name][:, 0]
         for setting, value in zip(task.settings, values, strict=True):

@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 
+from jaxnn import _jax
 from jaxnn.population.result import Sweep
 from jaxnn.population.task import Task
 from jaxnn.train.hooks import Callback
 
 
+@_jax.training_settings()
 def sweep(
     model: Any,
     data: Any,
@@ -78,7 +80,8 @@ def sweep(
         memory: The bytes that blocks in training may take; by default half of what is free. The number of members per block
             follows from the memory analysis of the compiled program.
         checkpoints: An `nn.io.Checkpoints` or the path of a folder: finished blocks are saved, and an interrupted sweep
-            continues with the others, to the same bits.
+            continues with the others, to the same bits. Nothing that the results depend on may differ, as in `fit`, the
+            epochs and the space included.
         progress: Whether to show progress.
 
     Returns:
@@ -87,7 +90,9 @@ def sweep(
     Raises:
         TypeError: If an argument has the wrong type, before anything is compiled.
         ValueError: Likewise, if the data are invalid, as in `fit`; on an empty space, a hyperparameter that nothing takes, a
-            float where a whole number decides on a shape, or a setting that a layer or optimizer refuses.
+            float where a whole number decides on a shape, or a setting that a layer or optimizer refuses; on checkpoints of
+            another sweep.
+        BlockingIOError: If another run uses the folder of the checkpoints.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
@@ -125,8 +130,8 @@ def sweep(
         mesh=mesh,
         memory=memory,
     )
-    saver = task.saver(checkpoints)
-    if saver is not None:
-        saver.restore()
-    task.train(progress, saver)
+    with task.saver(checkpoints) as saver:
+        if saver is not None:
+            saver.restore()
+        task.train(progress, saver)
     return task.result(progress)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxnn import _jax
 from jaxnn.core.checks import check_key, whole
 from jaxnn.population.group_run import GroupRun
 from jaxnn.population.groups import groups_of
@@ -28,6 +29,7 @@ from jaxnn.train.config import TrainingConfig
 from jaxnn.train.hooks import Callback
 from jaxnn.train.interrupts import deferred_interrupt
 from jaxnn.train.sources import checked
+from jaxnn.train.watching import Watching, is_terminal, say
 
 LINE_SECONDS = 10.0  # between two lines of progress
 
@@ -98,6 +100,7 @@ class Task:
             **options: Further options of `TrainingConfig`.
         """
         start_time = time.perf_counter()
+        _jax.check_not_forked()
         settings = settings_of(space)
         key = check_key(key)
         counted = seeds if isinstance(seeds, Sequence) else range(whole("sweep", "seeds", seeds))
@@ -133,9 +136,11 @@ class Task:
                     checked_labels(model_of(run.group.config.problem.model, run.group.values(0)), part, *one)
         return cls(settings, numbers, key, runs, data, validation, strategy, start_time)
 
-    def saver(self, checkpoints: Any) -> Saver | None:
-        """The saver of the task, or None without checkpoints."""
-        return None if checkpoints is None else Saver(checkpoints, self.key, self.settings, self.seeds, self.runs)
+    def saver(self, checkpoints: Any, **search: Any) -> AbstractContextManager[Saver | None]:
+        """A context with the saver of the task, None without checkpoints; `search` are the options of a search."""
+        if checkpoints is None:
+            return nullcontext()
+        return Saver(checkpoints, self.key, self.settings, self.seeds, self.runs, search).claimed()
 
     def train(self, progress: bool, saver: Saver | None = None) -> bool:
         """Train each group's selected settings to its epoch `until`; return whether it was interrupted."""
@@ -165,13 +170,14 @@ class Task:
             self.settings, self.seeds, self.runs, time.perf_counter() - self.start_time, str(self.strategy), averaged_over
         )
         if progress:
-            print(result.note, file=sys.stderr, flush=True)
+            with Watching()("the display of progress"):
+                say(result.note)
         if diverged := sum(row["status"] == "diverged" for row in result.rows):
             warnings.warn(
                 f"{diverged} of {len(result.rows)} members had a loss that was not finite, and ended with the weights of the "
                 'epoch before: they are marked "diverged" in the table',
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return result
 
@@ -181,12 +187,17 @@ class _Progress:
 
     def __init__(self, runs: list[GroupRun], start_time: float):
         self._runs, self._start_time, self._last = runs, start_time, 0.0
+        self._watching = Watching()
         self._total = sum(run.result.done.size for run in runs)
         self._epochs = sum(run.result.done.size * run.group.epochs for run in runs)
 
     def show(self, last: bool = False) -> None:
+        with self._watching("the display of progress"):
+            self._show(last)
+
+    def _show(self, last: bool) -> None:
         now = time.perf_counter()
-        overwrite = sys.stderr.isatty()
+        overwrite = is_terminal()
         if now - max(self._last, self._start_time) < (0.2 if overwrite else LINE_SECONDS) and not last:
             return
         self._last = now
@@ -194,4 +205,4 @@ class _Progress:
         made = sum(run.epochs_made() for run in self._runs)
         text = f"{done:,}/{self._total:,} members, {made:,}/{self._epochs:,} epochs, {now - self._start_time:.0f} s"
         end = "\n" if last or not overwrite else ""
-        print(("\r" if overwrite else "") + text, end=end, file=sys.stderr, flush=True)
+        say(("\r" if overwrite else "") + text, end)

@@ -286,7 +286,8 @@ def csv_log(path: str | os.PathLike, *, name: str = "csv_log") -> Callback:
     """Write each row of the history to a file of comma-separated values when its epoch ends.
 
     Args:
-        path: The file. A resumed run appends to it; a new run replaces it.
+        path: The file. A resumed run appends to it; a new run replaces it. If another run replaces the file meanwhile, a
+            warning says so, and this run writes no more rows.
         name: The name of the callback.
 
     Returns:
@@ -312,7 +313,8 @@ def jsonl_log(path: str | os.PathLike, *, name: str = "jsonl_log") -> Callback:
     """Write each row of the history as a line of JSON when its epoch ends; `nn.History.from_jsonl` reads the file.
 
     Args:
-        path: The file. A resumed run appends to it; a new run replaces it.
+        path: The file. A resumed run appends to it; a new run replaces it. If another run replaces the file meanwhile, a
+            warning says so, and this run writes no more rows.
         name: The name of the callback.
 
     Returns:
@@ -363,7 +365,7 @@ def plot(path: str | os.PathLike, *, name: str = "plot") -> Callback:
     """Plot the history when the run ends, however it ends. Needs matplotlib (the extra `demo`).
 
     Args:
-        path: The image file.
+        path: The image file; its folder is created if necessary.
         name: The name of the callback.
 
     Returns:
@@ -371,6 +373,8 @@ def plot(path: str | os.PathLike, *, name: str = "plot") -> Callback:
 
     Raises:
         ImportError: At the start of the run, if matplotlib is not installed.
+        OSError: At the start of the run, if the file cannot be written.
+        ValueError: At the start of the run, if the suffix of the path is not that of an image format.
 
     Example:
         >>> plot("run/history.png").name
@@ -381,12 +385,17 @@ def plot(path: str | os.PathLike, *, name: str = "plot") -> Callback:
     def on_start(history):
         from jaxnn.plots import figures as plots
 
-        plots.new_figure()  # raises before the training if matplotlib is missing
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        known = plots.new_figure().canvas.get_supported_filetypes()
+        suffix = Path(path).suffix.lower()[1:]
+        if suffix and suffix not in known:
+            raise ValueError(
+                f"plot writes an image file, such as history.png, got {path}; the formats: {listed(sorted(known))}"
+            )
+        logs.check_writable("plot", Path(path))
         watched[:] = [history]
 
     def on_end():
-        if watched and watched[0].rows:
+        if watched and watched[0]:
             watched[0].plot().savefig(path)
 
     return Callback(name, on_start=on_start, on_end=on_end)

@@ -17,6 +17,7 @@ from jaxnn.problem.problem import Problem
 from jaxnn.problem.running import named_metrics, totals_of
 
 
+@jax.transfer_guard("allow")
 def evaluate(
     result: Any,
     data: Any,
@@ -69,6 +70,7 @@ def evaluate(
     return as_numbers(program(params, state, data))
 
 
+@jax.transfer_guard("allow")
 def predict(result: Any, x: Any, *, batch_size: int = 256) -> Any:
     """The model's output for any number of inputs, computed in batches, in inference mode.
 

@@ -236,7 +236,8 @@ def waited(out: tuple) -> tuple:
             jax.block_until_ready(out)
         done.set()
 
-    threading.Thread(target=wait, daemon=True).start()
+    # Not a daemon: after a second Ctrl-C, the interpreter must not end before the program that the thread waits for.
+    threading.Thread(target=wait).start()
     while not done.wait(0.1):
         pass
     return jax.block_until_ready(out)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from jaxnn import _jax
 from jaxnn.core.checks import check_key, whole
 from jaxnn.problem.checks import checked_labels
 from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, check_used, lengths, loss_of, optimizer_of
@@ -16,13 +18,15 @@ from jaxnn.train.config import TrainingConfig
 from jaxnn.train.evaluation import weights_of
 from jaxnn.train.executors import executor_for
 from jaxnn.train.hooks import Callback, final_weights
+from jaxnn.train.identity import config_identity, contents, dtypes, sizes
 from jaxnn.train.result import FitResult
 from jaxnn.train.running import Run
 from jaxnn.train.saver import Saver
-from jaxnn.train.sources import checked, source_of
-from jaxnn.train.state import start
+from jaxnn.train.sources import Arrays, Batches, checked, source_of
+from jaxnn.train.state import TrainState, start
 
 
+@_jax.training_settings()
 def fit(
     model: Any,
     data: Any,
@@ -50,7 +54,10 @@ def fit(
 
     The host calls the program a few times per second, for the progress bar; the number of calls does not affect the result.
     A second run of an equal configuration on data of the same shapes does not compile again, and neither does a run with
-    other values of traced hyperparameters. Ctrl-C ends the run and returns what was trained so far.
+    other values of traced hyperparameters. Ctrl-C ends the run and returns what was trained so far; a second one interrupts.
+
+    What only watches ends no run: if progress, a log or a checkpoint cannot be written, there is one warning. JAX's
+    `debug_nans` and `transfer_guard` do not apply inside.
 
     Args:
         model: The model, or a function of hyperparameters that returns it.
@@ -85,7 +92,12 @@ def fit(
             12 MiB of batches.
         checkpoints: An `nn.io.Checkpoints`, or the path of a folder for one that saves once a minute. If it has a checkpoint
             of this run, the run continues from there, and ends with the same bits as a run that was never interrupted.
-            It is saved at the end of an epoch, or every `every` seconds if the store sets it, and when the run ends.
+            It is saved at the end of each epoch, or every `every` seconds if the store sets it, at each new best epoch
+            with `best`, and when the run ends. Of what the result depends on, only `epochs` may differ from the saved run
+            (schedules that name the run's length go on by the new one); so may `prefetch`, `progress`, and callbacks that
+            only watch. Everything else must be the same: data are compared by a checksum (of large arrays, of a part;
+            batches of an iterable are not compared), functions by what they compute. To train on with, say, another
+            learning rate, begin a new run with `initial`.
         progress: Whether to show progress.
 
     Returns:
@@ -95,7 +107,9 @@ def fit(
         TypeError: If an argument has the wrong type: a model that is not a `Layer`, an optimizer that lacks a value, data that
             are not numbers.
         ValueError: On data that do not fit: lengths, labels out of range, NaN, float64 where JAX has it off; on checkpoints
-            of another run.
+            of another run, with the first thing that differs.
+        BlockingIOError: If another run is using the folder of the checkpoints.
+        RuntimeError: In a process that was forked after JAX had started, where it would hang.
         DataError: If an iterable of batches fails during the run; it has the `result` of what was trained before.
         NonFiniteError: With `on_nonfinite="raise"`.
 
@@ -112,6 +126,7 @@ def fit(
     epochs, batch_size = whole("fit", "epochs", epochs), whole("fit", "batch_size", batch_size)
     if on_nonfinite not in ("stop", "raise", "skip"):
         raise ValueError(f'fit takes on_nonfinite "stop", "raise" or "skip", got {on_nonfinite!r}')
+    _jax.check_not_forked()
     key = check_key(key)
     config = TrainingConfig.of(
         model,
@@ -132,7 +147,7 @@ def fit(
     validation = None if validation is None else checked(validation, objective, "validation data")
     names_read = [name for callback in callbacks for name in callback.hyperparameters]
     check_used(config.problem.hyperparameters, model, optimizer, loss, augment, read=names_read)
-    config = config.with_defaults(**lengths(source.steps_per_epoch, epochs))
+    given_config, config = config, config.with_defaults(**lengths(source.steps_per_epoch, epochs))
     bound = config.problem.at()
     optimizer_of(optimizer, bound.values)
     first = start(config, key, inputs_of(source.example), None if initial is None else weights_of(initial))
@@ -140,8 +155,10 @@ def fit(
         for part in (source.checked, validation):
             if part is not None:
                 checked_labels(bound.layer, part, first.params, first.state)
-    saver = None if checkpoints is None else Saver(checkpoints, batch_size, source.samples)
-    one_epoch_per_call = any(callback.on_epoch for callback in callbacks)
+    saver = None
+    if checkpoints is not None:
+        saver = _saver(checkpoints, given_config, source, data, validation, first, epochs)
+    one_epoch_per_call = any(callback.on_epoch for callback in callbacks) or (saver is not None and saver.each_epoch)
     executor = executor_for(config, source, validation, epochs=epochs, one_epoch_per_call=one_epoch_per_call, prefetch=prefetch)
     run = Run(executor, first, epochs, callbacks, saver, source.steps_per_epoch, progress)
     outcome = run.outcome(on_nonfinite)
@@ -164,8 +181,33 @@ def fit(
     if outcome == "diverged" and on_nonfinite == "raise":
         raise run.error(result)
     if outcome == "diverged":
-        warnings.warn(_diverged(run.bad), RuntimeWarning, stacklevel=2)
+        warnings.warn(_diverged(run.bad), RuntimeWarning, stacklevel=3)
     return result
+
+
+def _saver(
+    checkpoints: Any, config: TrainingConfig, source: Any, data: Any, validation: Any, first: TrainState, epochs: int
+) -> Saver:
+    """The saver of a run; `config` is without the run's length."""
+    streamed = isinstance(source, Batches)
+    batch = source.example if streamed else jax.tree.map(lambda a: _first_rows(a, config.batch_size), source.example)
+    weights = sizes(first.params)  # now: the buffers may be donated
+
+    @functools.cache
+    def identity(epochs: int) -> tuple[dict[str, Any], list[str]]:
+        items, numbers = config_identity(
+            config.with_defaults(**lengths(source.steps_per_epoch, epochs)), first, batch, validation, streamed=streamed
+        )
+        own = {"samples": source.samples, "weights at the start": weights}
+        # Batches that an iterable yields are not known beforehand, nor need they be the same in each run.
+        parts = dtypes("data", batch) if streamed else contents("data", source.data if isinstance(source, Arrays) else data)
+        return {**own, **parts, **contents("validation data", validation), **items}, numbers
+
+    return Saver(checkpoints, epochs, lambda epochs: identity(epochs)[0], identity(epochs)[1])
+
+
+def _first_rows(array: Any, rows: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((min(rows, array.shape[0]), *array.shape[1:]), array.dtype)
 
 
 def _checked_names(hyperparameters: Mapping[str, Any] | None) -> Hyperparameters:

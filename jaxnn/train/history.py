@@ -71,6 +71,11 @@ class History(Mapping[str, list]):
         """The rows, each a dict without the missing cells."""
         return [{name: row[name] for name in self._columns if name in row} for row in self._rows]
 
+    @property
+    def last(self) -> dict[str, Any]:
+        """A copy of the last row; an empty dict if there is none."""
+        return dict(self._rows[-1]) if self._rows else {}
+
     def __getitem__(self, name: str) -> list:
         if name not in self:
             raise KeyError(f"the history has no column {name!r}; its columns: {listed(self)}")

@@ -34,8 +34,10 @@ class Callback:
         finish: Pure, `finish(memory, epoch, weights) -> (epoch, weights)`, the weights to return at the end of the run, and
             their epoch.
         on_start: On the host, `on_start(history)`, before the first step; an error raised here prevents the run.
-        on_row: On the host, `on_row(row)`, for each new row of the history; if epochs are short, a few epochs late.
-        on_epoch: On the host, `on_epoch(row, train_state)`, at the end of each epoch; returning True ends the run.
+        on_row: On the host, `on_row(row)`, for each new row of the history; if epochs are short, a few epochs late. It only
+            watches: an error raised here or in `on_end` becomes a warning, once, and the run continues.
+        on_epoch: On the host, `on_epoch(row, train_state)`, at the end of each epoch; returning True ends the run, and so
+            does an error.
         on_end: On the host, `on_end()`, when the run ends for any reason.
         hyperparameters: The names of the entries of `train_state.hyperparameters` that the callback reads.
 

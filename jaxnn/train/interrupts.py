@@ -8,29 +8,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_asked = False
+
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """A context in which the first Ctrl-C only makes the yielded function return True; the second raises KeyboardInterrupt.
 
-    Python handles signals in the main thread: in any other thread, or if SIGINT has a custom handler, nothing changes.
+    A context inside another one shares its Ctrl-C. Python handles signals in the main thread: in any other thread, or if
+    SIGINT has a custom handler, nothing changes.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
+    global _asked
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is _remember:
+        yield lambda: _asked
+        return
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: False
         return
-    asked = False
-
-    def remember(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            signal.default_int_handler(number, frame)
-        asked = True
-
-    signal.signal(signal.SIGINT, remember)
+    _asked = False
+    signal.signal(signal.SIGINT, _remember)
     try:
-        yield lambda: asked
+        yield lambda: _asked
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _remember(number: int, frame: Any) -> None:
+    global _asked
+    if _asked:
+        signal.default_int_handler(number, frame)
+    _asked = True

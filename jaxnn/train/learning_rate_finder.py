@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import compiled
+from jaxnn import _jax, compiled
 from jaxnn.core.checks import whole
 from jaxnn.problem.batches import leading_size, shuffled
 from jaxnn.problem.objective import Objective, inputs_of
@@ -63,6 +63,7 @@ class LearningRates:
         return figure
 
 
+@_jax.training_settings()
 def find_learning_rate(
     model: Any,
     data: Any,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from jaxnn.train.rows import TIMES
+from jaxnn.train.watching import Watching, is_terminal, say
 
 LOG_SECONDS = 10.0  # between two lines of a log file
 
@@ -15,7 +18,8 @@ class Progress:
     """Shows progress: `with Progress(epochs, steps_per_epoch, shown) as progress: progress.update(step, rows)`.
 
     The bar needs tqdm (`pip install tqdm`) and a terminal or notebook. Otherwise there is a line for the first epoch, for
-    the last one, and every ten seconds in between.
+    the last one, and every ten seconds in between. If it cannot be written, a warning says so once, and nothing more is
+    shown.
     """
 
     def __init__(self, epochs: int, steps_per_epoch: int | None, shown: bool):
@@ -23,23 +27,47 @@ class Progress:
         self._bar: Any = None
         self._last = -LOG_SECONDS
         self._latest = ""
+        self._watching = Watching()
 
     def __enter__(self) -> Progress:
-        if self._shown and _interactive():
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return self
-            # In a notebook, stderr is shown in red, and a bar of widgets is lost when the page is exported.
-            stream = sys.stderr if sys.stderr.isatty() else sys.stdout
-            total = self._epochs * self._steps if self._steps else None
-            self._bar = tqdm(total=total, unit="step", unit_scale=True, file=stream)
+        with self._guarded():
+            if self._shown and _interactive():
+                self._open()
         return self
 
     def update(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Show progress after `step` steps; `rows` are the history's rows for the epochs that ended since the last call."""
-        if not self._shown:
+        if self._shown:
+            with self._guarded():
+                self._show(step, rows)
+
+    def __exit__(self, *_: Any) -> None:
+        with self._guarded():
+            if self._bar is not None:
+                self._bar.close()
+            elif self._latest:
+                self._print()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with self._watching("the display of progress"):
+            try:
+                yield
+            except Exception:
+                self._shown, self._bar, self._latest = False, None, ""
+                raise
+
+    def _open(self) -> None:
+        try:
+            from tqdm import tqdm
+        except ImportError:
             return
+        # In a notebook, stderr is shown in red, and a bar of widgets is lost when the page is exported.
+        stream = sys.stderr if is_terminal() else sys.stdout
+        total = self._epochs * self._steps if self._steps else None
+        self._bar = tqdm(total=total, unit="step", unit_scale=True, file=stream)
+
+    def _show(self, step: int, rows: list[dict[str, Any]]) -> None:
         if self._bar is not None:
             if rows:
                 self._bar.set_postfix_str(self._text(rows[-1]), refresh=False)
@@ -54,17 +82,11 @@ class Progress:
         values = {name: value for name, value in row.items() if isinstance(value, float) and name not in TIMES}
         return "  ".join([f"epoch {row['epoch']}/{self._epochs}", *(f"{name} {value:.4g}" for name, value in values.items())])
 
-    def __exit__(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif self._latest:
-            self._print()
-
     def _print(self) -> None:
-        print(self._latest, file=sys.stderr, flush=True)
+        say(self._latest)
         self._last, self._latest = time.monotonic(), ""
 
 
 def _interactive() -> bool:
     kernel = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    return sys.stderr.isatty() or "IPKernelApp" in getattr(kernel, "config", {})
+    return is_terminal() or "IPKernelApp" in getattr(kernel, "config", {})

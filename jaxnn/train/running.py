@@ -17,6 +17,7 @@ from jaxnn.train.progress import Progress
 from jaxnn.train.result import FitResult, NonFiniteError
 from jaxnn.train.saver import Saver
 from jaxnn.train.state import TrainState
+from jaxnn.train.watching import Watching
 
 CALL_SECONDS = 0.4  # per call of the program: the progress bar moves, and the call's own cost is far below 1%
 
@@ -46,13 +47,21 @@ class Run:
         self.failure: DataError | None = None
         self._executor, self._epochs, self._callbacks, self._saver = executor, epochs, callbacks, saver
         self._progress = Progress(epochs, steps_per_epoch, progress)
+        self._watching = Watching()
         self._spent = 0.0  # seconds on the current epoch so far
 
     def outcome(self, on_nonfinite: str) -> str:
         """Train to the end, and say how the run ended, as `FitResult.stopped` does; `"failed"` if the data failed."""
-        for callback in self._callbacks:
-            if callback.on_start:
-                callback.on_start(self.history)
+        try:
+            for callback in self._callbacks:
+                if callback.on_start:
+                    callback.on_start(self.history)
+            return self._trained(on_nonfinite)
+        finally:
+            if self._saver is not None:
+                self._saver.release()
+
+    def _trained(self, on_nonfinite: str) -> str:
         try:
             with deferred_interrupt() as interrupted, self._progress as bar:
                 for step, rows in self._calls():
@@ -80,14 +89,16 @@ class Run:
                 self._saver.save_last(self.train_state, self.history)
             for callback in self._callbacks:
                 if callback.on_end:
-                    callback.on_end()
+                    with self._watching(f"the callback {callback.name!r}"):
+                        callback.on_end()
         return "early" if bool(self.train_state.stopped) and int(self.train_state.epoch) < self._epochs else "finished"
 
     def _ended_by_host(self, rows: list[dict]) -> bool:
         for row in rows:
             for callback in self._callbacks:
                 if callback.on_row:
-                    callback.on_row(row)
+                    with self._watching(f"the callback {callback.name!r}"):
+                        callback.on_row(row)
         stop = [
             c.on_epoch(row, self.train_state) for row in rows for c in self._callbacks if c.on_epoch
         ]  # no short circuit: every callback is called
@@ -116,7 +127,7 @@ class Run:
             spent = self._spent + each * (logs["step"] - step)
             row = {name: value for name, value in logs.items() if name != "samples"}
             row |= {"seconds": spent, "samples_per_second": logs["samples"] / max(spent, 1e-9)}
-            if not self.history.rows and not rows:
+            if not self.history and not rows:  # no columns yet
                 row["compile_seconds"] = self._executor.compile_seconds
             rows.append(row)
             seconds, step, self._spent = seconds - each * (logs["step"] - step), logs["step"], 0.0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxnn.train.history import History
+from jaxnn.train.identity import difference
 from jaxnn.train.rows import TIMES
 from jaxnn.train.state import TrainState
 
@@ -15,59 +18,116 @@ SECONDS = 60.0  # between two saves if only a folder is given
 
 
 class Saver:
-    """Saves and restores a run of `fit`."""
+    """Saves and restores a run of `fit`.
 
-    def __init__(self, checkpoints: Any, batch_size: int, samples: int):
-        from jaxnn.io import Checkpoints
+    Args:
+        checkpoints: An `nn.io.Checkpoints`, or the path of a folder.
+        epochs: The number of epochs of the run.
+        identity: `identity(epochs)`, what the run of a number of epochs depends on.
+        numbers: The names of the numbers in the history, for the store's `best`.
 
-        self._store = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints, every=SECONDS)
+    Raises:
+        ValueError: If the store's `best` names none of the numbers.
+    """
+
+    def __init__(self, checkpoints: Any, epochs: int, identity: Callable[[int], dict[str, Any]], numbers: list[str]):
+        self._store = stored(checkpoints, SECONDS)
+        self._store.check_metrics(numbers)
         self._within_epochs = checkpoints is not self._store or self._store.every > 0
-        self._run = {"batch_size": batch_size, "samples": samples}
+        self._epochs, self._identity = epochs, identity
         self._saved: tuple[int, int] | None = None
+
+    @property
+    def each_epoch(self) -> bool:
+        """Whether each epoch may be saved, so that no call of the program may go beyond the end of one."""
+        return self._store.keeps_best or not self._store.every
 
     def restored(self, start: TrainState) -> tuple[TrainState, History]:
         """Restore the last intact checkpoint; without one, return `start` and an empty history.
 
         Raises:
+            BlockingIOError: If another run uses the folder.
             ValueError: If the checkpoint is from another run.
         """
-        from jaxnn.io.leaves import MismatchError
+        self._store.claim()
+        try:
+            return self._restored(start)
+        except BaseException:
+            self._store.release()
+            raise
 
-        found = self._store.restore(start)
+    def _restored(self, start: TrainState) -> tuple[TrainState, History]:
+        found = read(self._store, start)
         if found is None:
             return start, History()
         train_state, info = found
+        epochs = info.get("epochs", self._epochs)
         if not np.array_equal(jax.random.key_data(train_state.key), jax.random.key_data(start.key)):
-            raise MismatchError(
-                f"the checkpoints in {self._store.folder} are from a run with another key: pass that key, or another folder"
-            )
-        if info["run"] != self._run:
-            raise MismatchError(
-                f"the checkpoints in {self._store.folder} are from a run with {info['run']}, and this run has {self._run}, so "
-                "its batches would differ: choose another folder"
-            )
+            raise of_another_run(self._store.folder, "a run with another key")
+        if differing := difference(info["run"], self._identity(epochs)):
+            error = of_another_run(self._store.folder, f"another run: {differing}")
+            raise type(error)(f"{error}; to go on from its weights on purpose, pass them as initial= with another folder")
         self._saved = self._step_and_epoch(train_state)
         return train_state, History(info["history"])
 
     def save_if_due(self, train_state: TrainState, history: History, epoch_ended: bool) -> None:
         """Save in the background if a save is due."""
-        if (epoch_ended or self._within_epochs) and self._store.due():
+        if (epoch_ended or self._within_epochs) and self._store.due(self._metrics(train_state, history)):
             self._save(train_state, history, wait=False)
 
     def save_last(self, train_state: TrainState, history: History) -> None:
         """Save unless the last checkpoint is up to date, and wait until it is written."""
         self._store.wait()
-        if self._saved != self._step_and_epoch(train_state) or self._store.steps()[-1:] != [int(train_state.step)]:
+        if not self._is_saved(train_state):
             self._save(train_state, history, wait=True)
 
+    def release(self) -> None:
+        """Let other runs use the folder."""
+        self._store.release()
+
+    def _is_saved(self, train_state: TrainState) -> bool:
+        with suppress(OSError):  # the folder is gone: the save says so
+            return self._saved == self._step_and_epoch(train_state) and self._store.steps()[-1:] == [int(train_state.step)]
+        return False
+
     def _save(self, train_state: TrainState, history: History, *, wait: bool) -> None:
-        rows = history.rows
-        last = rows[-1] if rows and int(train_state.position) == 0 else {}
-        metrics = {name: value for name, value in last.items() if isinstance(value, float) and name not in TIMES}
-        info = {"run": self._run, "history": rows}
-        self._store.save(int(train_state.step), train_state, info, metrics=metrics or None, wait=wait)
+        info = {"run": self._identity(self._epochs), "epochs": self._epochs, "history": history.rows}
+        self._store.save(int(train_state.step), train_state, info, metrics=self._metrics(train_state, history), wait=wait)
         self._saved = self._step_and_epoch(train_state)
+
+    @staticmethod
+    def _metrics(train_state: TrainState, history: History) -> dict[str, float] | None:
+        """The numbers of the epoch that has just ended, or None within an epoch."""
+        last = history.last if int(train_state.position) == 0 else {}
+        return {name: value for name, value in last.items() if isinstance(value, float) and name not in TIMES} or None
 
     @staticmethod
     def _step_and_epoch(train_state: TrainState) -> tuple[int, int]:
         return int(train_state.step), int(train_state.epoch)
+
+
+def stored(checkpoints: Any, seconds: float) -> Any:
+    """The `Checkpoints` that were given, or new ones for the folder that was given."""
+    from jaxnn.io import Checkpoints
+
+    return checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints, every=seconds)
+
+
+def read(store: Any, like: Any) -> Any:
+    """What the store restores; if the leaves are of other forms, the error says what to do."""
+    from jaxnn.io.leaves import MismatchError
+
+    try:
+        return store.restore(like)
+    except MismatchError as error:
+        raise MismatchError(f"{error}\n{TO_MEND}") from error
+
+
+def of_another_run(folder: Any, what: str) -> ValueError:
+    """The error about the checkpoints of another run."""
+    from jaxnn.io.leaves import MismatchError
+
+    return MismatchError(f"the checkpoints in {folder} are of {what}. {TO_MEND}")
+
+
+TO_MEND = "To continue it, give what it had; to begin another one, choose another folder"

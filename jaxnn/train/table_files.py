@@ -118,13 +118,19 @@ class _FileLog:
         self._path = Path(os.path.realpath(path))
         self._file: TextIO | None = None
         self._epoch = 0
-        _check_writable(name, self._path)
+        self._taken = False  # by another run
+        check_writable(name, self._path)
         self._read()
 
     def write(self, row: Mapping[str, Any]) -> None:
         row = _epoch_row(row)
+        again = row["epoch"] <= self._epoch  # a run from the start, or resumed
+        self._taken = not again and (self._taken or self._replaced())
+        if self._taken:
+            self.close()
+            raise OSError(f"another run has replaced {self._path}: give each run a file of its own")
         try:
-            if self._file is None or row["epoch"] <= self._epoch or not self._fits(row):
+            if self._file is None or again or not self._fits(row) or not self._path.exists():
                 self._rewrite(row)
             else:
                 self._file.write(self._line(row))
@@ -140,6 +146,14 @@ class _FileLog:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _replaced(self) -> bool:
+        """Whether the open file is no longer the one at the path."""
+        return (
+            self._file is not None
+            and self._path.exists()
+            and not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+        )
 
     def _rewrite(self, row: dict[str, Any]) -> None:
         self.close()
@@ -220,7 +234,7 @@ class _TensorBoardLog:
         self._folder = Path(folder)
         self._files: dict[str, FileIO] = {}
         self._epoch = 0
-        _check_writable(name, self._folder / "events")
+        check_writable(name, self._folder / "events")
 
     def write(self, row: Mapping[str, Any]) -> None:
         row = _epoch_row(row)
@@ -277,7 +291,7 @@ def _epoch_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _check_writable(name: str, path: Path) -> None:
+def check_writable(name: str, path: Path) -> None:
     """Raise an error before the run, not after an epoch, if a file cannot be written or replaced."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,13 @@
 """The command `train`, from the arguments to the printed scores and the picture."""
 
+import io
 import itertools
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -185,3 +187,72 @@ def test_defaults_reach_their_bar(run, argv, seeds, bar):
     scores = [float(re.search(r"test (?:accuracy|R²) ([\d.-]+)", out)[1]) for out in outputs]
     print(f"\n{argv}: mean {np.mean(scores):.4g} of {scores}")
     assert np.mean(scores) >= bar, scores
+
+
+# --- files, terminals and signals ---
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_without_the_characters(run, monkeypatch, encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    code, _ = run("--data", "diabetes", "--epochs", "1")
+    assert code == 0
+    stream.flush()
+    assert b"test R" in stream.buffer.getvalue()
+
+
+def test_an_output_that_nothing_reads(run, tmp_path, monkeypatch):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Broken())
+    code, _ = run("--data", "iris", "--epochs", "1")
+    assert code == 0 and (tmp_path / "jaxnn-run" / "training.png").exists()
+
+
+def test_a_picture_that_cannot_be_written_is_an_error_before_the_training(error, tmp_path):
+    (tmp_path / "folder" / "training.png").mkdir(parents=True)
+    assert re.search(r"--out cannot write folder.training\.png: Is a directory", error("--data", "iris", "--out", "folder"))
+
+
+def test_more_epochs_with_a_schedule_of_the_run(run, error):
+    argv = ("--data", "iris", "--checkpoint", "folder", "--resume", "--epochs")
+    run(*argv, "1")
+    code, out = run(*argv, "2")
+    assert code == 0 and "trained for 2 epochs" in out
+    message = error(*argv, "3", "--learning-rate", "9", output=True)
+    assert "schedule of 'learning_rate'[0] was 0.01" in message and "choose another folder" in message
+
+
+def interrupted(moments, *argv, started="epoch 1/"):
+    """The return code, and what was written, of a command that gets Ctrl-C after each pause, once it trains."""
+    command = [sys.executable, "-m", "jaxnn", "--data", "iris", "--epochs", "1000000", "--schedule", "constant", *argv]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        before = "".join(itertools.takewhile(lambda line: not line.startswith(started), process.stderr)) if started else ""
+        for moment in moments:
+            time.sleep(moment)
+            process.send_signal(signal.SIGINT)
+        out, after = process.communicate(timeout=120)
+    return process.returncode, out, before + after
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.1])
+def test_ctrl_c_twice_ends_at_once(tmp_path, pause):
+    code, out, err = interrupted([0.3, pause], "--batch-size", "1")
+    assert code == 130, err
+    assert "jaxnn: interrupted" in err or "interrupted after epoch" in out
+    assert "FATAL" not in err and "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+@pytest.mark.parametrize("moment", [0.05, 0.15, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0])
+def test_ctrl_c_while_importing_and_compiling(tmp_path, moment):
+    """Neither an abort, nor a signal's core, nor a module that is left half imported, nor a Ctrl-C that is lost."""
+    code, out, err = interrupted([moment], started="")
+    assert code in (130, -signal.SIGINT), (code, err)
+    assert "ImportError" not in err and "FATAL" not in err

@@ -171,6 +171,61 @@ def test_the_newest_checkpoint_is_the_one_written_last(tmp_path):
             store.restore(small(), step=30)
 
 
+def test_a_folder_that_is_renamed_or_swapped_keeps_its_step(tmp_path):
+    with Checkpoints(tmp_path, best="loss") as store:
+        for step in (10, 20):
+            store.save(step, small(step), {"step": step}, metrics={"loss": step / 10}, wait=True)
+    first, second = sorted(tmp_path.iterdir())
+    first.rename(tmp_path / "between")
+    second.rename(first)
+    (tmp_path / "between").rename(second)
+    for again in (store, Checkpoints(tmp_path, best="loss")):
+        assert again.steps() == [10, 20] and again.best() == 10
+        restored, info = again.restore(small())
+        assert_same(restored, small(20))
+        assert info == {"step": 20}
+        assert again.restore(small(), step=10)[1] == {"step": 10}
+    first.rename(tmp_path / "000077-step-99")
+    again = Checkpoints(tmp_path, best="loss")
+    assert again.steps() == [10, 20]
+    again.save(30, small(30), wait=True)
+    assert again.steps() == [10, 20, 30]
+
+
+def test_of_equal_metrics_the_first_is_the_best(tmp_path):
+    with Checkpoints(tmp_path, best="accuracy", keep=1, every=3600) as store:
+        for step in (1, 2, 3):
+            due = store.due({"accuracy": 0.5})
+            assert due == (step == 1)  # an equal one is no better
+            store.save(step, small(step), metrics={"accuracy": 0.5}, wait=True)
+        assert store.best() == 1 and store.steps() == [1, 3]
+        assert store.due({"accuracy": 0.75}) and not store.due({"accuracy": 0.25}) and not store.due()
+        assert Checkpoints(tmp_path, best="accuracy", every=3600).due()  # nothing saved by this one yet
+
+
+def test_saves_that_fail_one_after_another_are_reported_once(tmp_path, monkeypatch):
+    from jaxnn.io import storage
+
+    write, failing = storage.write, [True]
+
+    def full(*arguments):
+        if failing[0]:
+            raise OSError(28, "No space left on device")
+        return write(*arguments)
+
+    monkeypatch.setattr(storage, "write", full)
+    with Checkpoints(tmp_path) as store:
+        with pytest.warns(RuntimeWarning, match="step 1 could not be written.*No space left") as caught:
+            for step in (1, 2, 3):
+                store.save(step, small(), wait=True)
+        assert len(caught) == 1
+        failing[0] = False
+        store.save(4, small(), wait=True)
+        failing[0] = True
+        with pytest.warns(RuntimeWarning, match="step 5 could not be written"):
+            store.save(5, small(), wait=True)
+
+
 def test_a_save_is_due_after_some_time(tmp_path):
     store = Checkpoints(tmp_path, every=1000.0)
     assert store.due()

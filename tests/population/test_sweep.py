@@ -30,8 +30,8 @@ def network(units, rate=0.0, activation=nn.relu):
     return nn.serial(nn.dense(units), activation, nn.dropout(rate), nn.dense(2))
 
 
-def sweep(space, model=network, **options):
-    return nn.sweep(model, (X, Y), space, **{"epochs": 3, **COMMON, **options})
+def sweep(space, model=network, data=(X, Y), **options):
+    return nn.sweep(model, data, space, **{"epochs": 3, **COMMON, **options})
 
 
 def close(a, b, tolerance=2e-5):
@@ -386,8 +386,34 @@ def test_checkpoints_of_another_sweep_are_rejected(tmp_path):
     again = sweep({"learning_rate": [0.1]}, **options, checkpoints=tmp_path)
     np.testing.assert_array_equal(first.params["kernel"], again.params["kernel"])
     assert "0 programs" in again.note
-    with pytest.raises(ValueError, match="another key, space or seeds"):
-        sweep({"learning_rate": [0.2]}, **options, checkpoints=tmp_path)
+    other = [
+        ({"space": {"learning_rate": [0.2]}}, r"space\[0\] was {'learning_rate': 0.1}, and is {'learning_rate': 0.2} now"),
+        ({"data": (X, 1 - Y)}, "data '1' was int32"),
+        ({"loss": lambda p, y: 2 * nn.losses.cross_entropy(p, y)}, "loss, in structure 0 was cross_entropy, and is <lambda>"),
+        ({"optimizer": lambda learning_rate: optax.sgd(learning_rate * 1e-6)}, "optimizer, in structure 0 was sgd"),
+        ({"batch_size": 8}, "batch_size, in structure 0 was"),
+        ({"epochs": 2}, "(?s)does not match.*To continue it, give what it had; to begin another one, choose another folder"),
+        ({"callbacks": [nn.callbacks.ema(0.5)]}, "callbacks, in structure 0 had 0 entries, and has 1 now"),
+    ]
+    for changes, words in other:
+        changed = {"space": {"learning_rate": [0.1]}, **options, **changes}
+        with pytest.raises(ValueError, match=words):
+            sweep(changed.pop("space"), **changed, checkpoints=tmp_path)
+
+
+def test_searches_of_other_options_are_rejected(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+
+    def search(factor, folder):
+        space = {"learning_rate": [0.1, 0.2, 0.3, 0.4]}
+        options = {"loss": nn.losses.cross_entropy, "optimizer": optax.sgd, "epochs": 4, "key": jax.random.key(0)}
+        return nn.population.successive_halving(
+            nn.dense(2), (X, Y), space, factor=factor, **options, progress=False, checkpoints=folder
+        )
+
+    search(2, tmp_path)
+    with pytest.raises(ValueError, match="of another sweep: rungs had 3 entries, and has 2 now"):
+        search(4, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -509,3 +509,36 @@ def test_html():
     marked = {(row[0].text, cell.text) for row in body for cell in row if "background" in cell.get("style")}
     assert marked == {("20", "0.5"), ("1", "1")}
     assert "no epochs" in History()._repr_html_()
+
+
+# --- long runs ---
+
+
+def test_a_run_reads_no_more_of_its_history_the_longer_it_is(monkeypatch):
+    """Each epoch costs the same: the rows of the earlier ones are not read again."""
+    import jax
+    import optax
+
+    import jaxnn as nn
+
+    reads, rows = [], History.rows.fget
+    monkeypatch.setattr(History, "rows", property(lambda self: reads.append(1) or rows(self)))
+    x = np.ones((4, 1), np.float32)
+    watch = nn.callbacks.Callback("watch", on_row=lambda row: None)
+    options = {"loss": nn.losses.mse, "optimizer": optax.sgd(0.1), "key": jax.random.key(0), "progress": True}
+    result = nn.fit(nn.dense(1), (x, x), **options, epochs=300, callbacks=[watch])
+    assert len(reads) <= 1
+    assert result.history.last == result.history.rows[-1] and len(result.history["loss"]) == 300
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_epochs():
+    import jax
+    import optax
+
+    import jaxnn as nn
+
+    x = np.ones((4, 1), np.float32)
+    options = {"loss": nn.losses.mse, "optimizer": optax.sgd(0.1), "key": jax.random.key(0), "progress": False}
+    history = nn.fit(nn.dense(1), (x, x), **options, epochs=100_000).history
+    assert history["epoch"] == list(range(1, 100_001))

@@ -140,7 +140,7 @@ def test_checkpoints_of_another_run_are_rejected(tmp_path, compilations):
     fit(tmp_path)
     with pytest.raises(ValueError, match="another key"):
         fit(tmp_path, key=jax.random.key(1))
-    with pytest.raises(ValueError, match="'batch_size': 10"):
+    with pytest.raises(ValueError, match="batch_size was 10, and is 20 now"):
         fit(tmp_path, batch_size=20)
     with pytest.raises(ValueError, match="params/dense/kernel"):
         fit(tmp_path, model=nn.serial(nn.dense(9), nn.relu, nn.dropout(0.2), nn.dense(2)))
@@ -187,3 +187,86 @@ def test_a_failed_save_is_repeated(tmp_path, monkeypatch):
         result = fit(Checkpoints(tmp_path))
     assert len(result.history.rows) == 4
     assert Checkpoints(tmp_path).steps()[-1] == int(result.train_state.step)
+
+
+# --- what is saved, and to where ---
+
+
+VALIDATION = X[:40], (X[:40, 1] > 0).astype(np.int32)  # on which the network soon gets worse
+
+
+def test_the_best_epoch_of_a_fast_run_is_kept(tmp_path):
+    """However many epochs the machine makes per call."""
+    store = Checkpoints(tmp_path, keep=1, best="val_loss", every=3600)
+    history = fit(store, validation=VALIDATION, epochs=12, batch_size=50).history
+    losses = history["val_loss"]
+    assert 0 < np.argmin(losses) < 11  # neither the first nor the last
+    assert store.best() == history["step"][int(np.argmin(losses))]
+    assert store.steps() == [store.best(), history["step"][-1]]
+
+
+def test_each_epoch_is_saved_if_no_time_is_given(tmp_path):
+    store = Checkpoints(tmp_path, keep=100)
+    assert store.steps() == [] and fit(store, epochs=6, batch_size=50).history["step"] == store.steps()
+
+
+def test_a_best_metric_that_the_run_does_not_have(tmp_path, compilations):
+    fit(epochs=1)
+    before = compilations()
+    with pytest.raises(ValueError, match=r"best=\('val_loss', 'min'\) names a metric .*; the metrics are loss$"):
+        fit(Checkpoints(tmp_path, best="val_loss"), epochs=1)
+    assert compilations() == before
+
+
+def test_a_folder_that_disappears_loses_no_result(tmp_path):
+    store = Checkpoints(tmp_path / "folder")
+
+    def remove(row, train_state):
+        if row["epoch"] == 2:
+            store.wait()
+            shutil.rmtree(tmp_path / "folder")
+
+    with pytest.warns(RuntimeWarning, match="could not be written") as caught:
+        result = fit(store, callbacks=[nn.callbacks.Callback("remove", on_epoch=remove)])
+    assert len(caught) == 1 and result.stopped == "finished"
+    assert result.history.same_as(fit().history)
+
+
+def test_a_second_run_in_the_same_folder_is_told(tmp_path):
+    pytest.importorskip("fcntl")
+    told = []
+
+    def second(row, train_state):
+        with pytest.raises(BlockingIOError, match=r"another run is using the checkpoints in .*choose another folder"):
+            fit(tmp_path)
+        told.append(row["epoch"])
+
+    fit(tmp_path, epochs=1, callbacks=[nn.callbacks.Callback("second", on_epoch=second)])
+    assert told == [1]
+    assert len(fit(tmp_path, epochs=2).history.rows) == 2  # released at the end
+
+    def fail(history):
+        raise OSError("no such folder")
+
+    with pytest.raises(OSError, match="no such folder"):
+        fit(tmp_path, epochs=3, callbacks=[nn.callbacks.Callback("log", on_start=fail)])
+    assert len(fit(tmp_path, epochs=3).history.rows) == 3  # and after an error
+
+
+def test_a_second_process_in_the_same_folder_is_told(tmp_path):
+    pytest.importorskip("fcntl")
+    program = f"""if True:
+        import sys
+        from jaxnn.io import Checkpoints
+        try:
+            Checkpoints({str(tmp_path)!r}).claim()
+        except BlockingIOError as error:
+            print(error)
+    """
+    store = Checkpoints(tmp_path)
+    store.claim()
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    finally:
+        store.release()
+    assert f"another run is using the checkpoints in {tmp_path}" in done.stdout

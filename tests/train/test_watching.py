@@ -1,0 +1,149 @@
+"""What only watches a run ends no run: its errors are warnings, once each."""
+
+import io
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxnn as nn
+
+X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+
+
+def fit(**options):
+    defaults = {"loss": nn.losses.mse, "optimizer": optax.sgd(0.1), "epochs": 3, "key": jax.random.key(0)}
+    return nn.fit(nn.dense(1), (X, X[:, :1]), **{**defaults, **options})
+
+
+def sweep(**options):
+    return nn.sweep(
+        nn.dense(1), (X, X[:, :1]), {"learning_rate": [0.1]}, loss=nn.losses.mse, optimizer=optax.sgd, epochs=2,
+        key=jax.random.key(0), **options,
+    )  # fmt: skip
+
+
+class Stream:
+    """A stream with the least that a stream has."""
+
+    def write(self, text):
+        pass
+
+    def flush(self):
+        pass
+
+
+class Broken(Stream):
+    def isatty(self):
+        return False
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+class BrokenTerminal(Broken):
+    def isatty(self):
+        return True
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize(
+    ("stream", "fails"),
+    [(None, False), (Stream(), False), (Broken(), True), (BrokenTerminal(), True), (closed(), True)],
+    ids=["none", "without isatty", "closed pipe", "closed terminal", "closed"],
+)
+@pytest.mark.parametrize("train", [fit, sweep])
+def test_progress_needs_no_usable_stderr(train, stream, fails, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream)
+    if not fails:
+        train()
+        return
+    with pytest.warns(RuntimeWarning, match="^the display of progress failed, and the run continues") as caught:
+        result = train()
+    assert len(caught) <= 2  # of a sweep, the note at its end is another display
+    assert result is not None
+
+
+def test_an_encoding_without_the_characters(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.warns(RuntimeWarning, match="the display of progress failed.*UnicodeEncodeError"):
+        result = fit(metrics={"größe": nn.metrics.mae})
+    assert len(result.history["größe"]) == 3
+
+
+def test_a_callback_that_watches_fails_with_one_warning():
+    rows = []
+
+    def on_row(row):
+        rows.append(row)
+        raise OSError("no space left on device")
+
+    def on_end():
+        raise ValueError("nothing to plot")
+
+    watch = [nn.callbacks.Callback("log", on_row=on_row), nn.callbacks.Callback("picture", on_end=on_end)]
+    with pytest.warns(RuntimeWarning) as caught:
+        result = fit(callbacks=watch, progress=False)
+    assert [str(warning.message) for warning in caught] == [
+        "the callback 'log' failed, and the run continues: OSError: no space left on device",
+        "the callback 'picture' failed, and the run continues: ValueError: nothing to plot",
+    ]
+    assert len(rows) == len(result.history["loss"]) == 3
+    assert result.history.same_as(fit(progress=False).history)
+
+
+def test_an_error_of_on_epoch_ends_the_run():
+    def on_epoch(row, train_state):
+        raise LookupError("pruned")
+
+    with pytest.raises(LookupError, match="pruned"):
+        fit(callbacks=[nn.callbacks.Callback("prune", on_epoch=on_epoch)], progress=False)
+
+
+def test_a_log_that_another_run_replaces_is_left_to_it(tmp_path):
+    """The run that is still writing is told; the file has the rows of the run that began last."""
+    path = tmp_path / "log.csv"
+    first, second = nn.callbacks.csv_log(path), nn.callbacks.csv_log(path)
+    first.on_row({"epoch": 1, "loss": 1.0})
+    second.on_row({"epoch": 1, "loss": 2.0})
+    for epoch in (2, 3):
+        with pytest.raises(OSError, match=r"another run has replaced .*log\.csv: give each run a file of its own"):
+            first.on_row({"epoch": epoch, "loss": 1.0})
+        second.on_row({"epoch": epoch, "loss": 2.0})
+    assert path.read_text() == "epoch,loss\n1,2.0\n2,2.0\n3,2.0\n"
+    second.on_end()
+    first.on_row({"epoch": 1, "loss": 3.0})  # its next run
+    first.on_end()
+    assert path.read_text() == "epoch,loss\n1,3.0\n"
+
+
+def test_one_log_for_two_runs_one_after_the_other(tmp_path):
+    log = nn.callbacks.jsonl_log(tmp_path / "log.jsonl")
+    fit(callbacks=[log], progress=False)
+    second = fit(callbacks=[log], progress=False, optimizer=optax.sgd(0.2))
+    assert nn.History.from_jsonl(tmp_path / "log.jsonl").same_as(second.history)
+
+
+def test_a_removed_log_is_written_again(tmp_path):
+    log = nn.callbacks.csv_log(tmp_path / "log.csv")
+    log.on_row({"epoch": 1, "loss": 1.0})
+    (tmp_path / "log.csv").unlink()
+    log.on_row({"epoch": 2, "loss": 2.0})
+    log.on_end()
+    assert (tmp_path / "log.csv").read_text() == "epoch,loss\n2,2.0\n"
+
+
+def test_a_picture_is_checked_before_the_run(tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(OSError, match=r"plot cannot write .*folder\.png: Is a directory"):
+        nn.callbacks.plot(tmp_path / "folder.png").on_start(nn.History())
+    with pytest.raises(ValueError, match=r"plot writes an image file.*got .*history\.csv; the formats: .*png"):
+        nn.callbacks.plot(tmp_path / "history.csv").on_start(nn.History())

@@ -197,18 +197,8 @@ def optimizer_of(optimizer: Any, values: Mapping[str, Any]) -> Any:
 
 
 def loss_of(loss: Callable, values: Mapping[str, Any]) -> Callable:
-    """The loss with those hyperparameters bound that its signature names.
-
-    Raises:
-        TypeError: If it cannot be called as `loss(predictions, y)`.
-    """
+    """The loss with those hyperparameters bound that its signature names."""
     named = {name: value for name, value in values.items() if name in parameters_of(loss) and name not in LENGTHS}
-    if parameters := parameters_of(loss):
-        try:
-            inspect.Signature([*parameters.values()]).bind(None, None, **named)
-        except TypeError as error:
-            name = getattr(loss, "__name__", "the loss")
-            raise TypeError(f"a loss is called as loss(predictions, y), which {name} does not allow: {error}") from None
     return (lambda *arguments, **others: loss(*arguments, **named, **others)) if named else loss
 
 

@@ -303,7 +303,6 @@ CALLS = {
     "fit(batch_size=0)": "batch_size",
     "fit(batch_size='all')": "batch_size",
     "fit(accumulate=0)": "accumulate",
-    "fit(accumulate=99)": "accumulate",
     "fit(sam_radius=-1)": "sam_radius",
     "fit(loss='mse')": "loss",
     "fit(loss=None)": "loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxnn.core.checks import function
 from jaxnn.core.layer import Layer
 from jaxnn.functional._counted import weight_found
-from jaxnn.problem.hyperparameters import loss_of
+from jaxnn.problem.hyperparameters import loss_of, parameters_of
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,18 @@ def objective_of(loss: Any, values: Mapping[str, Any]) -> Objective:
     Args:
         loss: A loss `(predictions, y) -> scalar` or `-> (sum, weight)`, an `Objective`, or None for metrics without a loss.
         values: Hyperparameters by name; the loss is given those that its signature names.
+
+    Raises:
+        TypeError: If the loss cannot be called as `loss(predictions, y)`.
     """
     if isinstance(loss, Objective):
         return loss
+    if parameters := parameters_of(loss):
+        try:
+            inspect.Signature([p for name, p in parameters.items() if name not in values]).bind(None, None)
+        except TypeError as error:
+            name = getattr(loss, "__name__", "the loss")
+            raise TypeError(f"a loss is called as loss(predictions, y), which {name} does not allow: {error}") from None
     bound = _no_loss if loss is None else loss_of(loss, values)
 
     def supervised(model, params, state, batch, key):

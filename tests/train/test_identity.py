@@ -75,7 +75,7 @@ OTHER = {
         r"weights at the start\[1\] was",
     ),
     "accumulate": ({"accumulate": 2}, "accumulate was 1, and is 2 now"),
-    "sam_radius": ({"sam_radius": 0.05}, "sam_radius was 0.0, and is 0.05 now"),
+    "sam_radius": ({"sam_radius": 0.05}, "sam_radius was 0, and is 0.05 now"),
     "on_nonfinite": ({"on_nonfinite": "skip"}, "skip_nonfinite was False"),
     "augmentation": ({"augment": less_noise}, "augmentation was noise, and is less_noise now"),
     "no augmentation": ({"augment": None}, "augmentation was noise, and is None now"),

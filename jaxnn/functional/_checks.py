@@ -1,5 +1,7 @@
 """Checks shared by losses, metrics and initializers; an error states what was passed, what was expected and how to fix it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -10,6 +10,8 @@ staircase=True)`, decay at given steps `piecewise_constant_schedule`; `join_sche
 lower the rate when a loss stops improving, use the callback `callbacks.reduce_on_plateau`.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
 import itertools

@@ -1,5 +1,7 @@
 """Dtypes shared by the activations: what is converted, what is computed in float32, and what is refused."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from functools import wraps

@@ -1,5 +1,7 @@
 """Activations that act along an axis."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

@@ -1,5 +1,7 @@
 """Piecewise linear activations: rectifiers and the hard variants of smooth activations."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """Smooth and almost smooth activations: sigmoids, exponential units and their relatives."""
 
+from __future__ import annotations
+
 import math
 from functools import partial, reduce
 

@@ -1,5 +1,7 @@
 """The initializer: a function that draws an array and can describe its distribution."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """Initializers of matrices with dependent entries; they have no `describe`."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,7 @@
 """Initializers whose distribution does not depend on the shape."""
 
+from __future__ import annotations
+
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import check_number, known

@@ -1,5 +1,7 @@
 """Initializers scaled by the fans of a kernel, to preserve variances from layer to layer."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Shared by the losses: checks, the jitted reduction, and parts of formulas."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,5 +1,7 @@
 """Cross-entropies for single-label, binary and multi-label classification."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike

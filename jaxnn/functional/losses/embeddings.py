@@ -3,6 +3,8 @@
 A masked sample is not compared: it is neither an anchor nor a negative of the others.
 """
 
+from __future__ import annotations
+
 import functools
 
 import jax

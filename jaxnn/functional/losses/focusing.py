@@ -1,5 +1,7 @@
 """Variants of the cross-entropy that reweight easy, hard and mislabeled samples, or that give sparse probabilities."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike

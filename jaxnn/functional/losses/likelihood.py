@@ -1,5 +1,7 @@
 """Negative log-likelihoods of counts and of normal variables, and the Kullback-Leibler divergence."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike

@@ -1,5 +1,7 @@
 """Margin losses of two classes, whose score should be on the correct side of 0 by a margin."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike

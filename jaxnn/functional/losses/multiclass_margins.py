@@ -1,5 +1,7 @@
 """Margin losses of many classes: the score of the correct class should exceed the others by a margin."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike

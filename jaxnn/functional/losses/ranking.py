@@ -1,5 +1,7 @@
 """Losses of ranking, distance and similarity."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike

@@ -4,6 +4,8 @@ Predictions and targets are (batch, …, channels); the unreduced loss, the mask
 leave out single pixels, give them a logit of −∞ and the target 0: they then add nothing to any sum.
 """
 
+from __future__ import annotations
+
 import math
 
 import jax

@@ -1,5 +1,7 @@
 """Losses of sequences against shorter sequences with unknown alignment."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Accuracies and the confusion matrix."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

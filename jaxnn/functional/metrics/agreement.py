@@ -3,6 +3,8 @@
 These are 3C numbers, whereas the confusion matrix has C².
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 

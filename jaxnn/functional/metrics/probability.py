@@ -1,5 +1,7 @@
 """Metrics of predicted probabilities: log loss, perplexity and calibration error."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from functools import partial
 

@@ -7,6 +7,8 @@ A metric that depends on the order of all samples has no small totals. There are
   exact for the rounded scores; the docstrings bound its difference from that of the original scores.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 

@@ -1,5 +1,7 @@
 """Metrics of regression: errors, determination and correlation."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import jax

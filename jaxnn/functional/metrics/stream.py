@@ -1,5 +1,7 @@
 """The streaming metric and what all metrics share."""
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass

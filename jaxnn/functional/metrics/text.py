@@ -1,5 +1,7 @@
 """Metrics of generated text against references."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

@@ -259,6 +259,10 @@ def alibi(heads: int, query_positions: jax.Array, key_positions: jax.Array) -> j
     Returns:
         An array (heads, queries, keys) in the default float dtype.
 
+    Raises:
+        TypeError: If `heads` is not a whole number.
+        ValueError: If it is below 1.
+
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> nn.alibi(8, jnp.arange(3), jnp.arange(3))[0].tolist()

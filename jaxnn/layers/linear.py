@@ -241,5 +241,5 @@ class _AsMatrix:
         else:
             drawn = jax.vmap(lambda key: self._initializer(key, (n_in, n_out), dtype))(jax.random.split(key, copies))
         if drawn.shape != (copies, n_in, n_out):
-            return drawn  # an error in `draw`
+            return drawn[0]  # an error in `draw`
         return drawn.reshape(shape) if self._arrange is None else self._arrange(drawn)

@@ -283,7 +283,7 @@ def test_a_checkpoint_of_another_model_is_rejected(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"keep": 0}, "at least 1; got 0"),
+        ({"keep": 0}, "at least 1, got 0"),
         ({"best": "latency"}, "which way is better is not known for 'latency'"),
         ({"best": ("val_loss", "least")}, '"min" or "max"'),
     ],

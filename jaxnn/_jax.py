@@ -119,7 +119,7 @@ def is_tracer(x: Any) -> bool:
     """Whether x is traced, so that its value is unknown.
 
     Example:
-        >>> is_tracer(1.0), jax.jit(lambda x: is_tracer(x))(1.0).item()
+        >>> is_tracer(1.0), jax.jit(is_tracer)(1.0).item()
         (False, True)
     """
     return isinstance(x, jax.core.Tracer)

@@ -53,7 +53,7 @@ def write(folder: Path) -> None:
     for module in namespaces.values():  # functions that `jax.custom_jvp` and the like wrap
         vars(module).update({name: inspect.unwrap(vars(module)[name]) for name in module.__all__})
         for value in vars(module).values():  # the constructor of a named tuple cannot look up the names in its annotations
-            if isinstance(value, type) and issubclass(value, tuple):
+            if isinstance(value, type) and hasattr(value, "_fields"):
                 value.__new__.__annotations__ = typing.get_type_hints(value)
     pages: dict[str, Any] = {name: pdoc.doc.Module(module) for name, module in namespaces.items()}
     for name, page in pages.items():

@@ -30,7 +30,7 @@ class Block(NamedTuple):
     """The members that one program trains together.
 
     Attributes:
-        train_state: The train states. The key has an axis of seeds; step, epoch and position have replicated, as they are the
+        train_state: The train states. The key has an axis of seeds; step, epoch and position have none, as they are the
             same for all members; every other leaf has two leading axes, seeds and settings.
         epochs: The number of epochs that each member has finished, `(seeds, settings)`, int32.
         diverged: Whether the member's loss became non-finite, `(seeds, settings)`. Such a member keeps its train state from

@@ -256,7 +256,7 @@ def population_based_training(
         )
     whole("population_based_training", "interval", interval)
     if not 0 < share <= 0.5 or not factors or min(factors) <= 0:
-        raise ValueError(f"share must lie in (0, 0.5] and factors are above 0, got {share} and {factors}")
+        raise ValueError(f"share must lie in (0, 0.5], and factors must be above 0; got {share} and {factors}")
     [run] = task.runs
     with task.saver(checkpoints, interval=interval, share=share, factors=list(factors), monitor=monitor, mode=mode) as saver:
         ends = [*range(interval, epochs, interval), epochs]

@@ -1,4 +1,4 @@
-"""`sweep`: hyperparameters × seeds, trained in one program."""
+"""`sweep`: hyperparameters × seeds, trained together, many networks per program."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMOOTHING, DIVERGED = 0.9, 4.0
-NOISY = 0.1  # the share of the steps at whose start the moving average still follows single batches
+NOISY = 0.1  # the share of the steps in which the moving average still follows single batches
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def _read(rates: np.ndarray, losses: np.ndarray) -> LearningRates:
     minimum = start + int(np.argmin(smoothed[start:end])) if end > start else start
     if minimum - start < 2:
         raise ValueError(
-            f"expected a loss that falls as the learning rate grows from {rates[0]:.3g}, but the smoothed loss is lowest at "
-            f"{rates[min(minimum, end - 1)]:.3g}, at the start of the range: lower `low`"
+            f"expected a loss that falls as the learning rate grows from {rates[0]:.3g}, got one that rises from "
+            f"{rates[start]:.3g} on or earlier: lower `low`"
         )
     slope = np.gradient(smoothed[start : minimum + 1], np.log(rates[start : minimum + 1]))
     return LearningRates(rates[:end], losses[:end], smoothed[:end], float(rates[start + int(np.argmin(slope))]))

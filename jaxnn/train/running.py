@@ -101,9 +101,8 @@ class Run:
                 if callback.on_row:
                     with self._watching(f"the callback {callback.name!r}"):
                         callback.on_row(row)
-        stop = [
-            c.on_epoch(row, self.train_state) for row in rows for c in self._callbacks if c.on_epoch
-        ]  # no short circuit: every callback is called
+        # A list, not a generator: `any` must not skip a callback.
+        stop = [c.on_epoch(row, self.train_state) for row in rows for c in self._callbacks if c.on_epoch]
         return any(stop)
 
     def _calls(self) -> Iterator[tuple[int, list[dict]]]:

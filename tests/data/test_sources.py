@@ -258,7 +258,7 @@ def test_unknown_names_suggest_near_names(name, words):
         load(name)
 
 
-def test_missing_scikit_learn_error_names_the_extra(monkeypatch):
+def test_missing_scikit_learn_error_names_the_package(monkeypatch):
     real_import = builtins.__import__
 
     def without_sklearn(name, *rest, **named):
@@ -268,5 +268,5 @@ def test_missing_scikit_learn_error_names_the_extra(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_sklearn)
     for name in NAMES[:-1]:
-        with pytest.raises(ImportError, match=r"pip install scikit-learn"):
+        with pytest.raises(ImportError, match="pip install scikit-learn"):
             load(name)

@@ -54,7 +54,9 @@ def slope(function):
 def test_value_and_derivative_in_float64(name, x64):
     function, formula, derivative, _ = NOTES[name]
     np.testing.assert_allclose(function(X), formula(X), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(slope(function)(jnp.asarray(X)), derivative(X), rtol=1e-12, atol=4e-15)
+    # The slope of tanh is 1 − tanh², which has the rounding errors of numbers near 1 (measured: 5 ε).
+    atol = 8 * np.finfo(float).eps if name == "tanh" else 1e-15
+    np.testing.assert_allclose(slope(function)(jnp.asarray(X)), derivative(X), rtol=1e-12, atol=atol)
 
 
 @pytest.mark.parametrize("name", NOTES)

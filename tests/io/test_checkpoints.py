@@ -310,9 +310,9 @@ def test_what_cannot_be_saved(tmp_path):
         Checkpoints(tmp_path).best()
 
 
-def test_without_orbax_the_error_names_the_extra(tmp_path, monkeypatch):
+def test_without_orbax_the_error_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install orbax-checkpoint"):
+    with pytest.raises(ImportError, match="pip install orbax-checkpoint"):
         Checkpoints(tmp_path)
 
 

@@ -138,8 +138,8 @@ def test_what_cannot_be_saved(leaf, words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_safetensors_the_error_names_the_extra(tmp_path, monkeypatch):
+def test_without_safetensors_the_error_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
     for call in (lambda: save(tmp_path / "a", {}), lambda: load(tmp_path / "a")):
-        with pytest.raises(ImportError, match=r"pip install safetensors"):
+        with pytest.raises(ImportError, match="pip install safetensors"):
             call()

@@ -154,12 +154,12 @@ def test_a_stack_applied_to_a_sequence_in_parts_equals_one_pass(kind):
     params, state = model.init(KEY, x)
     whole, last = model.apply(params, state, x)
     stateless = nn.serial(kind(4), kind(3))(params, x)
-    np.testing.assert_allclose(stateless, whole, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(stateless, whole, rtol=1e-6, atol=1e-8)
     first, state = model.apply(params, state, x[:, :2])
     rest, state = model.apply(params, state, x[:, 2:])
     np.testing.assert_allclose(jnp.concatenate([first, rest], 1), whole, rtol=1e-5, atol=1e-6)
     carry, y = nn.carried(model)(params, (None, x))
-    np.testing.assert_allclose(y, whole, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(y, whole, rtol=1e-6, atol=1e-8)
     for ours, theirs in zip(jax.tree.leaves((carry, state)), jax.tree.leaves((last, last)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="stateful"):

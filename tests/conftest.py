@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import jax
@@ -36,6 +36,21 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")  # a killed run's
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark all cases of a test `slow` except the n that `@pytest.mark.sample(n)` asks for, evenly spread."""
+    cases = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases[item.path, item.originalname].append(item)
+    for every in cases.values():
+        (n,) = every[0].get_closest_marker("sample").args
+        kept = {i * len(every) // n for i in range(n)}
+        for i, item in enumerate(every):
+            if i not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish():

@@ -151,6 +151,7 @@ def test_sizes_with_the_same_last_batch_share_a_program(traced):
     assert len(traced) == 4
 
 
+@pytest.mark.slow
 def test_a_grid_search_over_folds_takes_two_programs(traced):
     order = np.random.default_rng(0).permutation(24)[:22]
     for rate in (0.01, 0.1, 1.0):
@@ -162,6 +163,7 @@ def test_a_grid_search_over_folds_takes_two_programs(traced):
     assert len(traced) == 2
 
 
+@pytest.mark.slow
 def test_sweeps_of_other_sizes_and_epochs_share_programs(traced):
     def run(n, epochs):
         rates = {"learning_rate": [0.1, 0.2]}
@@ -232,6 +234,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("loss", CHANGES, ids=lambda loss: loss.__name__)
 def test_no_program_is_behind_what_a_loss_reads(loss):
     model = network()

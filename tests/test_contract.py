@@ -415,6 +415,7 @@ def test_setup_promises_what_apply_returns(entry):
     same_form(after, state)
 
 
+@pytest.mark.sample(8)
 @compiled
 def test_abstract_init_tells_the_truth(entry):
     model, params, state = made(entry)
@@ -422,6 +423,7 @@ def test_abstract_init_tells_the_truth(entry):
     same_form(tuple(promised), (params, state))
 
 
+@pytest.mark.sample(5)
 @compiled
 def test_init_is_a_pure_function_of_its_key(entry):
     model, *drawn = made(entry)
@@ -433,6 +435,7 @@ def test_init_is_a_pure_function_of_its_key(entry):
         close(jax.tree.map(lambda a, i=i: a[i], together), alone, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.sample(8)
 @compiled
 def test_apply_always_returns_a_pair_and_keeps_the_state_structure(entry):
     model, params, state = made(entry)
@@ -443,6 +446,7 @@ def test_apply_always_returns_a_pair_and_keeps_the_state_structure(entry):
         same_form(out[1], state)
 
 
+@pytest.mark.sample(10)
 @compiled
 @pytest.mark.parametrize("training", [False, True])
 def test_jit_gives_the_same(entry, training):
@@ -452,6 +456,7 @@ def test_jit_gives_the_same(entry, training):
     close(run(entry, model, params, state, entry.x, training), op_by_op)
 
 
+@pytest.mark.sample(8)
 @compiled
 def test_gradients_exist_and_are_finite(entry):
     model, params, state = made(entry)
@@ -462,6 +467,7 @@ def test_gradients_exist_and_are_finite(entry):
         assert any(bool((g != 0).any()) for g in jax.tree.leaves(gradients))
 
 
+@pytest.mark.sample(6)
 @compiled
 def test_forward_mode_agrees_with_reverse_mode(entry):
     model, params, state = made(entry)
@@ -477,6 +483,7 @@ def test_forward_mode_agrees_with_reverse_mode(entry):
     np.testing.assert_allclose(*both(params), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.sample(5)
 @compiled
 def test_vmap_over_networks_equals_one_at_a_time(entry):
     model = entry.make()
@@ -488,6 +495,7 @@ def test_vmap_over_networks_equals_one_at_a_time(entry):
         close(jax.tree.map(lambda a, i=i: a[i], together), one, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sample(6)
 @compiled
 def test_scan_over_steps_equals_a_loop(entry):
     model, params, state = made(entry)
@@ -506,6 +514,7 @@ def test_scan_over_steps_equals_a_loop(entry):
     close(last, state, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sample(6)
 @compiled
 def test_bfloat16_policy_takes_the_whole_model(entry):
     model = nn.dtype_policy(entry.make(), dtype=jnp.bfloat16)
@@ -527,6 +536,7 @@ def test_a_second_call_does_not_trace_again(entry):
     jitted.trace(params, after, entry.x)
 
 
+@pytest.mark.sample(30)
 @every
 def test_no_tracer_leaks(entry):
     model, params, state = abstract(entry)

@@ -199,6 +199,7 @@ def test_defaults_reach_their_bar(run, argv, seeds, bar):
 # --- files, terminals and signals ---
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_terminal_without_the_characters(run, monkeypatch, encoding):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
@@ -224,6 +225,7 @@ def test_a_picture_that_cannot_be_written_is_an_error_before_the_training(error,
     assert re.search(r"--out cannot write folder.training\.png: Is a directory", error("--data", "iris", "--out", "folder"))
 
 
+@pytest.mark.slow
 def test_more_epochs_with_a_schedule_of_the_run(run, error):
     argv = ("--data", "iris", "--checkpoint", "folder", "--resume", "--epochs")
     run(*argv, "1")

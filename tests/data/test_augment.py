@@ -49,6 +49,7 @@ def which(results, candidates):
     return same.argmax(1)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("augment", [MOVING["vertical"], MOVING["reflect"], MOVING["cutmix"], mixup(0.4, 3)])
 def test_vmap_over_keys_equals_a_scan(augment):
     def both(keys, batch):
@@ -63,6 +64,7 @@ def test_vmap_over_keys_equals_a_scan(augment):
     assert not np.array_equal(scan[0][1], scan[0][0])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", MOVING)
 def test_pixels_only_move(name):
     """Any map of pixel values with f(0) = 0 commutes with the augmentation, in every dtype, with NaN and ∞."""
@@ -77,6 +79,7 @@ def test_pixels_only_move(name):
         np.testing.assert_array_equal(np.asarray(result, np.float32), table[np.asarray(moved, int)].astype(np.float32))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("axis", "number"), [("horizontal", 2), ("vertical", 1)])
 def test_flip(axis, number):
     mirrored = np.flip(PIXELS, number)

@@ -94,6 +94,7 @@ def derivatives():
         return jax.device_get(run({dtype: _points(dtype) for dtype in DTYPES}))
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", FORMULAS)
 def test_value_and_slope_over_the_whole_range(name, derivatives):
     with mp.workprec(PRECISION):
@@ -101,6 +102,7 @@ def test_value_and_slope_over_the_whole_range(name, derivatives):
             _check(name, dtype, _points(dtype), FORMULAS[name], derivatives[name, dtype])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_kinks_have_finite_derivatives(dtype, x64):
     x = jnp.array([0.0, -1.0, 1.0, 0.5, -0.5, 3.0, -3.0, 6.0], dtype)
@@ -112,6 +114,7 @@ def test_kinks_have_finite_derivatives(dtype, x64):
     assert jnp.isfinite(jax.jit(all_of)(x)).all()
 
 
+@pytest.mark.slow
 def test_other_domains(x64):
     with mp.workprec(PRECISION):
         for dtype in DTYPES:

@@ -74,6 +74,7 @@ def test_slope_at_the_kink(name):
     assert jax.grad(function)(0.0) == jnp.float32(at_zero)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", NOTES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_large_inputs_are_finite_and_the_dtype_is_kept(name, dtype):
@@ -248,6 +249,7 @@ def test_softmax_and_related_functions_against_torch():
     assert activations.log_softmax(many)[0] == jnp.bfloat16(-np.log(1000))  # summed in float32
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("axis", [0, -1])
 def test_sparsemax_is_the_projection_onto_the_simplex(axis):
     rng = np.random.default_rng(0)

@@ -67,6 +67,7 @@ def parts(p, t, cuts=CUTS):
     return list(zip(np.split(p, cuts), np.split(t, cuts), strict=True))
 
 
+@pytest.mark.sample(4)
 @each
 def test_one_pass_and_unequal_batches(name):
     metric, p, t, reference = CASES[name]

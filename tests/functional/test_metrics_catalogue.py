@@ -143,6 +143,7 @@ def test_all_paths_equal_scikit_learn(group):
     check(group, 3e-6)
 
 
+@pytest.mark.sample(2)
 @each
 def test_in_float64(group, x64):
     check(group, 1e-12, values_by_calls)

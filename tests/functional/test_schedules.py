@@ -59,12 +59,14 @@ CASES = {
 each = pytest.mark.parametrize("name", CASES)
 
 
+@pytest.mark.sample(4)
 @each
 def test_formula_in_float64(name, x64):
     schedule, expected = CASES[name]
     np.testing.assert_allclose(schedule(jnp.asarray(STEPS)), expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.sample(4)
 @each
 def test_formula_in_float32_and_traced(name):
     schedule, expected = CASES[name]
@@ -146,6 +148,7 @@ TORCH_CASES = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", TORCH_CASES)
 def test_against_torch(name):
     schedule, make = TORCH_CASES[name]
@@ -202,6 +205,7 @@ def test_all_schedules_of_optax_are_exported():
     assert all(getattr(schedules, name) is getattr(optax.schedules, name) for name in same)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["restarts", "cycles", "halved cycles", "epochs", "staircase"])
 def test_boundaries_of_all_lengths_at_early_and_late_steps(name):
     """Eager and jitted, with lengths that are constants of the program and traced ones."""

@@ -80,6 +80,7 @@ CASES = {
 }
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("layer, shape, peer", CASES.values(), ids=CASES)
 def test_against_pytorch(layer, shape, peer, equals_pytorch):
     equals_pytorch(layer, shape, peer)

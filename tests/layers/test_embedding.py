@@ -50,6 +50,7 @@ def test_sinusoidal_positions_are_the_papers(d):
     np.testing.assert_allclose(y, np.where(i % 2, np.cos(angle), np.sin(angle)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("make", [lambda s: nn.learned_positions(7, stateful=s), lambda s: nn.sinusoidal_positions(stateful=s)])
 def test_positions_of_a_sequence_in_parts_equal_one_pass(make):
     x = jnp.asarray(random(2, 7, 4))

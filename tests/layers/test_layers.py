@@ -135,6 +135,7 @@ def loop(kind, params, x, mask=None):
     return np.stack(outputs, axis=1), h
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", [nn.rnn, nn.lstm, nn.gru], ids=["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
 def test_recurrences_are_their_formulas(kind, masked):

@@ -81,6 +81,7 @@ def test_einsum_is_numpys(equation, sizes):
     np.testing.assert_allclose(layer(params, x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("equation", "sizes"),
     [
@@ -116,6 +117,7 @@ def test_structured_kernels_of_einsum_are_the_matrix_of_the_equation(equation, s
         assert ((matrix == 0).sum(0) == -(-len(matrix) // 2)).all()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("layer", [nn.dense(5), nn.conv(5, 3)], ids=["dense", "conv"])
 def test_lora_adds_a_product_of_low_rank_and_merges(layer):
     x = random(2, 6, 4)

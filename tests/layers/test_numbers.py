@@ -112,6 +112,7 @@ def test_norms_of_any_order_at_any_scale(p):
         np.testing.assert_allclose(pooled({}, {}, np.float32(x * scale))[0] / scale, expected, rtol=1e-5)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("wrap", [nn.weight_norm, nn.spectral_norm, nn.weight_standardization], ids=lambda w: w.__name__)
 def test_reparametrized_kernels_of_zeros(wrap):
     layer, x = wrap(nn.dense(4)), jnp.ones((2, 3))
@@ -149,6 +150,7 @@ WINDOWS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", WINDOWS)
 def test_infinities_stay_in_their_windows(name):
     x, apply = jnp.arange(1.0, 10).reshape(1, 9, 1), jax.jit(lambda x: WINDOWS[name]({}, x).ravel())

@@ -115,6 +115,7 @@ CASES = {
 }
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("layer, shape, peer", CASES.values(), ids=CASES)
 def test_against_pytorch(layer, shape, peer, equals_pytorch):
     equals_pytorch(layer, shape, functional(*peer) if isinstance(peer, tuple) else peer)

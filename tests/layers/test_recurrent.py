@@ -101,6 +101,7 @@ KINDS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_recurrences_are_their_formulas_also_for_sequences_in_parts(kind):
     x, mask = random(3, 6, 2), np.arange(6)[None] < np.array([[4], [6], [1]])

@@ -71,6 +71,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts_and_output_shapes(name):
     model, x, shape, parameters = PUBLISHED[name]
@@ -151,6 +152,7 @@ def test_the_table_has_every_model():
 QUICK = ("mlp", "cnn", "rnn", "vae", "lenet5", "autoencoder", "vit", "gpt2", "unet")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TINY])
 def test_one_step_reaches_every_parameter(name):
     make, x = TINY[name]

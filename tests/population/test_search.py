@@ -353,6 +353,7 @@ def test_predict_members_matches_predict_for_each_member(classifiers):
         population.predict_members(classifiers, X, members=[8])
 
 
+@pytest.mark.slow
 def test_ensembles_against_numpy(classifiers):
     logits = population.predict_members(classifiers, X)
     z = np.asarray(logits, np.float64)
@@ -393,6 +394,7 @@ def test_a_soup_is_the_weighted_mean(classifiers):
     close(population.soup(params)["dense"]["kernel"], params["dense"]["kernel"].mean(0))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("resample", [population.cross_validation, population.bootstrap])
 def test_resampling_continues_from_checkpoints(resample, tmp_path, monkeypatch):
     pytest.importorskip("orbax.checkpoint")

@@ -404,6 +404,7 @@ def test_checkpoints_of_another_sweep_are_rejected(tmp_path):
             sweep(changed.pop("space"), **changed, checkpoints=tmp_path)
 
 
+@pytest.mark.slow
 def test_searches_of_other_options_are_rejected(tmp_path):
     pytest.importorskip("orbax.checkpoint")
 

@@ -12,11 +12,13 @@ from scipy import stats
 
 from jaxnn.problem.batches import _sides, leading_size, over_batches, padded, padded_size, shuffled, with_rows
 
+ORDER = jax.jit(shuffled, static_argnums=(1, 2))
+
 
 @settings(max_examples=12)
 @given(st.integers(1, 3000), st.integers(0, 2**31))
 def test_orders_are_permutations(n, seed):
-    np.testing.assert_array_equal(np.sort(shuffled(jax.random.key(seed), n)), np.arange(n))
+    np.testing.assert_array_equal(np.sort(ORDER(jax.random.key(seed), n)), np.arange(n))
 
 
 @pytest.mark.slow
@@ -70,7 +72,7 @@ def test_a_traced_number_of_samples_gives_the_same_order():
     for size, numbers in {4: (1, 2, 3, 4), 256: (7, 255, 256), 1024: (257, 1000, 1024)}.items():
         for n in numbers:
             key = jax.random.key(n)
-            np.testing.assert_array_equal(traced(key, jnp.int32(n), size)[:n], shuffled(key, n))
+            np.testing.assert_array_equal(traced(key, jnp.int32(n), size)[:n], ORDER(key, n))
 
 
 @settings(max_examples=50)
@@ -102,14 +104,14 @@ def test_large_orders_are_statistically_random():
 @given(st.integers(1, 40), st.integers(1, 45), st.booleans())
 def test_batches_cover_the_data_in_order(n, batch_size, shuffle):
     data = jnp.arange(n), jnp.arange(float(n))[:, None]
-    order = shuffled(jax.random.key(n), n) if shuffle else None
+    order = ORDER(jax.random.key(n), n) if shuffle else None
 
     def step(carry, batch):
         index, value = batch
         assert index.shape[0] in {batch_size, n % batch_size}
         return carry + value.sum(), index
 
-    total, seen = over_batches(step, jnp.zeros(()), data, batch_size, order)
+    total, seen = jax.jit(lambda data: over_batches(step, jnp.zeros(()), data, batch_size, order))(data)
     assert total == n * (n - 1) / 2
     np.testing.assert_array_equal(seen, np.arange(n) if order is None else order)
 
@@ -118,7 +120,7 @@ def test_batches_cover_the_data_in_order(n, batch_size, shuffle):
 @given(st.integers(1, 40), st.integers(1, 45), st.booleans())
 def test_padded_data_have_the_same_batches(n, batch_size, shuffle):
     data = jnp.arange(n), jnp.arange(float(n))[:, None]
-    order = shuffled(jax.random.key(n), n) if shuffle else None
+    order = ORDER(jax.random.key(n), n) if shuffle else None
     seen = []
 
     def step(carry, batch):
@@ -126,10 +128,10 @@ def test_padded_data_have_the_same_batches(n, batch_size, shuffle):
         seen.append(index.shape[0])
         return carry * 31 % 7919 + (index * jnp.arange(1, len(index) + 1)).sum() + value.sum().astype(int), index
 
-    expected, _ = over_batches(step, jnp.zeros((), int), data, batch_size, order)
+    run = jax.jit(lambda data: over_batches(step, jnp.zeros((), int), data, batch_size, order)[0])
+    expected = run(data)
     assert set(seen) == {min(n, batch_size), n % batch_size} - {0}
-    total, _ = over_batches(step, jnp.zeros((), int), padded(data, batch_size), batch_size, order)
-    assert total == expected
+    assert run(padded(data, batch_size)) == expected
 
 
 def test_sizes_are_padded_to_few():

@@ -227,6 +227,7 @@ def token_loss(params):
     return -np.take_along_axis(logits, CLASSES[..., None], -1)[..., 0][MASK].mean()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("loss", TOKEN_LOSSES)
 def test_means_over_batches_count_what_a_masked_loss_counts(loss):
     model, data = nn.dense(3), (TOKENS, (CLASSES, MASK))

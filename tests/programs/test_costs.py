@@ -125,6 +125,7 @@ def test_every_model_is_counted_here():
 QUICK = ("cnn", "rnn", "gru", "vae", "lenet5", "autoencoder", "convolutions", "gpt2", "mlp_mixer")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*MODELS, *OTHERS)]
 )

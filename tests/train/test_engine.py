@@ -83,6 +83,7 @@ def loop(epochs, batches=batches):
     return state
 
 
+@pytest.mark.slow
 def test_every_kind_of_stream_matches_a_loop_over_steps():
     expected = loop(3)
     result = fit(data=batches)

@@ -91,6 +91,7 @@ OTHER = {
 }
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("what", OTHER)
 def test_another_run_is_refused(what, saved):
     changes, words = OTHER[what]
@@ -114,6 +115,7 @@ def test_what_may_change(saved, tmp_path):
     assert fit(folder, epochs=3).history.same_as(fit(epochs=3).history)
 
 
+@pytest.mark.slow
 def test_a_given_learning_rate_and_a_schedule(tmp_path):
     def run(rate, **changes):
         return fit(tmp_path, optimizer=optax.sgd, hyperparameters={"learning_rate": rate}, callbacks=[], **changes)
@@ -139,6 +141,7 @@ def test_another_learning_rate_on_purpose_is_a_new_run(tmp_path):
     np.testing.assert_allclose(second.history["learning_rate"], 0.01)
 
 
+@pytest.mark.slow
 def test_batches_are_told_apart_by_dtype_alone(tmp_path):
     def batches(epoch):
         lengths = RNG.integers(2, 9, 3)  # other lengths in each run

@@ -196,6 +196,7 @@ def test_a_failed_save_is_repeated(tmp_path, monkeypatch):
 VALIDATION = X[:40], (X[:40, 1] > 0).astype(np.int32)  # on which the network soon gets worse
 
 
+@pytest.mark.slow
 def test_the_best_epoch_of_a_fast_run_is_kept(tmp_path):
     """However many epochs the machine makes per call."""
     store = Checkpoints(tmp_path, keep=1, best="val_loss", every=3600)
@@ -233,6 +234,7 @@ def test_a_folder_that_disappears_loses_no_result(tmp_path):
     assert result.history.same_as(fit().history)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_told(tmp_path):
     pytest.importorskip("fcntl")
     told = []

@@ -59,6 +59,7 @@ def test_a_guard_of_transfers_does_not_refuse_those_of_a_run():
     assert guarded.history.same_as(whole.history)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_that_was_forked_after_jax_had_started_says_so():
     program = """if True:

@@ -75,6 +75,7 @@ def test_the_container_of_the_data_changes_no_run(tmp_path):
         close(result.params, jax.tree.map(np.asarray, plain().params))
 
 
+@pytest.mark.slow
 def test_every_entry_point_takes_them_by_position(tmp_path):
     options = {"loss": nn.losses.mse, "optimizer": optax.sgd(0.1), "epochs": 1, "key": KEY, "progress": False}
     population = nn.population

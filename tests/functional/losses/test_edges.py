@@ -165,6 +165,7 @@ def test_ctc_with_padding_against_torch():
 # Invalid targets
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("loss", "predictions", "targets"),
     [

@@ -130,6 +130,7 @@ def array(x, dtype=None):
     return jnp.asarray(x) if dtype is None or x.dtype.kind == "i" else jnp.asarray(x, dtype)
 
 
+@pytest.mark.sample(4)
 @each_case
 def test_value_and_derivative_in_float64(case, x64):
     loss, p, t, formula, derivative = CASES[case]
@@ -142,6 +143,7 @@ def test_value_and_derivative_in_float64(case, x64):
     np.testing.assert_allclose(slope, derivative(np.asarray(p), np.asarray(t)), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.sample(8)
 @each_case
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 2e-5), ("bfloat16", 2e-5), ("float16", 2e-5)])
 def test_narrow_types_only_round_the_inputs(case, dtype, rtol):
@@ -154,6 +156,7 @@ def test_narrow_types_only_round_the_inputs(case, dtype, rtol):
     assert jax.grad(loss)(p, t).dtype == p.dtype
 
 
+@pytest.mark.sample(4)
 @each_case
 def test_transformations_agree(case):
     loss, p, t, *_ = CASES[case]
@@ -164,6 +167,7 @@ def test_transformations_agree(case):
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(p, t), jax.grad(loss)(p, t), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.sample(4)
 @each_case
 def test_mask_is_a_slice_and_masked_nan_has_no_effect(case):
     loss, p, t, *_ = CASES[case]
@@ -312,6 +316,7 @@ def test_small_binary_cross_entropies_are_accurate():
     np.testing.assert_allclose(chance()(1e-9, 0), 1e-9, rtol=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("targets", [np.array([1]), np.array([[0.0, 1.0, 0.0]])])
 def test_probability_zero(dtype, targets):

@@ -45,13 +45,14 @@ def _arguments(name):
 
 
 def _value_and_slope(name, first, *rest, **options):
-    return jax.value_and_grad(lambda first: getattr(losses, name)(first, *rest, **options))(first)
+    return jax.jit(jax.value_and_grad(lambda first: getattr(losses, name)(first, *rest, **options)))(first)
 
 
 def test_every_loss_is_here():
     assert set(ARGUMENTS) == set(losses.__all__)
 
 
+@pytest.mark.sample(12)
 @each
 def test_empty_batch(name):
     value, slope = _value_and_slope(name, *(a[:0] for a in _arguments(name)))
@@ -61,6 +62,7 @@ def test_empty_batch(name):
 INFINITE = ("cross_entropy", "focal", "binary_cross_entropy", "ctc", "info_nce", "mse")
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize(("name", "bad"), [(n, np.nan) for n in ARGUMENTS] + [(n, -np.inf) for n in INFINITE])
 def test_a_sample_of_weight_0_is_absent(name, bad):
     """As the batch without the sample; its value and gradient do not become 0 · NaN."""
@@ -91,6 +93,7 @@ def test_an_overflow_of_weight_0_is_absent():
 # Excluded classes
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", [*CLASSWISE, *LABELWISE, "kl_divergence", "multilabel_soft_margin", "multilabel_margin"])
 @pytest.mark.parametrize("kind", ["labels", "one-hot", "soft"])
 def test_excluded_classes_count_as_if_they_were_not_there(name, kind):
@@ -115,6 +118,7 @@ def test_excluded_classes_count_as_if_they_were_not_there(name, kind):
     np.testing.assert_allclose(change, share * np.sum(expected_slope * SCORES[:, 1:]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "name", ["binary_cross_entropy", "binary_focal", "binary_sparsemax", "soft_margin", "hinge", "perceptron"]
 )
@@ -138,6 +142,7 @@ def test_a_traced_label_smoothing_of_0_is_none(name):
 # Second derivatives
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["huber", "log_cosh", "smooth_l1", "mse", "sparsemax", "focal", "binary_sparsemax"])
 def test_second_derivatives_against_differences(name, x64):
     first, *rest = (jnp.asarray(a, None if np.issubdtype(a.dtype, np.integer) else jnp.float64) for a in ARGUMENTS[name])
@@ -290,6 +295,7 @@ def test_class_weights_against_torch(smoothing, kind):
         np.testing.assert_allclose(pull(jnp.ones_like(value))[0], x.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "generalized_cross_entropy", "poly_cross_entropy"])
 def test_class_weights_are_the_weights_of_the_labels(name):
     loss, of_class = getattr(losses, name), jnp.array([1.0, 2.0, 0.5, 3.0])

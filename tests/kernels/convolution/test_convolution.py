@@ -150,6 +150,7 @@ def test_kernel_gradients_of_depthwise_convolutions(large, monkeypatch, x64):
         assert_close(*gradients)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", CASES)
 def test_float32_and_eager(name):
     # Each output sums at most 60 products of numbers near 1: rounding is near 60 · 2⁻²⁴ ≈ 4e-6.
@@ -280,6 +281,7 @@ def test_abstract_evaluation_and_export_with_a_symbolic_batch(name):
     jax.export.export(curvature)(jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), kernel)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["strided", "larger image", "one channel", "one tap", "groups", "depthwise"])
 def test_shard_map_checks_varying_axes(name):
     # The input varies over the mesh and the kernel does not, so the kernel's gradient must be summed over it.

@@ -87,6 +87,7 @@ def test_every_transformation(padding, x64, everywhere):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), ours, theirs)
 
 
+@pytest.mark.slow
 def test_shard_map_sums_the_kernels_gradient(everywhere):
     x, kernel = normal((4, 6, 5, 2), "float32"), normal((3, 3, 2, 3), "float32", 1)
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))
@@ -126,6 +127,7 @@ def test_is_as_precise_as_the_direct_sum():
     assert error(our_dkernel, dkernel) < max(2 * error(direct_dkernel, dkernel), 1e-6)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_sums_in_float32(dtype, everywhere):
     x, kernel = normal((3, 6, 6, 32), dtype), normal((3, 3, 32, 4), dtype, 1)

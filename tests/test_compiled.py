@@ -128,6 +128,7 @@ def test_another_number_of_epochs_traces_nothing(traced):
     assert len(traced) == 3
 
 
+@pytest.mark.slow
 def test_sizes_with_the_same_last_batch_share_a_program(traced):
     def run(n):
         data = X[:n], Y[:n]
@@ -234,7 +235,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("loss", CHANGES, ids=lambda loss: loss.__name__)
 def test_no_program_is_behind_what_a_loss_reads(loss):
     model = network()

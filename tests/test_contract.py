@@ -584,6 +584,7 @@ def test_old_keys_are_taken(entry):
     close(model.init(old, entry.x), (params, state))
 
 
+@pytest.mark.sample(5)
 @compiled
 def test_numpy_inputs_are_taken(entry):
     model, params, state = made(entry)
@@ -621,6 +622,7 @@ def test_a_padded_sequence_is_taken_or_refused_in_a_sentence(entry):
             model.setup((x, jax.ShapeDtypeStruct(mask.shape, jnp.int32)))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "entry",
     [pytest.param(LAYERS[n], id=n, marks=[] if n in PADDED_DEFAULT else [pytest.mark.slow]) for n in LAYERS if n in PADDED],

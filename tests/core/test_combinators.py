@@ -35,6 +35,7 @@ def test_repeat_equals_the_unrolled_stack(n, training):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_remat_keeps_values_and_gradients():
     plain, lean = nn.serial(block(), nn.dense(2)), nn.remat(nn.serial(block(), nn.dense(2)))
     params, state = plain.init(KEY, X)

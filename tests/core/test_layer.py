@@ -137,6 +137,7 @@ def test_a_layer_that_breaks_the_contract_is_an_error():
         forgetful.init(KEY, X)
 
 
+@pytest.mark.slow
 def test_a_mask_travels_with_its_sequence():
     mask = jnp.array([[True, True, False], [True, False, False]])
     tokens = jnp.array([[1, 2, 0], [3, 0, 0]])

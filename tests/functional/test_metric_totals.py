@@ -49,7 +49,7 @@ def test_every_metric_is_here():
     assert set(METRICS) == set(metrics.__all__) - {"Metric", "as_metric", "spearman"}  # which stores its samples
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @each
 def test_large_counts_do_not_stand_still(name):
     """Hundreds of millions of samples, and then a thousand small batches: the totals grow by exactly those."""
@@ -83,6 +83,7 @@ def test_a_billion_samples_one_by_one():
     assert totals["sum"] + 0.0 == np.float32(2**29 + 300)
 
 
+@pytest.mark.sample(6)
 @each
 def test_an_empty_batch_changes_nothing(name):
     metric, (p, y) = METRICS[name]
@@ -92,7 +93,7 @@ def test_an_empty_batch_changes_nothing(name):
     np.testing.assert_allclose(metric.compute(totals), metric(p, y), rtol=1e-6)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_narrow_labels(dtype):
     scores, labels = RNG.normal(size=(3, 300)).astype(np.float32), np.array([0, 3, 127])

@@ -85,7 +85,7 @@ def convolve_step(carry, x):
     return carry, convolve(x)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize(
     ("wrap", "batched"),

@@ -61,6 +61,7 @@ def sum_over_taps(x, kernel, strides=1, groups=1):
     return y
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("x", "kernel", "options"),
     [

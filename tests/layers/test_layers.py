@@ -149,6 +149,7 @@ def test_recurrences_are_their_formulas(kind, masked):
     np.testing.assert_allclose(kind(5, return_sequences=False)(params, inputs), last, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [nn.rnn, nn.lstm, nn.gru], ids=["rnn", "lstm", "gru"])
 def test_padding_changes_neither_values_nor_gradients(kind):
     mask = jnp.array([[True, True, False, False]])

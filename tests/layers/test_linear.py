@@ -81,7 +81,7 @@ def test_einsum_is_numpys(equation, sizes):
     np.testing.assert_allclose(layer(params, x), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("equation", "sizes"),
     [

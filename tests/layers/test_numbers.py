@@ -166,6 +166,7 @@ def test_infinities_stay_in_their_windows(name):
         np.testing.assert_array_equal(np.asarray(y)[~seen], np.asarray(clean)[~seen])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "method", ["nearest", "linear", "cubic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lanczos3", "lanczos5"))]
 )

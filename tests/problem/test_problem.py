@@ -227,7 +227,7 @@ def token_loss(params):
     return -np.take_along_axis(logits, CLASSES[..., None], -1)[..., 0][MASK].mean()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("loss", TOKEN_LOSSES)
 def test_means_over_batches_count_what_a_masked_loss_counts(loss):
     model, data = nn.dense(3), (TOKENS, (CLASSES, MASK))
@@ -257,6 +257,7 @@ def test_a_metric_and_sample_weights_count_tokens():
     assert nn.evaluate((model, params, state), weighted, loss=loss, batch_size=5)["loss"] == pytest.approx(some, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_and_a_sweep_report_the_mean_over_tokens():
     model, data = nn.dense(3), (TOKENS, (CLASSES, MASK))
     options = {"loss": masked, "epochs": 1, "key": KEY, "batch_size": 5, "progress": False, "validation": data}

@@ -57,6 +57,7 @@ def test_the_number_of_steps_per_call_changes_no_bit(budget, monkeypatch):
     assert result.history.same_as(plain().history)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("prefetch", [None, 3, 9])
 def test_memory_mapped_arrays_train_like_arrays(tmp_path, prefetch):
     for name, array in (("x", X), ("y", Y)):

@@ -91,7 +91,7 @@ OTHER = {
 }
 
 
-@pytest.mark.sample(7)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("what", OTHER)
 def test_another_run_is_refused(what, saved):
     changes, words = OTHER[what]
@@ -130,6 +130,7 @@ def test_a_given_learning_rate_and_a_schedule(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_another_learning_rate_on_purpose_is_a_new_run(tmp_path):
     options = {"optimizer": optax.sgd, "callbacks": []}
     first = fit(tmp_path / "first", hyperparameters={"learning_rate": 0.1}, **options)

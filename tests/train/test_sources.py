@@ -241,6 +241,7 @@ def test_bad_values_are_named_and_not_the_learning_rate(tmp_path):
 # --- initialization ---
 
 
+@pytest.mark.slow
 def test_the_state_of_a_layer_is_that_of_a_batch():
     x = np.random.default_rng(2).normal(size=(8, 5, 3)).astype(np.float32)
     y = x.sum((1, 2))[:, None]

@@ -268,7 +268,7 @@ def slopes(case, arrays, cotangent):
     return gradients
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("case", CASES)
 def test_value_gradient_mask_weights_and_vmap(case, x64):
     name, (options, arrays, _) = case.split()[0].rstrip(","), CASES[case]
@@ -383,7 +383,7 @@ OPTAX = {
 }
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", OPTAX)
 def test_formula_against_optax(case, x64):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

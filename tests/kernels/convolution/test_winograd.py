@@ -127,7 +127,7 @@ def test_is_as_precise_as_the_direct_sum():
     assert error(our_dkernel, dkernel) < max(2 * error(direct_dkernel, dkernel), 1e-6)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_sums_in_float32(dtype, everywhere):
     x, kernel = normal((3, 6, 6, 32), dtype), normal((3, 3, 32, 4), dtype, 1)
@@ -168,6 +168,7 @@ def test_operations_are_those_of_the_direct_sum():
     assert count("canonical") == pytest.approx(count("xla"), rel=1e-3)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("position", [(2, 2), (3, 2), (0, 5)])
 def test_nan_reaches_only_the_outputs_whose_window_contains_it(position, everywhere):
     x, kernel = jnp.zeros((3, 6, 7, 1)).at[1, *position].set(jnp.nan), jnp.ones((3, 3, 1, 1))

@@ -54,9 +54,10 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Spare the garbage collector the modules and tests, which stay until the end."""
+    """Spare the garbage collector the modules and tests, which stay until the end, and let it look less often at the rest."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000)  # measured: 6% of the run, mostly in full collections of cached programs
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -547,6 +547,7 @@ def test_no_tracer_leaks(entry):
         jitted.trace(params, state, entry.x, key=jax.random.key(0), training=True)
 
 
+@pytest.mark.sample(6)
 @compiled
 def test_inference_ignores_the_key(entry):
     model, params, state = made(entry)

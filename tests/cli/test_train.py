@@ -77,6 +77,7 @@ def test_frozen_parameters_keep_their_initial_values(run):
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)  # not exact: each epoch sums in another order
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_to_the_same_end(run, error, tmp_path):
     argv = ("--data", "iris", "--schedule", "constant", "--csv", "log.csv", "--checkpoint")
     _, whole = run(*argv, "whole", "--epochs", "6")

@@ -67,7 +67,7 @@ def parts(p, t, cuts=CUTS):
     return list(zip(np.split(p, cuts), np.split(t, cuts), strict=True))
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @each
 def test_one_pass_and_unequal_batches(name):
     metric, p, t, reference = CASES[name]
@@ -97,6 +97,7 @@ def test_in_a_scan_under_jit(name):
     assert all(total.dtype in (jnp.float32, jnp.int32) for total in jax.tree.leaves(metric.init()))
 
 
+@pytest.mark.sample(4)
 @each
 def test_mask_is_a_slice(name):
     metric, p, t, reference = CASES[name]

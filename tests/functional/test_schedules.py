@@ -192,6 +192,7 @@ def test_hyperparameters_may_be_traced():
         np.testing.assert_allclose(swept, [make(float(rate))(7) for rate in rates], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_all_schedules_of_optax_are_exported():
     names = {name for name in dir(optax.schedules) if name[0] != "_" and name.endswith(("_schedule", "_decay", "_schedules"))}
     assert names <= set(schedules.__all__)

@@ -48,7 +48,7 @@ def test_the_package_defines_primitives_in_one_place():
     assert found == {"_jax.py", "kernels/convolution/primitive.py"}
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", MODELS)
 def test_models_trace_to_the_primitives_of_jax(name):
     make, shape = MODELS[name]
@@ -85,7 +85,7 @@ def convolve_step(carry, x):
     return carry, convolve(x)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize(
     ("wrap", "batched"),

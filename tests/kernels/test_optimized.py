@@ -81,6 +81,7 @@ def test_conv_by_winograd(monkeypatch):
     check(functools.partial(kernels.conv, padding="VALID"), sum_over_taps, normal((2, 5, 6, 5), (3, 3, 5, 5)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("size", [2, 3])
 def test_conv_transpose(size):
     def reference(x, kernel):

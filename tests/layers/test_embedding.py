@@ -94,6 +94,7 @@ def test_rotary_of_some_features_in_neighboring_pairs_of_packed_sequences():
         nn.apply_rotary(jnp.asarray(x), jnp.ones((4, 3)), jnp.ones((4, 3)))
 
 
+@pytest.mark.slow
 def test_alibi_has_the_slopes_of_the_paper():
     at = jnp.arange(4)
     for heads in (2, 8, 12):

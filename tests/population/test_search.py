@@ -377,6 +377,7 @@ def test_ensembles_against_numpy(classifiers):
         population.vote(logits[..., :1])
 
 
+@pytest.mark.slow
 def test_greedy_selection_is_at_least_as_good_as_the_best_member(classifiers):
     labels = (X[:, 0] > 0).astype(np.int32)
     p = jax.nn.softmax(population.predict_members(classifiers, X))

@@ -382,6 +382,7 @@ def test_an_interrupted_group_continues_with_the_same_blocks(tmp_path, monkeypat
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_sweep_are_rejected(tmp_path):
     pytest.importorskip("orbax.checkpoint")
     options = {"model": nn.dense(2), "optimizer": optax.sgd, "epochs": 1}

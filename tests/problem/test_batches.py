@@ -15,7 +15,7 @@ from jaxnn.problem.batches import _sides, leading_size, over_batches, padded, pa
 ORDER = jax.jit(shuffled, static_argnums=(1, 2))
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(st.integers(1, 3000), st.integers(0, 2**31))
 def test_orders_are_permutations(n, seed):
     np.testing.assert_array_equal(np.sort(ORDER(jax.random.key(seed), n)), np.arange(n))
@@ -57,6 +57,7 @@ def test_positions_pairs_and_orders_are_uniform(orders, n):
         assert chi_square(list(whole.values())) > 1e-4
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("n", [2, 3, 9, 25, 49])
 def test_odd_orders_are_as_frequent_as_even_ones(n):
     """Where both sides of the Feistel network are odd, each of its rounds is an even permutation."""
@@ -89,7 +90,7 @@ SIDES = jax.jit(_sides)
 def test_large_orders_are_statistically_random():
     n = 10_007
     for seed in range(5):
-        order = np.asarray(shuffled(jax.random.key(seed), n)).astype(float)
+        order = np.asarray(ORDER(jax.random.key(seed), n)).astype(float)
         assert abs(stats.spearmanr(order, np.arange(n)).statistic) < 4 / np.sqrt(n)
         assert abs(stats.spearmanr(order[1:], order[:-1]).statistic) < 4 / np.sqrt(n)
         fixed = int((order == np.arange(n)).sum())
@@ -100,7 +101,7 @@ def test_large_orders_are_statistically_random():
         assert stats.kstest(batch / n, "uniform").pvalue > 1e-4
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(st.integers(1, 40), st.integers(1, 45), st.booleans())
 def test_batches_cover_the_data_in_order(n, batch_size, shuffle):
     data = jnp.arange(n), jnp.arange(float(n))[:, None]
@@ -116,7 +117,7 @@ def test_batches_cover_the_data_in_order(n, batch_size, shuffle):
     np.testing.assert_array_equal(seen, np.arange(n) if order is None else order)
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(st.integers(1, 40), st.integers(1, 45), st.booleans())
 def test_padded_data_have_the_same_batches(n, batch_size, shuffle):
     data = jnp.arange(n), jnp.arange(float(n))[:, None]

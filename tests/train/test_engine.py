@@ -46,6 +46,7 @@ def plain():
 # --- the length of a call and the source of the data do not change a run ---
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("budget", [1, 3, 5, 1000])
 def test_the_number_of_steps_per_call_changes_no_bit(budget, monkeypatch):
     from jaxnn.train.executors import ArrayExecutor

@@ -34,6 +34,7 @@ def everywhere(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=12)
 def test_equals_xlas_convolution_and_its_kernel_gradient(data):

@@ -26,7 +26,7 @@ def pytest_configure(config):
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would children
-    if config.option.markexpr == "not slow":
+    if config.option.markexpr.startswith("not slow"):
         flags = ["--xla_backend_optimization_level=0"]
         if jax.__version_info__ < (0, 11):  # later versions have no other emitters (measured: a third of the time)
             flags.append("--xla_cpu_use_fusion_emitters=false")

@@ -22,8 +22,16 @@ def padded(draw, x):
 
 
 def kept(function):
-    """`function(params, x)` that passes a mask on."""
-    return lambda p, x: (function(p, x[0]), x[1]) if isinstance(x, tuple) else function(p, x)
+    """`function(params, x)` that passes a mask on; vectors at padded positions are 0, and so are those of tokens there."""
+
+    def masked(params, x):
+        if not isinstance(x, tuple):
+            return function(params, x)
+        x, mask = x
+        zero = lambda a: a * mask.reshape(*mask.shape, *[1] * (a.ndim - mask.ndim))  # noqa: E731
+        return (function(params, zero(x)) if x.is_floating_point() else zero(function(params, x))), mask
+
+    return masked
 
 
 @st.composite

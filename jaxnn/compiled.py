@@ -3,7 +3,8 @@
 A program is looked up by the fingerprint of the configuration that it is made from (`core/fingerprint.py`), by the shapes,
 dtypes and shardings of its arguments, and by JAX's own settings. Where the fingerprint is exact, nothing is traced the second
 time, whether or not the objects are the same. Where it is not, or no program has it, the program is traced and lowered, which
-takes a fraction of the time that compiling takes, and a compiled program of the same text is used if there is one.
+takes a fraction of the time that compiling takes, and a compiled program of the same text for the same shapes is used if there
+is one.
 
 Only executables are kept, no functions: a model that is no longer referenced is freed.
 """
@@ -54,7 +55,7 @@ class Program:
         jitted = jax.jit(function, compiler_options=compiler_options(), donate_argnums=0 if donate else ())
         self._lowered: Any = jitted.lower(*arguments)
         self.output = self._lowered.out_info
-        self._executable = _executable(self._lowered, jax.tree.structure((arguments, self.output)), donate)
+        self._executable = _executable(self._lowered, (signature(arguments), jax.tree.structure(self.output)), donate)
         self._tracing = time.perf_counter() - start
 
     @property
@@ -176,9 +177,10 @@ _programs: OrderedDict[tuple, Any] = OrderedDict()
 _executables: weakref.WeakValueDictionary[tuple, _Executable] = weakref.WeakValueDictionary()
 
 
-def _executable(lowered: Any, structure: Any, donate: bool) -> _Executable:
+def _executable(lowered: Any, interface: tuple, donate: bool) -> _Executable:
+    """The executable of a text; the text alone leaves out arguments that are not used, and how results are nested."""
     text = hashlib.blake2b(lowered.as_text().encode(), digest_size=32).digest()
-    key = (text, structure, donate, tuple(compiler_options().items()))
+    key = (text, interface, donate, tuple(compiler_options().items()))
     with _lock:
         kept = _executables.get(key)
         if kept is None:

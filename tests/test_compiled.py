@@ -185,6 +185,15 @@ def test_programs_of_one_text_are_compiled_once():
     assert one.compile() is other.compile()
 
 
+def test_programs_of_one_text_that_take_other_unused_arguments_are_different():
+    def run(size, dtype):
+        arguments = jnp.ones(3), jnp.ones(size, dtype)
+        return compiled.program("unused", lambda: lambda x, _: x + 1, (), arguments)(*arguments)
+
+    for size, dtype in ((2, jnp.float32), (4, jnp.float32), (2, jnp.int32)):
+        np.testing.assert_array_equal(run(size, dtype), np.full(3, 2, np.float32))
+
+
 # --- what a function reads is part of its program ---
 
 SCALE = 1.0

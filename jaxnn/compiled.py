@@ -11,12 +11,15 @@ Only executables are kept, no functions: a model that is no longer referenced is
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import sys
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +31,7 @@ from jaxnn.kernels.compiler import compiler_options
 
 MOST_PROGRAMS = 256  # a program of an epoch takes about 10 MB
 MOST_SHAPES = 8  # programs of one configuration for arguments of different shapes, such as data of different sizes
+LONG_SECONDS = 1.0  # of compiling, compared with which returning the compiler's memory costs little (measured: 35 to 100 ms)
 
 
 def clear_programs() -> None:
@@ -41,6 +45,7 @@ def clear_programs() -> None:
     """
     with _lock:
         _programs.clear()
+    _return_memory()
 
 
 class Program:
@@ -76,6 +81,8 @@ class Program:
                 start = time.perf_counter()
                 executable.call = self._lowered.compile()
                 executable.seconds = time.perf_counter() - start
+                if executable.seconds > LONG_SECONDS:
+                    _return_memory()
         self._lowered = None  # which holds what was traced
         return executable.call
 
@@ -170,6 +177,13 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
         return leaf
     sharding = leaf.sharding if getattr(leaf, "committed", False) else None
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _return_memory() -> None:
+    """Return to the operating system what has been freed; glibc keeps it (measured: 270 MB after 40 compilations)."""
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # other C libraries lack it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 _lock = threading.RLock()

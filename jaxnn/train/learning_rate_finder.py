@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxnn import _jax, compiled
 from jaxnn.core.checks import function, whole
-from jaxnn.problem.batches import abstract_batch, leading_size, shuffled
+from jaxnn.problem.batches import abstract_batch, leading_size, padded_size, shuffled, with_rows
 from jaxnn.problem.checks import checked_data
 from jaxnn.problem.objective import Objective, inputs_of
 from jaxnn.train.config import TrainingConfig
@@ -132,16 +132,25 @@ def find_learning_rate(
     config = TrainingConfig.of(model, loss, optimizer, hyperparameters=given, batch_size=batch_size)
     first = start(config, key, inputs_of(abstract_batch(data, batch_size)))
 
-    def run(state, data):
-        step, per_epoch = step_of(config), n // batch_size
-        epochs = jax.vmap(lambda i: shuffled(jax.random.fold_in(state.key, i), n))(jnp.arange(-(-steps // per_epoch)))
-        batches = epochs[:, : per_epoch * batch_size].reshape(-1, batch_size)[:steps]
-        in_epoch = lambda state: state._replace(epoch=state.step // per_epoch)  # noqa: E731
-        one = lambda state, samples: step(in_epoch(state), jax.tree.map(lambda a: a[samples], data))[:2]  # noqa: E731
-        return jax.lax.scan(one, state, batches)[1]
+    size = padded_size(data)  # data of other sizes share the program
 
-    program = compiled.program("find_learning_rate", lambda: run, (*config.key(), steps), (first, data))
-    losses = np.asarray(program(first, data), np.float64)
+    def run(state, data, n):
+        step, per_epoch = step_of(config), n // batch_size
+
+        def one(carry, _):
+            state, order = carry
+            state = state._replace(epoch=state.step // per_epoch)
+            new = lambda: shuffled(jax.random.fold_in(state.key, state.epoch), n, size)  # noqa: E731
+            order = jax.lax.cond(state.step % per_epoch == 0, new, lambda: order)
+            samples = jax.lax.dynamic_slice_in_dim(order, state.step % per_epoch * batch_size, batch_size)
+            state, value, _ = step(state, jax.tree.map(lambda a: a[samples], data))
+            return (state, order), value
+
+        return jax.lax.scan(one, (state, jnp.zeros(size, jnp.int32)), None, steps)[1]
+
+    arguments = first, with_rows(data, size), np.int32(n)
+    program = compiled.program("find_learning_rate", lambda: run, (*config.key(), steps), arguments)
+    losses = np.asarray(program(*arguments), np.float64)
     return _read(low * (high / low) ** (np.arange(steps) / (steps - 1)), losses)
 
 

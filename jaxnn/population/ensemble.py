@@ -18,6 +18,7 @@ from jaxnn.population.result import Sweep
 from jaxnn.problem.batches import even_size, leading_size, over_batches, padded_size, with_rows
 from jaxnn.problem.checks import checked_inputs
 from jaxnn.train.config import TrainingConfig
+from jaxnn.train.evaluation import errors_for
 
 MEMBERS = 16  # in one `vmap`; blocks of members follow one another
 
@@ -51,7 +52,7 @@ def predict_members(result: Sweep, x: Any, *, members: Sequence[int] | None = No
         raise ValueError(f"members needs at least one number, each from 0 to {len(result) - 1}; got {members}")
     whole("predict_members", "batch_size", batch_size)
     x = checked_inputs(x, "x")
-    n, x = leading_size(x), with_rows(x, padded_size(x))  # rows do not depend on each other
+    rows = with_rows(x, padded_size(x))  # which do not depend on each other
     found, numbers = [], []
     for stacked, (group, _) in zip(result.groups, result.parts, strict=True):
         here = np.flatnonzero(np.isin(stacked.members, wanted))
@@ -60,10 +61,11 @@ def predict_members(result: Sweep, x: Any, *, members: Sequence[int] | None = No
         seeds = len(stacked.members) // len(group.numbers)
         traced = {name: jnp.asarray(values[here // seeds]) for name, values in group.traced.items()}
         params, state = jax.tree.map(lambda a, here=here: jnp.asarray(a[here]), (stacked.params, stacked.state))
-        arguments = params, state, traced, x
+        arguments = params, state, traced, rows
         make = partial(_members_program, group.config, batch_size)
-        program = compiled.program("predict_members", make, (*group.config.key(), batch_size), arguments)
-        found.append(program(*arguments)[:, :n])
+        with errors_for(make, params, state, traced, x):
+            program = compiled.program("predict_members", make, (*group.config.key(), batch_size), arguments)
+        found.append(program(*arguments)[:, : leading_size(x)])
         numbers.append(stacked.members[here])
     if len({part.shape[1:] for part in found}) > 1:
         shapes = listed(part.shape[1:] for part in found)

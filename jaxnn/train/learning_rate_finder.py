@@ -15,6 +15,8 @@ from jaxnn import _jax, compiled
 from jaxnn.core.checks import function, whole
 from jaxnn.problem.batches import abstract_batch, leading_size, padded_size, shuffled, with_rows
 from jaxnn.problem.checks import checked_data
+from jaxnn.problem.hyperparameters import loss_of
+from jaxnn.problem.labels import labels_of
 from jaxnn.problem.objective import Objective, inputs_of
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.state import start
@@ -108,8 +110,8 @@ def find_learning_rate(
 
     Raises:
         TypeError: If the optimizer is not a function of the learning rate.
-        ValueError: If not 0 < low < high, if there are fewer than 10 steps, or if the loss is not finite from the start or
-            does not fall.
+        ValueError: On bad data, as `fit`; if not 0 < low < high, if there are fewer than 10 steps, or if the loss is not
+            finite from the start or does not fall.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
@@ -125,12 +127,16 @@ def find_learning_rate(
     if whole("find_learning_rate", "steps", steps) < 10:
         raise ValueError(f"find_learning_rate takes at least 10 steps, got {steps}")
     function("find_learning_rate", "optimizer", optimizer, "of the learning rate, such as optax.adam, not optax.adam(0.1)")
-    data = checked_data(data, objective=isinstance(loss, Objective))
+    objective = isinstance(loss, Objective)
+    data = checked_data(data, objective=objective)
     n = leading_size(data)
     batch_size = min(whole("find_learning_rate", "batch_size", batch_size), n)
     given = {**(hyperparameters or {}), "learning_rate": lambda step: low * (high / low) ** (step / (steps - 1))}
     config = TrainingConfig.of(model, loss, optimizer, hyperparameters=given, batch_size=batch_size)
-    first = start(config, key, inputs_of(abstract_batch(data, batch_size)))
+    batch, bound = abstract_batch(data, batch_size), config.problem.at()
+    first = start(config, key, inputs_of(batch))
+    if not objective and (labels := labels_of(loss_of(loss, bound.values), bound.layer, batch, first.params, first.state)):
+        labels.check(data[1])
 
     size = padded_size(data)  # data of other sizes share the program
 

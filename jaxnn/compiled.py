@@ -3,19 +3,23 @@
 A program is looked up by the fingerprint of the configuration that it is made from (`core/fingerprint.py`), by the shapes,
 dtypes and shardings of its arguments, and by JAX's own settings. Where the fingerprint is exact, nothing is traced the second
 time, whether or not the objects are the same. Where it is not, or no program has it, the program is traced and lowered, which
-takes a fraction of the time that compiling takes, and a compiled program of the same text is used if there is one.
+takes a fraction of the time that compiling takes, and a compiled program of the same text for the same shapes is used if there
+is one.
 
 Only executables are kept, no functions: a model that is no longer referenced is freed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import sys
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +31,7 @@ from jaxnn.kernels.compiler import compiler_options
 
 MOST_PROGRAMS = 256  # a program of an epoch takes about 10 MB
 MOST_SHAPES = 8  # programs of one configuration for arguments of different shapes, such as data of different sizes
+LONG_SECONDS = 1.0  # of compiling, compared with which returning the compiler's memory costs little (measured: 35 to 100 ms)
 
 
 def clear_programs() -> None:
@@ -40,6 +45,7 @@ def clear_programs() -> None:
     """
     with _lock:
         _programs.clear()
+    _return_memory()
 
 
 class Program:
@@ -54,7 +60,7 @@ class Program:
         jitted = jax.jit(function, compiler_options=compiler_options(), donate_argnums=0 if donate else ())
         self._lowered: Any = jitted.lower(*arguments)
         self.output = self._lowered.out_info
-        self._executable = _executable(self._lowered, jax.tree.structure((arguments, self.output)), donate)
+        self._executable = _executable(self._lowered, (signature(arguments), jax.tree.structure(self.output)), donate)
         self._tracing = time.perf_counter() - start
 
     @property
@@ -75,6 +81,8 @@ class Program:
                 start = time.perf_counter()
                 executable.call = self._lowered.compile()
                 executable.seconds = time.perf_counter() - start
+                if executable.seconds > LONG_SECONDS:
+                    _return_memory()
         self._lowered = None  # which holds what was traced
         return executable.call
 
@@ -171,14 +179,22 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
+def _return_memory() -> None:
+    """Return to the operating system what has been freed; glibc keeps it (measured: 270 MB after 40 compilations)."""
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # other C libraries lack it
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 _lock = threading.RLock()
 _programs: OrderedDict[tuple, Any] = OrderedDict()
 _executables: weakref.WeakValueDictionary[tuple, _Executable] = weakref.WeakValueDictionary()
 
 
-def _executable(lowered: Any, structure: Any, donate: bool) -> _Executable:
+def _executable(lowered: Any, interface: tuple, donate: bool) -> _Executable:
+    """The executable of a text; the text alone leaves out arguments that are not used, and how results are nested."""
     text = hashlib.blake2b(lowered.as_text().encode(), digest_size=32).digest()
-    key = (text, structure, donate, tuple(compiler_options().items()))
+    key = (text, interface, donate, tuple(compiler_options().items()))
     with _lock:
         kept = _executables.get(key)
         if kept is None:

@@ -15,6 +15,7 @@ import pytest
 import jaxnn as nn
 from jaxnn import compiled
 from jaxnn.core.fingerprint import fingerprint
+from jaxnn.problem.batches import shuffled
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
@@ -181,11 +182,53 @@ def test_sweeps_of_other_sizes_and_epochs_share_programs(traced):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), other.member(1).params, alone.params)
 
 
+def test_learning_rates_of_other_sizes_share_a_program_and_are_those_of_a_loop(traced):
+    options = {"loss": nn.losses.mse, "optimizer": optax.sgd}
+    rates = 1e-3 * 1e2 ** (np.arange(10) / 9)
+    x, y = 1 + 0.01 * X, 9 + 0.01 * X[:, :1]  # so that the loss falls, whatever the order
+    init, step, *_ = nn.training(nn.dense(1), **options, hyperparameters={"learning_rate": 0.0})
+    step = jax.jit(step)
+    for n in (21, 24):
+        found = nn.find_learning_rate(
+            nn.dense(1), (x[:n], y[:n]), **options, key=KEY, batch_size=5, low=1e-3, high=0.1, steps=10
+        )
+        state, losses = init(KEY, x[:5]), []
+        for i, rate in enumerate(rates):
+            epoch, position = divmod(i, 4)
+            samples = np.asarray(shuffled(jax.random.fold_in(KEY, epoch), n))[position * 5 :][:5]
+            state = state._replace(hyperparameters={"learning_rate": jnp.float32(rate)})
+            state, loss, _ = step(state, (x[samples], y[samples]))
+            losses.append(float(loss))
+        np.testing.assert_allclose(found.losses, losses, rtol=1e-4)
+    assert len(traced) == 1
+
+
+def test_predictions_of_members_for_other_sizes_share_a_program(traced):
+    swept = nn.sweep(nn.dense(2), (X, Y), {"learning_rate": [0.1, 0.2]}, loss=nn.losses.cross_entropy, optimizer=optax.sgd,
+                     epochs=1, key=KEY, progress=False)  # fmt: skip
+    made = len(traced)
+    for n in (17, 24):
+        found = nn.population.predict_members(swept, X[:n], batch_size=4)
+        for i in range(2):
+            params = swept.member(i).params
+            np.testing.assert_allclose(found[i], X[:n] @ params["kernel"] + params["bias"], rtol=1e-5, atol=1e-6)
+    assert len(traced) == made + 1
+
+
 def test_programs_of_one_text_are_compiled_once():
     one = compiled.program("test", lambda: lambda x: x + 1, (lambda: 1,), (jnp.ones(3),))
     other = compiled.program("test", lambda: lambda x: x + 1, (lambda: 2,), (jnp.ones(3),))
     assert one is not other
     assert one.compile() is other.compile()
+
+
+def test_programs_of_one_text_that_take_other_unused_arguments_are_different():
+    def run(size, dtype):
+        arguments = jnp.ones(3), jnp.ones(size, dtype)
+        return compiled.program("unused", lambda: lambda x, _: x + 1, (), arguments)(*arguments)
+
+    for size, dtype in ((2, jnp.float32), (4, jnp.float32), (2, jnp.int32)):
+        np.testing.assert_array_equal(run(size, dtype), np.full(3, 2, np.float32))
 
 
 # --- what a function reads is part of its program ---

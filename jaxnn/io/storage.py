@@ -50,8 +50,9 @@ def write(path: Path, leaves: Mapping[str, HostLeaf], description: Mapping[str, 
         "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
         "files": {name: zlib.crc32(file.read_bytes()) for name, file in files.items()},
     }
+    text = _text(content)
     with open(partial / "manifest.json", "w") as manifest:
-        json.dump({"checksum": _checksum_of_text(content), "content": content}, manifest)
+        manifest.write(f'{{"checksum": {_checksum_of_text(text)}, "content": {text}}}')
         manifest.flush()
         os.fsync(manifest.fileno())
     partial.rename(path)
@@ -64,7 +65,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         Exception: The manifest is damaged. The type of the exception depends on the damage.
     """
     manifest = json.loads((path / "manifest.json").read_bytes())
-    if manifest["checksum"] != _checksum_of_text(manifest["content"]):
+    if manifest["checksum"] != _checksum_of_text(_text(manifest["content"])):
         raise ValueError("manifest.json has changed since it was written: its checksum differs")
     return manifest["content"]
 
@@ -142,5 +143,9 @@ def _checksum(array: np.ndarray) -> int:
     return zlib.crc32(array.reshape(-1).view(np.uint8).data) if array.size else 0
 
 
-def _checksum_of_text(content: Any) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+def _text(content: Any) -> str:
+    return json.dumps(content, sort_keys=True)
+
+
+def _checksum_of_text(text: str) -> int:
+    return zlib.crc32(text.encode())

@@ -15,9 +15,10 @@ from jaxnn import compiled
 from jaxnn.core.checks import whole
 from jaxnn.core.text import listed
 from jaxnn.population.result import Sweep
-from jaxnn.problem.batches import over_batches
+from jaxnn.problem.batches import even_size, leading_size, over_batches, padded_size, with_rows
 from jaxnn.problem.checks import checked_inputs
 from jaxnn.train.config import TrainingConfig
+from jaxnn.train.evaluation import errors_for
 
 MEMBERS = 16  # in one `vmap`; blocks of members follow one another
 
@@ -49,8 +50,9 @@ def predict_members(result: Sweep, x: Any, *, members: Sequence[int] | None = No
     wanted = np.arange(len(result)) if members is None else np.asarray(members)
     if wanted.ndim != 1 or not len(wanted) or wanted.min() < 0 or wanted.max() >= len(result):
         raise ValueError(f"members needs at least one number, each from 0 to {len(result) - 1}; got {members}")
-    x = checked_inputs(x, "x")
     whole("predict_members", "batch_size", batch_size)
+    x = checked_inputs(x, "x")
+    rows = with_rows(x, padded_size(x))  # which do not depend on each other
     found, numbers = [], []
     for stacked, (group, _) in zip(result.groups, result.parts, strict=True):
         here = np.flatnonzero(np.isin(stacked.members, wanted))
@@ -59,10 +61,11 @@ def predict_members(result: Sweep, x: Any, *, members: Sequence[int] | None = No
         seeds = len(stacked.members) // len(group.numbers)
         traced = {name: jnp.asarray(values[here // seeds]) for name, values in group.traced.items()}
         params, state = jax.tree.map(lambda a, here=here: jnp.asarray(a[here]), (stacked.params, stacked.state))
-        arguments = params, state, traced, x
+        arguments = params, state, traced, rows
         make = partial(_members_program, group.config, batch_size)
-        program = compiled.program("predict_members", make, (*group.config.key(), batch_size), arguments)
-        found.append(program(*arguments))
+        with errors_for(make, params, state, traced, x):
+            program = compiled.program("predict_members", make, (*group.config.key(), batch_size), arguments)
+        found.append(program(*arguments)[:, : leading_size(x)])
         numbers.append(stacked.members[here])
     if len({part.shape[1:] for part in found}) > 1:
         shapes = listed(part.shape[1:] for part in found)
@@ -80,7 +83,7 @@ def _members_program(config: TrainingConfig, batch_size: int) -> Callable:
             params, state, traced = arguments
             model = problem.bound(problem.hyperparameters.at(traced), None).layer
             one = lambda carry, batch: (carry, model.apply(params, state, batch)[0])  # noqa: E731
-            return over_batches(one, None, x, batch_size)[1]
+            return over_batches(one, None, x, even_size(leading_size(x), batch_size))[1]
 
         return lax.map(member, (params, state, traced), batch_size=MEMBERS)
 

@@ -61,7 +61,7 @@ def cross_validation(
     x, y = _pair(data, "cross_validation")
     n, folds = len(jax.tree.leaves(x)[0]), whole("cross_validation", "folds", folds, 2)
     if n < folds:
-        raise ValueError(f"{n} samples cannot be cut into {folds} folds")
+        raise ValueError(f"{folds} folds take at least {folds} samples, got {n}")
     fold = _folds(_generator(options, "folds"), y, n, folds)
     left_out = jnp.asarray(fold[:, None] == np.arange(folds)[None, :], jnp.float32)
     return _trained(model, (x, y, 1 - left_out), (x, y, left_out), space, "fold", folds, checkpoints, progress, options)

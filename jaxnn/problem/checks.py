@@ -59,7 +59,7 @@ def checked_data(data: Any, what: str = "data", *, objective: bool = False) -> A
 
     Raises:
         TypeError: As `as_data`.
-        ValueError: As `as_data`, or if values are NaN or infinite, or weights negative.
+        ValueError: As `as_data`, or if values are NaN or infinite, or weights negative or all 0.
     """
     data = as_data(data, what, objective=objective)
     for name, part in _named(data, what, objective):
@@ -67,6 +67,8 @@ def checked_data(data: Any, what: str = "data", *, objective: bool = False) -> A
             raise ValueError(f"{name} has {fault}: drop these samples or replace the values")
     if not objective:
         _check_weights(data, what)
+        if len(data) == 3 and not data[2].any():  # of a single batch they may be
+            raise ValueError(f"weights of the {what} are all 0, and there is no mean: at least one must be positive")
     return jax.tree.map(_on_device, data)
 
 

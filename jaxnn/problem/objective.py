@@ -89,6 +89,7 @@ def _weighted(loss: Callable, predictions: Any, y: Any, weights: jax.Array) -> A
     try:
         each = unreduced(predictions, y)
     except TypeError as error:
+        loss(predictions, y)  # fails in the same way if the predictions or targets are the cause
         raise TypeError(
             "with weights, the loss must take reduction='none' and return one loss per sample, as those of nn.losses do; "
             f"{getattr(loss, '__name__', loss)!r} does not: {error}"

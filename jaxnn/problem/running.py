@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxnn.core.checks import function
 from jaxnn.functional.metrics import Metric, as_metric
+from jaxnn.functional.metrics.stream import add, running, total_of
 from jaxnn.problem.batches import leading_size
 
 
@@ -29,21 +30,25 @@ class Totals(NamedTuple):
 
 
 def totals_of(metrics: Mapping[str, Any] | None) -> Totals:
-    """The totals of the loss and these metrics."""
+    """The totals of the loss and these metrics; sums carry what they lose in rounding, as those of metrics do."""
     streams = named_metrics(metrics)
 
+    def sums(loss, weight):
+        return running("loss", jnp.asarray(loss, jnp.float32)) | running("weight", jnp.asarray(weight, jnp.float32))
+
     def start():
-        return jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), {k: m.init() for k, m in streams.items()}
+        return sums(0, 0), {k: m.init() for k, m in streams.items()}
 
     def update(totals, loss, weight, predictions, batch):
-        total, weights, states = totals
+        before, states = totals
         where = {"where": batch[2] > 0} if _has_weights(batch) else {}
         states = {k: m.update(states[k], predictions, targets_of(batch), **where) for k, m in streams.items()}
-        return total + jnp.asarray(loss, jnp.float32) * weight, weights + weight, states
+        return add(before, sums(jnp.asarray(loss, jnp.float32) * weight, weight)), states
 
     def finish(totals):
-        total, weights, states = totals
-        return {"loss": total / weights} | {k: m.compute(states[k]) for k, m in streams.items()}
+        last, states = totals
+        mean = total_of(last, "loss") / total_of(last, "weight")
+        return {"loss": mean} | {k: m.compute(states[k]) for k, m in streams.items()}
 
     return Totals(start, update, finish)
 

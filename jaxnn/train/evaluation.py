@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -109,8 +110,20 @@ def predict(result: Any, x: Any, *, batch_size: int = 256) -> Any:
 
         return run
 
-    n, x = leading_size(x), with_rows(x, padded_size(x))  # rows do not depend on each other
-    return with_rows(compiled.program("predict", make, (model, batch_size), (params, state, x))(params, state, x), n)
+    arguments = params, state, with_rows(x, padded_size(x))  # rows do not depend on each other
+    with errors_for(make, params, state, x):
+        program = compiled.program("predict", make, (model, batch_size), arguments)
+    return with_rows(program(*arguments), leading_size(x))
+
+
+@contextmanager
+def errors_for(make: Callable[[], Callable], *arguments: Any) -> Iterator[None]:
+    """A context in which an error about the shapes of padded inputs becomes the one about the inputs that were given."""
+    try:
+        yield
+    except (TypeError, ValueError):
+        jax.eval_shape(make(), *arguments)
+        raise
 
 
 def evaluation(problem: Problem, metrics: Mapping[str, Any] | None, batch_size: int = 0) -> Callable:

@@ -13,8 +13,10 @@ import numpy as np
 
 from jaxnn import _jax, compiled
 from jaxnn.core.checks import function, whole
-from jaxnn.problem.batches import abstract_batch, leading_size, shuffled
+from jaxnn.problem.batches import abstract_batch, leading_size, padded_size, shuffled, with_rows
 from jaxnn.problem.checks import checked_data
+from jaxnn.problem.hyperparameters import loss_of
+from jaxnn.problem.labels import labels_of
 from jaxnn.problem.objective import Objective, inputs_of
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.state import start
@@ -108,8 +110,8 @@ def find_learning_rate(
 
     Raises:
         TypeError: If the optimizer is not a function of the learning rate.
-        ValueError: If not 0 < low < high, if there are fewer than 10 steps, or if the loss is not finite from the start or
-            does not fall.
+        ValueError: On bad data, as `fit`; if not 0 < low < high, if there are fewer than 10 steps, or if the loss is not
+            finite from the start or does not fall.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
@@ -125,23 +127,36 @@ def find_learning_rate(
     if whole("find_learning_rate", "steps", steps) < 10:
         raise ValueError(f"find_learning_rate takes at least 10 steps, got {steps}")
     function("find_learning_rate", "optimizer", optimizer, "of the learning rate, such as optax.adam, not optax.adam(0.1)")
-    data = checked_data(data, objective=isinstance(loss, Objective))
+    objective = isinstance(loss, Objective)
+    data = checked_data(data, objective=objective)
     n = leading_size(data)
     batch_size = min(whole("find_learning_rate", "batch_size", batch_size), n)
     given = {**(hyperparameters or {}), "learning_rate": lambda step: low * (high / low) ** (step / (steps - 1))}
     config = TrainingConfig.of(model, loss, optimizer, hyperparameters=given, batch_size=batch_size)
-    first = start(config, key, inputs_of(abstract_batch(data, batch_size)))
+    batch, bound = abstract_batch(data, batch_size), config.problem.at()
+    first = start(config, key, inputs_of(batch))
+    if not objective and (labels := labels_of(loss_of(loss, bound.values), bound.layer, batch, first.params, first.state)):
+        labels.check(data[1])
 
-    def run(state, data):
+    size = padded_size(data)  # data of other sizes share the program
+
+    def run(state, data, n):
         step, per_epoch = step_of(config), n // batch_size
-        epochs = jax.vmap(lambda i: shuffled(jax.random.fold_in(state.key, i), n))(jnp.arange(-(-steps // per_epoch)))
-        batches = epochs[:, : per_epoch * batch_size].reshape(-1, batch_size)[:steps]
-        in_epoch = lambda state: state._replace(epoch=state.step // per_epoch)  # noqa: E731
-        one = lambda state, samples: step(in_epoch(state), jax.tree.map(lambda a: a[samples], data))[:2]  # noqa: E731
-        return jax.lax.scan(one, state, batches)[1]
 
-    program = compiled.program("find_learning_rate", lambda: run, (*config.key(), steps), (first, data))
-    losses = np.asarray(program(first, data), np.float64)
+        def one(carry, _):
+            state, order = carry
+            state = state._replace(epoch=state.step // per_epoch)
+            new = lambda: shuffled(jax.random.fold_in(state.key, state.epoch), n, size)  # noqa: E731
+            order = jax.lax.cond(state.step % per_epoch == 0, new, lambda: order)
+            samples = jax.lax.dynamic_slice_in_dim(order, state.step % per_epoch * batch_size, batch_size)
+            state, value, _ = step(state, jax.tree.map(lambda a: a[samples], data))
+            return (state, order), value
+
+        return jax.lax.scan(one, (state, jnp.zeros(size, jnp.int32)), None, steps)[1]
+
+    arguments = first, with_rows(data, size), np.int32(n)
+    program = compiled.program("find_learning_rate", lambda: run, (*config.key(), steps), arguments)
+    losses = np.asarray(program(*arguments), np.float64)
     return _read(low * (high / low) ** (np.arange(steps) / (steps - 1)), losses)
 
 

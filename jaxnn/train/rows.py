@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -10,6 +11,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 TIMES = ("seconds", "samples_per_second", "compile_seconds")
 STEP_COLUMNS = ("skipped", "loss_scale", "learning_rate")  # about the optimizer's steps, not the model
@@ -94,6 +97,30 @@ def json_rows(text: str) -> list[dict[str, Any]]:
             raise ValueError(f"line {number} is not a JSON object")
         rows.append({name: _NON_FINITE.get(value, value) if isinstance(value, str) else value for name, value in row.items()})
     return rows
+
+
+def packed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Pack rows as one entry per column that JSON represents: the bytes of its numbers as text, or its cells.
+
+    Compared with rows, this takes half the space and a small part of the time.
+    """
+    return {name: _packed([row.get(name) for row in rows]) for name in dict.fromkeys(name for row in rows for name in row)}
+
+
+def unpacked(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Undo `packed`, bit for bit, except for the order of the columns."""
+    lines = zip(*map(_unpacked, columns.values()), strict=True)
+    return [{name: cell for name, cell in zip(columns, line, strict=True) if cell is not None} for line in lines]
+
+
+def _packed(cells: list) -> str | list:
+    kinds = {type(cell) for cell in cells}
+    dtype = "<f8" if kinds == {float} else "<i8" if kinds == {int} and max(map(abs, cells)) < 2**63 else None
+    return cells if dtype is None else dtype + base64.b64encode(np.array(cells, dtype).tobytes()).decode()
+
+
+def _unpacked(cells: str | list) -> list:
+    return cells if isinstance(cells, list) else np.frombuffer(base64.b64decode(cells[3:]), cells[:3]).tolist()
 
 
 def replace_file(path: str | os.PathLike, text: str) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxnn.train.history import History
 from jaxnn.train.identity import difference
-from jaxnn.train.rows import TIMES
+from jaxnn.train.rows import TIMES, packed, unpacked
 from jaxnn.train.state import TrainState
 
 SECONDS = 60.0  # between two saves if only a folder is given
+EPOCHS = 1024  # of the history that are packed at a time, and only once
 
 
 class Saver:
@@ -36,6 +37,7 @@ class Saver:
         self._within_epochs = checkpoints is not self._store or self._store.every > 0
         self._epochs, self._identity = epochs, identity
         self._saved: tuple[int, int] | None = None
+        self._packed: list[dict[str, Any]] = []  # the history so far, `EPOCHS` rows per entry
 
     @property
     def each_epoch(self) -> bool:
@@ -68,7 +70,8 @@ class Saver:
             error = of_another_run(self._store.folder, f"another run: {differing}")
             raise type(error)(f"{error}; to go on from its weights on purpose, pass them as initial= with another folder")
         self._saved = self._step_and_epoch(train_state)
-        return train_state, History(info["history"])
+        rows = info["history"] if "history" in info else [row for part in info["rows"] for row in unpacked(part)]
+        return train_state, History(rows)
 
     def save_if_due(self, train_state: TrainState, history: History, epoch_ended: bool) -> None:
         """Save in the background if a save is due."""
@@ -91,7 +94,10 @@ class Saver:
         return False
 
     def _save(self, train_state: TrainState, history: History, *, wait: bool) -> None:
-        info = {"run": self._identity(self._epochs), "epochs": self._epochs, "history": history.rows}
+        while len(history._rows) >= (len(self._packed) + 1) * EPOCHS:
+            self._packed.append(packed(history._rows[len(self._packed) * EPOCHS :][:EPOCHS]))
+        rows = [*self._packed, packed(history._rows[len(self._packed) * EPOCHS :])]
+        info = {"run": self._identity(self._epochs), "epochs": self._epochs, "rows": rows}
         self._store.save(int(train_state.step), train_state, info, metrics=self._metrics(train_state, history), wait=wait)
         self._saved = self._step_and_epoch(train_state)
 

@@ -180,7 +180,7 @@ def test_copies_replace_the_worst_members():
             "no value 'val_loss': the table has loss",
         ),
         (lambda: population.hyperband(nn.dense(1), (X, Y), RATES, epochs=0, **COMMON), "epochs of at least 1, got 0"),
-        (lambda: population.cross_validation(nn.dense(1), (X, Y), RATES, folds=97, epochs=1, **COMMON), "cannot be cut"),
+        (lambda: population.cross_validation(nn.dense(1), (X, Y), RATES, folds=97, epochs=1, **COMMON), "at least 97 samples"),
         (lambda: population.cross_validation(nn.dense(1), (X, Y), epochs=1, validation=(X, Y), **COMMON), "give no validation"),
         (
             lambda: population.cross_validation(
@@ -351,6 +351,8 @@ def test_predict_members_matches_predict_for_each_member(classifiers):
     close(some, together[jnp.array([6, 1])])
     with pytest.raises(ValueError, match="each from 0 to 7"):
         population.predict_members(classifiers, X, members=[8])
+    with pytest.raises(ValueError, match=r"an input of shape \[96, 2\]"):
+        population.predict_members(classifiers, X[:, :2])
 
 
 @pytest.mark.slow

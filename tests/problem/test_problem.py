@@ -1,5 +1,7 @@
 """`Problem`, and what is bound to it: hyperparameters, objective, key."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import jaxnn as nn
 from jaxnn.problem.hyperparameters import Hyperparameters
 from jaxnn.problem.problem import Problem
+from jaxnn.problem.running import totals_of
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
@@ -267,6 +270,23 @@ def test_a_run_and_a_sweep_report_the_mean_over_tokens():
     member = nn.sweep(model, data, {"learning_rate": [0.0]}, optimizer=optax.sgd, **options).member(0)
     expected = pytest.approx(token_loss(member.params), rel=1e-5)
     assert member.row["loss"] == expected and member.row["val_loss"] == expected
+
+
+def test_sums_over_many_batches_neither_drift_nor_stop_at_two_to_the_24():
+    """Against exact sums of the same float32 losses and weights."""
+    totals = totals_of(None)
+
+    def sums(losses, weights, start=None):
+        one = lambda carry, item: (totals.update(carry, *item, None, ()), None)  # noqa: E731
+        return jax.lax.scan(one, totals.start() if start is None else start, (losses, weights))[0]
+
+    first = jax.jit(sums)(jnp.ones(1), jnp.full(1, 2.0**24))
+    losses, ones = np.full(100_000, 0.1, np.float32), np.ones(100_000, np.float32)
+    last = jax.jit(sums)(losses, ones, first)
+    expected = (2**24 + math.fsum(losses.astype(np.float64))) / (2**24 + 100_000)
+    assert float(totals.finish(last)["loss"]) == np.float32(expected)
+    few = np.random.default_rng(2).integers(0, 100, (2, 50)).astype(np.float32)  # whose sums are exact
+    assert float(totals.finish(jax.jit(sums)(*few))["loss"]) == np.float32((few[0] * few[1]).sum() / few[1].sum())
 
 
 def test_a_mean_inside_a_map_counts_as_its_samples():

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jaxnn.plots import figures as plots
 from jaxnn.train.history import History
-from jaxnn.train.rows import replace_file
+from jaxnn.train.rows import packed, replace_file, unpacked
 from jaxnn.train.table_files import csv_log, jsonl_log, tensorboard_log
 
 NAN, INF = math.nan, math.inf
@@ -509,6 +509,20 @@ def test_html():
     marked = {(row[0].text, cell.text) for row in body for cell in row if "background" in cell.get("style")}
     assert marked == {("20", "0.5"), ("1", "1")}
     assert "no epochs" in History()._repr_html_()
+
+
+# --- rows in checkpoints ---
+
+CELLS = st.one_of(st.floats(), st.integers(-(2**70), 2**70), st.booleans(), st.text(max_size=3))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.dictionaries(st.sampled_from(["epoch", "loss", "f1"]), CELLS, min_size=1), max_size=4))
+@example([{"epoch": 1, "loss": -0.0}, {"epoch": 2**63, "loss": NAN}])
+@example([{"epoch": -(2**63)}, {"epoch": 2}])
+def test_packed_rows_are_the_same_bit_for_bit(rows):
+    again = unpacked(json.loads(json.dumps(packed(rows))))
+    assert len(again) == len(rows) and History(again).same_as(History(rows))
 
 
 # --- long runs ---

@@ -162,6 +162,23 @@ def test_checkpoints_of_another_run_are_rejected(tmp_path, compilations):
     assert len(again.history.rows) == 4
 
 
+def test_a_long_history_is_packed_once_and_old_checkpoints_have_rows(tmp_path, monkeypatch):
+    from jaxnn.train import saver
+
+    monkeypatch.setattr(saver, "EPOCHS", 3)
+    packed, sizes = saver.packed, []
+    monkeypatch.setattr(saver, "packed", lambda rows: sizes.append(len(rows)) or packed(rows))
+    whole = fit(Checkpoints(tmp_path), epochs=8, batch_size=50)
+    assert sizes == [1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
+    train_state, info = Checkpoints(tmp_path).restore(whole.train_state, step=whole.history["step"][-2])
+    with Checkpoints(tmp_path) as store:
+        store.save(int(train_state.step), train_state, {**info, "rows": None, "history": whole.history.rows[:7]})
+    resumed = fit(Checkpoints(tmp_path), epochs=8, batch_size=50)
+    assert resumed.history.same_as(whole.history)
+    assert resumed.history["seconds"][:7] == whole.history["seconds"][:7]
+    assert resumed.history["seconds"][7:] != whole.history["seconds"][7:]
+
+
 def test_a_damaged_checkpoint_is_skipped(tmp_path):
     fit(Checkpoints(tmp_path), epochs=2)
     fit(Checkpoints(tmp_path), epochs=3)

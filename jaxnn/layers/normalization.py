@@ -16,8 +16,9 @@ from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.masks import split_mask, zero_padding
+from jaxnn.core.norms import power_norm, power_of_two
 from jaxnn.functional.initializers import ones, zeros
-from jaxnn.kernels.normalization import centered, power_norm, power_of_two
+from jaxnn.kernels.normalization import centered
 
 
 def batch_norm(

@@ -110,6 +110,12 @@ LAYERS = {
     "rms_norm": Entry(lambda: nn.rms_norm(axis=(1, 2)), floats(3, 2, 4), {"scale": (2, 4)}),
     "group_norm": Entry(lambda: nn.group_norm(2), floats(3, 3, 4), {"bias": (4,), "scale": (4,)}),
     "instance_norm": Entry(lambda: nn.instance_norm(use_bias=False), floats(3, 3, 4), {"scale": (4,)}),
+    "instance_norm with running statistics": Entry(
+        lambda: nn.instance_norm(track_running_stats=True, momentum=None),
+        floats(3, 3, 4),
+        {"bias": (4,), "scale": (4,)},
+        state={"count": (), "mean": (4,), "var": (4,)},
+    ),
     "add": Entry(lambda: nn.as_layer(nn.add), (floats(3, 4), floats(3, 4) / 2), {}),
     "multiply": Entry(lambda: nn.as_layer(nn.multiply), (floats(3, 4), floats(3, 4) / 2), {}),
     "concatenate": Entry(lambda: nn.as_layer(nn.concatenate), (floats(3, 4), floats(3, 2)), {}),

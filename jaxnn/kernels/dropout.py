@@ -51,24 +51,33 @@ def dropout(x: ArrayLike, rate: float | jax.Array, key: jax.Array) -> jax.Array:
 
 @jax.jit  # one compiled program in an eager call
 def _dropout(x: jax.Array, rate: float | jax.Array, key: jax.Array) -> jax.Array:
-    wide = widen(x)
+    return dropped(widen(x), rate, _words(key, x.shape)).astype(x.dtype)
+
+
+def dropped(x: jax.Array, rate: float | jax.Array, words: jax.Array) -> jax.Array:
+    """Apply `dropout` to x, in at least float32, with one random uint32 per element."""
     keep = 1 - jnp.asarray(rate, jnp.float32)
     steps = jnp.round(jnp.clip(keep, 0, 1) * STEPS).astype(jnp.uint32)
-    scale = STEPS / jnp.maximum(steps, 1).astype(wide.dtype)
+    scale = STEPS / jnp.maximum(steps, 1).astype(x.dtype)
     scale = jnp.where((keep >= 0) & (keep <= 1), scale, jnp.nan)
-    kept = _words(key, x.shape) >> 8 < steps  # a word's upper 24 bits
-    return (jnp.where(kept, wide, 0) * scale).astype(x.dtype)
+    kept = words >> 8 < steps  # a word's upper 24 bits
+    return jnp.where(kept, x, 0) * scale
 
 
 def _words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """One random uint32 per element: the first word of Threefry's block at (index in the batch, index in the example)."""
-    words = jax.random.key_data(key)
-    if words.shape != (2,):  # a key of another generator
-        words = jax.random.bits(key, (2,), jnp.uint32)
     batch, *example = shape or (1,)
     in_batch = jnp.arange(batch, dtype=jnp.uint32).reshape(batch, *(1 for _ in example))
     in_example = jnp.arange(math.prod(example), dtype=jnp.uint32).reshape(1, *example)
-    return threefry((words[0], words[1]), (in_batch, in_example))[0].reshape(shape)
+    return threefry(words_of(key), (in_batch, in_example))[0].reshape(shape)
+
+
+def words_of(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The two words of a key; of another generator's key, two words drawn from it."""
+    words = jax.random.key_data(key)
+    if words.shape != (2,):
+        words = jax.random.bits(key, (2,), jnp.uint32)
+    return words[0], words[1]
 
 
 def threefry(key: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxnn.core.norms import power_norm
 from jaxnn.kernels.forms import form_scope, widen
-from jaxnn.kernels.normalization import power_norm
 from jaxnn.kernels.windows import MAX_TAPS, Padding, dilated_size, output_sizes, per_axis, resolve_padding
 
 

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import kernels
+from jaxnn._jax import is_tracer
 from jaxnn.core.block import compose
-from jaxnn.core.checks import number, whole
+from jaxnn.core.checks import fraction, number, require_key, whole
 from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.masks import split_mask, zero_padding
+from jaxnn.core.text import array_text
 from jaxnn.functional.initializers import glorot_uniform, ones, zeros
 from jaxnn.layers.embedding import rotary
 from jaxnn.layers.linear import dense
@@ -34,6 +36,8 @@ def attention(
     rotary_base: float | None = None,
     bias: Callable[[int, jax.Array, jax.Array], jax.Array] | None = None,
     cache: int | None = None,
+    dropout: float = 0.0,
+    return_weights: bool = False,
     use_bias: bool = True,
     kernel_init=glorot_uniform(),
     output_init=None,
@@ -51,8 +55,12 @@ def attention(
     - `(x, mask)`: self-attention with a mask, (batch, time) for a padded sequence, or with four axes that broadcast to
       (batch, heads, queries, keys).
     - `(x, memory)`: cross-attention to another sequence; each of the two may be a pair with its mask.
+    - a dict with `query`, (batch, queries, n_in), and any of `key` (by default the query), `value` (by default the key),
+      `mask` and `bias`: a mask (batch, keys), or one as above, and a floating-point array that is added to the scores, of four
+      axes that broadcast likewise. A bias of −∞ is a mask of false. PyTorch's floating-point `attn_mask` is this bias.
 
-    The output keeps the mask of `x`, so that layers stack. The output for a query that may attend to nothing is the bias.
+    The output keeps the mask of `x` in a pair, so that layers stack. For a query that may attend to nothing it is the bias of
+    the last linear map.
 
     Args:
         features: The number of output features.
@@ -73,17 +81,21 @@ def attention(
         cache: For decoding, the number of positions that the state has room for. Except in training, each input, of any
             length, then continues the sequence, and the outputs are those for the whole sequence at once. It requires
             causal attention. Outputs for positions beyond the cache are NaN.
+        dropout: The dropout rate of the weights softmax(q kᵀ / √d), in [0, 1). It may be traced.
+        return_weights: Whether to return `(y, weights)`, where y is the output and the weights, after dropout, have the shape
+            (batch, heads, queries, keys). PyTorch averages them over the heads by default.
         use_bias: Whether the four linear maps have biases.
         kernel_init: Initializer of the four kernels, as matrices.
         output_init: Initializer of the output's kernel, by default `kernel_init`; deep stacks use a smaller one.
         bias_init: Initializer of the biases.
 
     Returns:
-        A `Layer` to (batch, time, features), or to `(y, mask)`. With a cache its state `cache` has the entries `key` and
+        A `Layer` to y, (batch, time, features), or to `(y, mask)`. With a cache its state `cache` has the entries `key` and
         `value`, (batch, cache, key_heads, d), and `seen`, the number of positions so far.
 
     Raises:
-        ValueError: If the options contradict each other, or do not fit the input's shape.
+        ValueError: If the options contradict each other, or do not fit the input's shape; in training with dropout and
+            without a key.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -108,6 +120,7 @@ def attention(
         raise ValueError("attention with a cache must be causal, since later positions are not known yet: pass is_causal=True")
     scale = None if scale is None else number("attention", "scale", scale)
     softcap = None if softcap is None else number("attention", "softcap", softcap, 0, above=True)
+    dropout = fraction("attention", "dropout", dropout)
     rotary_base = None if rotary_base is None else number("attention", "rotary_base", rotary_base, 0, above=True)
     d = features // heads if head_features is None else whole("attention", "head_features", head_features)
 
@@ -118,47 +131,76 @@ def attention(
         "query": product(heads, d),
         "key": product(key_heads, d),
         "value": product(key_heads, d),
-        "cache": _heads(is_causal, window, scale, softcap, rotary_base, bias, cache),
+        "cache": _heads(is_causal, window, scale, softcap, rotary_base, bias, cache, dropout, return_weights),
         "output": product(features, axis=(-2, -1), kernel_init=output_init or kernel_init),
     } | ({"query_norm": _rms_norm(), "key_norm": _rms_norm()} if qk_norm else {})
 
     def forward(run, x):
-        (x, kept), memory, mask = _read(x)
-        if cache is not None and mask is not None:
-            raise ValueError("attention with a cache takes no mask, since the state does not store which keys are padding")
-        q, k, v = run("query", x), run("key", memory), run("value", memory)
+        (query, key, value), kept, mask, added = _read(x)
+        if cache is not None and (mask is not None or added is not None):
+            raise ValueError("attention with a cache takes no mask or bias, since the state stores neither for earlier keys")
+        q, k, v = run("query", query), run("key", key), run("value", value)
         if qk_norm:
             q, k = run("query_norm", q), run("key_norm", k)
-        y = run("output", run("cache", (q, k, v) if mask is None else (q, k, v, mask)))
-        return y if kept is None else (y, kept)
+        y = run("cache", (q, k, v, mask, added))
+        y, weights = y if return_weights else (y, None)
+        y = run("output", y)
+        y = y if kept is None else (y, kept)
+        return (y, weights) if return_weights else y
 
     return compose("attention", children, forward, traced=True)
 
 
-def _read(x: Any) -> tuple[tuple[Any, Any], Any, Any]:
-    """The queries with their mask, the memory, and its mask (batch, heads, queries, keys) or None."""
-    (x, kept), memory = split_mask(x, any_shape=True), None
-    if kept is None and isinstance(x, tuple) and len(x) == 2:
-        (x, kept), (memory, mask) = (split_mask(part, any_shape=True) for part in x)
+def _read(x: Any) -> tuple[tuple[Any, Any, Any], Any, Any, Any]:
+    """(query, key, value), the mask of the output, and the mask and the bias (batch, heads, queries, keys); None for none."""
+    bias = None
+    if isinstance(x, dict):
+        query, key, value, kept, mask, bias = _entries(x)
     else:
-        memory, mask = x, kept
-    if any(getattr(a, "ndim", None) != 3 for a in (x, memory)) or x.shape[0] != memory.shape[0]:
+        query, kept = split_mask(x, any_shape=True)
+        if kept is None and isinstance(query, tuple) and len(query) == 2:
+            (query, kept), (key, mask) = (split_mask(part, any_shape=True) for part in query)
+        else:
+            key, mask = query, kept
+        value = key
+    parts = query, key, value
+    if (
+        any(getattr(a, "ndim", None) != 3 for a in parts)
+        or len({a.shape[0] for a in parts}) > 1
+        or key.shape[1] != value.shape[1]
+    ):
         raise ValueError(
-            "attention takes x, (x, mask), (x, memory) or (x, (memory, mask)), x and memory of shape (batch, time, features)"
+            "attention takes x, (x, mask), (x, memory), (x, (memory, mask)) or a dict of query, key, value, mask and bias; x, "
+            "memory, query, key and value of shape (batch, time, features), key and value of one length, got "
+            f"{array_text(x)}"
         )
-    for m, a in ((kept, x), (mask, memory)):
+    for m, a in ((kept, query), (mask, key)):
         if m is not None and m.ndim not in (2, 4):
             raise ValueError(f"attention takes a mask (batch, time) or (batch, heads, queries, keys), got {list(m.shape)}")
         if m is not None and m.ndim == 2 and m.shape != a.shape[:2]:
             raise ValueError(f"attention takes a mask (batch, time) = {list(a.shape[:2])}, got {list(m.shape)}")
-    x = zero_padding(x, kept) if kept is not None and kept.ndim == 2 else x
+    query = zero_padding(query, kept) if kept is not None and kept.ndim == 2 else query
     if mask is not None and mask.ndim == 2:
-        memory, mask = zero_padding(memory, mask), mask[:, None, None]
-    return (x, kept), memory, mask
+        key, value, mask = zero_padding(key, mask), zero_padding(value, mask), mask[:, None, None]
+    return (query, key, value), (None if isinstance(x, dict) else kept), mask, bias
 
 
-def _heads(is_causal, window, scale, softcap, rotary_base, bias, cache) -> Layer:
-    """From (q, k, v) or (q, k, v, mask) to the outputs of all heads; the state holds earlier keys and values."""
+def _entries(x: dict) -> tuple:
+    """Query, key, value, the masks of the queries and of the keys, and the bias of a dict."""
+    if "query" not in x or not x.keys() <= {"query", "key", "value", "mask", "bias"}:
+        raise ValueError(f"attention takes a dict of query and any of key, value, mask and bias, got {sorted(x)}")
+    query, mask, bias = x["query"], x.get("mask"), x.get("bias")
+    key = x.get("key", query)
+    if mask is not None and mask.dtype != jnp.bool_:
+        raise TypeError(f"attention takes a boolean mask, true where a position may be attended to, got {array_text(mask)}")
+    kept = mask if "key" not in x else None  # the padding of a sequence that attends to itself
+    if bias is not None and (not jnp.issubdtype(bias.dtype, jnp.floating) or bias.ndim != 4):
+        raise ValueError(f"attention takes a bias that is floating-point and has four axes, got {array_text(bias)}")
+    return query, key, x.get("value", key), kept, mask, bias
+
+
+def _heads(is_causal, window, scale, softcap, rotary_base, bias, cache, dropout, return_weights) -> Layer:
+    """From (q, k, v, mask, bias) to the outputs of all heads; the state holds earlier keys and values."""
     if isinstance(window, tuple):
         if len(window) != 2:
             raise ValueError(f"attention takes a window as a number or a pair (before, after), got {window}")
@@ -176,8 +218,7 @@ def _heads(is_causal, window, scale, softcap, rotary_base, bias, cache) -> Layer
         return {}, empty | {"seen": param(zeros, (), jnp.int32)}
 
     def apply(params, state, x, *, key=None, training=False):
-        q, k, v, *masks = x
-        mask = masks[0] if masks else None
+        q, k, v, mask, added = x
         cached = size is not None and not training
         at_q, at_k = (jnp.arange(a.shape[1], dtype=jnp.int32) for a in (q, k))
         if cached:
@@ -192,9 +233,18 @@ def _heads(is_causal, window, scale, softcap, rotary_base, bias, cache) -> Layer
         allowed = None if causal else _allowed(at_q[:, None], at_k[None], is_causal, reach)
         if allowed is not None:
             mask = allowed[None, None] if mask is None else mask & allowed[None, None]
-        added = None if bias is None else bias(q.shape[2], at_q, at_k)[None]
-        y = kernels.dot_product_attention(q, k, v, mask=mask, is_causal=causal, scale=scale, bias=added, softcap=softcap)
-        return (jnp.where(full, jnp.full_like(y, jnp.nan), y) if cached else y), state
+        if added is not None:
+            finite = ~jnp.isneginf(added)  # a bias of −∞ would give NaN for a query without keys
+            mask = finite if mask is None else mask & finite
+            added = jnp.where(finite, added, jnp.zeros((), added.dtype))
+        if bias is not None:
+            by_position = bias(q.shape[2], at_q, at_k)[None]
+            added = by_position if added is None else jnp.add(*promote(by_position, added))
+        options: dict[str, Any] = {"scale": scale, "bias": added, "softcap": softcap, "return_weights": return_weights}
+        if training and (is_tracer(dropout) or dropout > 0):
+            options |= {"dropout": dropout, "dropout_key": require_key(key)}
+        y = kernels.dot_product_attention(q, k, v, mask=mask, is_causal=causal, **options)
+        return (jax.tree.map(lambda a: jnp.where(full, jnp.full_like(a, jnp.nan), a), y) if cached else y), state
 
     return Layer(init, apply, "cache")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,14 @@ from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.masks import split_mask, zero_padding
+from jaxnn.core.norms import power_norm, power_of_two
 from jaxnn.functional.initializers import ones, zeros
-from jaxnn.kernels.normalization import centered, power_norm, power_of_two
+from jaxnn.kernels.normalization import centered
 
 
 def batch_norm(
     *,
-    momentum: float = 0.9,
+    momentum: float | None = 0.9,
     epsilon: float = 1e-5,
     use_scale: bool = True,
     use_bias: bool = True,
@@ -39,7 +41,7 @@ def batch_norm(
     are not updated.
 
     Args:
-        momentum: The decay m of the running statistics.
+        momentum: The decay m of the running statistics; None for their mean over all batches so far, m = 1 − 1 / count.
         epsilon: The constant ε.
         use_scale: Whether to learn a scale, initially 1.
         use_bias: Whether to learn a bias, initially 0.
@@ -47,7 +49,7 @@ def batch_norm(
             all of them. Not needed under `jit` with sharded arrays.
 
     Returns:
-        A `Layer` with state `mean` and `var`, both (channels,).
+        A `Layer` with state `mean` and `var`, both (channels,), and `count` of the batches for `momentum=None`.
 
     Raises:
         ValueError: If `momentum` is not in [0, 1] or `epsilon` is negative; in training on a batch with one value per
@@ -62,31 +64,56 @@ def batch_norm(
         ([[-1.0], [1.0]], [0.20000000298023224])
     """
 
-    momentum, epsilon = number("batch_norm", "momentum", momentum, 0, 1), number("batch_norm", "epsilon", epsilon, 0)
+    momentum, epsilon = _decay("batch_norm", momentum), number("batch_norm", "epsilon", epsilon, 0)
 
     def init(key, x):
         channels = split_mask(x)[0].shape[-1:]
-        return _affine(channels, use_scale, use_bias), {"mean": param(zeros, channels), "var": param(ones, channels)}
+        return _affine(channels, use_scale, use_bias), _running_statistics(channels, momentum)
 
     def apply(params, state, x, *, key=None, training=False):
-        if state.keys() != {"mean", "var"}:
-            raise ValueError(
-                "batch_norm needs its running statistics and got none: call model.apply(params, state, x) with the state "
-                "that init or fit returned"
-            )
+        _check_running("batch_norm", state, momentum)
         x, mask = split_mask(x)
         wide = zero_padding(at_least_float32(x), mask)
         if not training or (x.size == 0 and axis_name is None):
             y = _normalized(wide, state["mean"], state["var"], epsilon, params)
         else:
             y, batch, n = _batch_statistics(wide, mask, params, epsilon, axis_name)
-            weight = jnp.where(n >= 2, 1 - momentum, 0) if isinstance(n, jax.Array) else 1 - momentum
-            state = {k: (1 - weight) * state[k] + weight * batch[k].astype(state[k].dtype) for k in batch}
+            state = _updated(state, batch, momentum, n >= 2)
         if mask is None:
             return y.astype(x.dtype), state
         return (zero_padding(y, mask).astype(x.dtype), mask), state
 
     return Layer(init, apply, "batch_norm")
+
+
+def _decay(name: str, momentum: float | None) -> Any:
+    return None if momentum is None else number(name, "momentum", momentum, 0, 1)
+
+
+def _running_statistics(channels: tuple[int, ...], momentum: float | None) -> dict:
+    count = {"count": param(zeros, (), jnp.int32)} if momentum is None else {}
+    return {"mean": param(zeros, channels), "var": param(ones, channels)} | count
+
+
+def _check_running(name: str, state: dict, momentum: float | None) -> None:
+    if state.keys() != {"mean", "var"} | ({"count"} if momentum is None else set()):
+        raise ValueError(
+            f"{name} needs its running statistics and got {sorted(state) or 'none'}: call model.apply(params, state, x) with "
+            "the state that init or fit returned"
+        )
+
+
+def _updated(state: dict, batch: dict, momentum: float | None, counts: bool | jax.Array = True) -> dict:
+    """The running statistics after a batch, or unchanged if it does not count."""
+    weight: Any
+    if momentum is None:
+        count = state["count"] + jnp.asarray(counts, jnp.int32)
+        weight = 1 / jnp.maximum(count, 1).astype(state["mean"].dtype)
+    else:
+        weight = 1 - momentum
+    weight = jnp.where(counts, weight, 0) if isinstance(counts, jax.Array) else weight
+    after = {k: (1 - weight) * state[k] + weight * batch[k].astype(state[k].dtype) for k in batch}
+    return after | ({"count": count} if momentum is None else {})
 
 
 def _batch_statistics(x, mask, params, epsilon, axis_name):
@@ -226,7 +253,14 @@ def group_norm(groups: int, *, epsilon: float = 1e-5, use_scale: bool = True, us
     return _grouped("group_norm", lambda channels: groups, epsilon, use_scale, use_bias)
 
 
-def instance_norm(*, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bool = True) -> Layer:
+def instance_norm(
+    *,
+    epsilon: float = 1e-5,
+    use_scale: bool = True,
+    use_bias: bool = True,
+    track_running_stats: bool = False,
+    momentum: float | None = 0.9,
+) -> Layer:
     """Instance normalization: y = scale · (x − mean) / √(var + ε) + bias, over space (Ulyanov et al. 2016).
 
     Each sample and each channel is normalized separately. Computed in at least float32. PyTorch's layer has no scale and
@@ -236,9 +270,12 @@ def instance_norm(*, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bo
         epsilon: The constant ε.
         use_scale: Whether to learn one scale per channel, initially 1.
         use_bias: Whether to learn one bias per channel, initially 0.
+        track_running_stats: Whether inference uses running statistics as in `batch_norm`, updated by the mean over the batch
+            of the samples' means and unbiased variances.
+        momentum: The decay of the running statistics, as in `batch_norm`.
 
     Returns:
-        A `Layer` that keeps the shape (batch, *space, channels).
+        A `Layer` that keeps the shape (batch, *space, channels). With running statistics its state is that of `batch_norm`.
 
     Raises:
         ValueError: If a sample has one value per channel, which has no variance.
@@ -250,7 +287,24 @@ def instance_norm(*, epsilon: float = 1e-5, use_scale: bool = True, use_bias: bo
         >>> layer(params, x).round(3).tolist()
         [[[-1.0], [1.0]]]
     """
-    return _grouped("instance_norm", lambda channels: channels, epsilon, use_scale, use_bias)
+    momentum = _decay("instance_norm", momentum)
+    plain = _grouped("instance_norm", lambda channels: channels, epsilon, use_scale, use_bias)
+    if not track_running_stats:
+        return plain
+
+    def init(key, x):
+        return plain.setup(x).params, _running_statistics(x.shape[-1:], momentum)
+
+    def apply(params, state, x, *, key=None, training=False):
+        _check_running("instance_norm", state, momentum)
+        wide, space = at_least_float32(x), tuple(range(1, x.ndim - 1))
+        if not training or x.size == 0:
+            return _normalized(wide, state["mean"], state["var"], epsilon, params).astype(x.dtype), state
+        n = math.prod(x.shape[1:-1])
+        batch = {"mean": wide.mean((0, *space)), "var": centered(wide, space)[1].mean((0, *space)) * (n / (n - 1))}
+        return plain.apply(params, {}, x)[0], _updated(state, batch, momentum)
+
+    return Layer(init, apply, "instance_norm")
 
 
 def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Layer:

@@ -20,8 +20,9 @@ from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.initialize import draw
 from jaxnn.core.layer import Layer, as_layer
 from jaxnn.core.naming import child_key
+from jaxnn.core.norms import power_norm
 from jaxnn.functional.initializers import normal
-from jaxnn.kernels.normalization import centered, power_norm
+from jaxnn.kernels.normalization import centered
 
 TINY = 1e-12  # a kernel or column with a smaller norm is not divided by it
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.checks import axes_of, whole
+from jaxnn.core.checks import axes_of, number, whole
 from jaxnn.core.dtypes import at_least_float32
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.kernels.resampling import resample
 from jaxnn.layers.convolution import PerAxis, check_per_axis, spatial
 
+_FLOOR, _CLAMPED = "pytorch_nearest", "pytorch_cubic"  # methods that jax.image does not have
 Margins = int | Sequence[tuple[int, int]]
 
 
@@ -169,20 +171,22 @@ def crop(cropping: Margins) -> Layer:
     return stateless(_no_params, apply)
 
 
-def upsample(scale: PerAxis, *, method: str = "nearest", align_corners: bool = False) -> Layer:
-    """Upsample the spatial axes, n → scale · n, with the weights of `jax.image.resize`.
+def upsample(scale: float | Sequence[float], *, method: str = "nearest", align_corners: bool = False) -> Layer:
+    """Upsample the spatial axes, n → ⌊scale · n⌋, with the weights of `jax.image.resize`.
+
+    A pixel of the output is 1 / scale as long as one of the input, also where scale · n is not whole, as with PyTorch's
+    `scale_factor`.
 
     Args:
-        scale: A whole number, or one per spatial axis.
-        method: As for `resize`. PyTorch's bicubic method uses another constant a, and repeats the border unless
-            `antialias=True`.
+        scale: A positive number, or one per spatial axis. Below 1, pixels are left out without smoothing.
+        method: As for `resize`, whose methods `"pytorch_nearest"` and `"pytorch_cubic"` are PyTorch's "nearest" and "bicubic".
         align_corners: As for `resize`.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: If `method` is unknown, or "nearest" with `align_corners`.
+        ValueError: If `method` is unknown, or takes the nearest pixel with `align_corners`; if nothing is left.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -190,11 +194,18 @@ def upsample(scale: PerAxis, *, method: str = "nearest", align_corners: bool = F
         >>> nn.upsample(2)({}, x)[0, :, 0].tolist(), nn.upsample(2, method="linear")({}, x)[0, :, 0].tolist()
         ([0.0, 0.0, 4.0, 4.0], [0.0, 1.0, 3.0, 4.0])
     """
-
-    check_per_axis("upsample", scale=scale)
+    for s in scale if isinstance(scale, Sequence) else (scale,):
+        number("upsample", "scale", s, 0, above=True)
 
     def longer(x):
-        return tuple(n * s for n, s in zip(x.shape[1:-1], spatial("upsample", "scale", scale, x), strict=True))
+        axes = len(spatial("upsample", "scale", 1, x))
+        scales = tuple(scale) if isinstance(scale, Sequence) else (scale,) * axes
+        sizes = [math.floor(n * s) for n, s in zip(x.shape[1:-1], scales, strict=False)]
+        if len(scales) != axes or 0 in sizes:
+            raise ValueError(
+                f"upsample takes one scale per spatial axis, of at least one pixel, for an input {list(x.shape)}, got {scale}"
+            )
+        return [(m, Fraction(s).limit_denominator(10**6)) for m, s in zip(sizes, scales, strict=True)]  # 1.1 is 11/10
 
     return _resized("upsample", longer, method, align_corners, antialias=False)
 
@@ -209,16 +220,18 @@ def resize(size: PerAxis, *, method: str = "linear", align_corners: bool = False
     Args:
         size: The output size m, one number for all spatial axes or one per axis.
         method: `"nearest"` (the old pixel at the center of the new one, PyTorch's "nearest-exact"), `"linear"` (also
-            `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, with a = −1/2; PyTorch uses −3/4), `"lanczos3"` or `"lanczos5"`.
+            `"bilinear"`, `"trilinear"`), `"cubic"` (Keys's, with a = −1/2, PyTorch's "bicubic" with `antialias=True`),
+            `"lanczos3"`, `"lanczos5"`; `"pytorch_nearest"` (the old pixel at the start of the new one, ⌊i · n / m⌋) or
+            `"pytorch_cubic"` (a = −3/4, and pixels beyond the border are equal to it; PyTorch's "bicubic", OpenCV's too).
         align_corners: Whether the centers of the corner pixels coincide, rather than the areas.
         antialias: Whether to smooth an axis that becomes shorter, so that every pixel contributes, which PyTorch does not
-            by default. It has no effect for "nearest".
+            by default. It has no effect for the nearest pixel and for "pytorch_cubic".
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *size, channels).
 
     Raises:
-        ValueError: If `method` is unknown, or "nearest" with `align_corners`.
+        ValueError: If `method` is unknown, or takes the nearest pixel with `align_corners`.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -227,31 +240,47 @@ def resize(size: PerAxis, *, method: str = "linear", align_corners: bool = False
         ([0.0, 2.0, 4.0], [0.0, 1.0, 2.0, 3.0, 4.0])
     """
     check_per_axis("resize", size=size)
-    return _resized("resize", lambda x: spatial("resize", "size", size, x), method, align_corners, antialias)
+
+    def sizes(x):
+        return [(m, Fraction(m, max(n, 1))) for n, m in zip(x.shape[1:-1], spatial("resize", "size", size, x), strict=True)]
+
+    return _resized("resize", sizes, method, align_corners, antialias)
 
 
-def _resized(name: str, size_of: Callable, method: str, align_corners: bool, antialias: bool) -> Layer:
-    """The layer that resizes the spatial axes to `size_of(x)`."""
-    known = jax.image.ResizeMethod.from_string(method)  # raises an error for an unknown method
-    if align_corners and known is jax.image.ResizeMethod.NEAREST:
-        raise ValueError(f'{name} takes align_corners only with a method that interpolates, got method="nearest"')
+def _resized(name: str, sizes_of: Callable, method: str, align_corners: bool, antialias: bool) -> Layer:
+    """The layer that resizes the spatial axes of x to `sizes_of(x)`, a size and a scale for each."""
+    known = method if method in (_FLOOR, _CLAMPED) else jax.image.ResizeMethod.from_string(method)  # or raises an error
+    nearest = known in (_FLOOR, jax.image.ResizeMethod.NEAREST)
+    if align_corners and nearest:
+        raise ValueError(f'{name} takes align_corners only with a method that interpolates, got method="{method}"')
 
     def apply(params, x):
         y = at_least_float32(x, linear=True)
-        for axis, (n, m) in enumerate(zip(x.shape[1:-1], size_of(x), strict=True), 1):
-            if known is jax.image.ResizeMethod.NEAREST:
-                y = jnp.take(y, (2 * np.arange(m) + 1) * n // (2 * m), axis)
-            elif n != m:
-                y = resample(y, _resize_weights(n, m, known, align_corners, antialias), axis)
+        for axis, (n, (m, scale)) in enumerate(zip(x.shape[1:-1], sizes_of(x), strict=True), 1):
+            if n == m and (scale == 1 or align_corners or known not in (_CLAMPED, jax.image.ResizeMethod.NEAREST)):
+                continue  # PyTorch as well ignores a scale that does not change the size, except with these methods
+            if nearest:
+                scale = Fraction(2) if known == _FLOOR and m == 2 * n else scale  # PyTorch's
+                half = 0 if known == _FLOOR else 1
+                old = [(2 * i + half) * scale.denominator // (2 * scale.numerator) for i in range(m)]
+                y = jnp.take(y, np.minimum(np.array(old, np.int32), n - 1), axis)
+            else:
+                y = resample(y, _resize_weights(n, m, float(scale), known, align_corners, antialias), axis)
         return y.astype(x.dtype)
 
     return stateless(_no_params, apply, name)
 
 
-def _resize_weights(n: int, m: int, method: jax.image.ResizeMethod, align_corners: bool, antialias: bool) -> np.ndarray:
+def _resize_weights(n: int, m: int, scale: float, method: Any, align_corners: bool, antialias: bool) -> np.ndarray:
     """The weight of each of n pixels in each of m new ones, (m, n), as `jax.image.resize` computes them, in float64."""
-    scale = (m - 1) / (n - 1) if align_corners and min(n, m) > 1 else m if align_corners else m / n
+    scale = (m - 1) / (n - 1) if align_corners and min(n, m) > 1 else m if align_corners else scale
     at = np.arange(m) / scale if align_corners and min(n, m) > 1 else (np.arange(m) + 0.5) / scale - 0.5
+    if method == _CLAMPED:
+        weights = _cubic(np.abs(at[:, None] - np.arange(-2, n + 2)), -0.75)
+        inside = weights[:, 2:-2]
+        inside[:, 0] += weights[:, :2].sum(1)
+        inside[:, -1] += weights[:, -2:].sum(1)
+        return inside
     distance = np.abs(at[:, None] - np.arange(n)) / (max(1 / scale, 1) if antialias else 1)
     weights = _INTERPOLATION[method](distance)
     total = weights.sum(1, keepdims=True)
@@ -259,9 +288,10 @@ def _resize_weights(n: int, m: int, method: jax.image.ResizeMethod, align_corner
     return np.where(((at >= -0.5) & (at <= n - 0.5))[:, None], weights, 0)
 
 
-def _cubic(d: np.ndarray) -> np.ndarray:
-    outer = np.where(d < 2, ((-0.5 * d + 2.5) * d - 4) * d + 2, 0)
-    return np.where(d < 1, (1.5 * d - 2.5) * d * d + 1, outer)
+def _cubic(d: np.ndarray, a: float = -0.5) -> np.ndarray:
+    """The kernel of Keys (1981), eq. 4 with any a."""
+    outer = np.where(d < 2, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a, 0)
+    return np.where(d < 1, ((a + 2) * d - (a + 3)) * d * d + 1, outer)
 
 
 def _lanczos(radius: int) -> Callable[[np.ndarray], np.ndarray]:

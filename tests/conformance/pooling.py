@@ -111,15 +111,17 @@ def global_pool(draw, kind):
 @st.composite
 def upsample(draw):
     axes = draw(st.integers(1, 3))
-    scale = per_axis(draw, axes, 1, 4)
-    method = draw(st.sampled_from(["nearest", "linear", *(["bicubic"] if axes == 2 else [])]))
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[axes] if method == "linear" else method
-    options = {"nearest": {}, "linear": {"align_corners": False}, "bicubic": {"align_corners": False, "antialias": True}}[
-        method
-    ]
-    x = normal(2, *per_axis(draw, axes, 1, 4), 2)
+    fractions = st.sampled_from([0.5, 1.0, 1.1, 1.5, 2.3, 3.0])
+    scale = per_axis(draw, axes, 1, 4) if draw(st.booleans()) else tuple(draw(fractions) for _ in range(axes))
+    cubic = ["pytorch_cubic", *(["bicubic"] if all(s == int(s) for s in scale) else [])] if axes == 2 else []
+    method = draw(st.sampled_from(["nearest", "pytorch_nearest", "linear", *cubic]))
+    aligned = draw(st.booleans()) and method in ("linear", "pytorch_cubic")
+    modes = {"linear": ["linear", "bilinear", "trilinear"][axes - 1], "nearest": "nearest-exact", "bicubic": "bicubic"}
+    mode = modes.get(method, {"pytorch_nearest": "nearest", "pytorch_cubic": "bicubic"}.get(method))
+    options = {} if "nearest" in method else {"align_corners": aligned} | ({"antialias": True} if method == "bicubic" else {})
+    x = normal(2, *per_axis(draw, axes, 2, 4), 2)
     return Case(
-        nn.upsample(scale, method=method),
+        nn.upsample(scale, method=method, align_corners=aligned),
         x,
         lambda p, x: last(F.interpolate(first(x), scale_factor=[float(s) for s in scale], mode=mode, **options)),
     )

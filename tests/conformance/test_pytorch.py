@@ -62,9 +62,7 @@ LAYERS = {
     "global_avg_pool": Row(pooling.global_pool("avg"), "functional.adaptive_avg_pool1d, ...2d, ...3d to size 1"),
     "global_max_pool": Row(pooling.global_pool("max"), "functional.adaptive_max_pool1d, ...2d, ...3d to size 1"),
     # shapes
-    "upsample": Row(
-        pooling.upsample(), "functional.interpolate", "bicubic without antialias has a = −3/4, and repeats the border"
-    ),
+    "upsample": Row(pooling.upsample(), "functional.interpolate", "'pytorch_nearest' is 'nearest', 'pytorch_cubic' 'bicubic'"),
     "resize": Row(pooling.resize(), "functional.interpolate", "it smooths only where antialias=True"),
     "pixel_shuffle": Row(pooling.pixel_shuffle("pixel_shuffle"), "functional.pixel_shuffle"),
     "pixel_unshuffle": Row(pooling.pixel_shuffle("pixel_unshuffle"), "functional.pixel_unshuffle"),

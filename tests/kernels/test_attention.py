@@ -57,6 +57,29 @@ def test_equals_the_definition(data):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("causal", [False, True])
+def test_dropout_does_not_depend_on_the_form(causal, x64, monkeypatch):
+    mask = np.random.default_rng(0).random((2, 1, 40, 40)) < 0.7
+    options = {"mask": mask, "is_causal": causal, "dropout": 0.4, "dropout_key": jax.random.key(3)}
+    q, k, v = operands(2, 40, 40, 2, 2)
+
+    def everything(form):
+        def f(*args):
+            y = dot_product_attention(*args, **options, form=form)
+            return jnp.sin(y).sum(), y
+
+        return jax.jit(jax.grad(f, (0, 1, 2), has_aux=True))
+
+    y, weights = jax.jit(lambda *args: dot_product_attention(*args, **options, return_weights=True))(q, k, v)
+    np.testing.assert_allclose(np.einsum("bhqk,bkhd->bqhd", weights, v), y, atol=1e-12)
+    expected = everything("xla")(q, k, v)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-11), everything("blocks")(q, k, v), expected)
+    monkeypatch.setattr("jaxnn.kernels.attention.MAX_SCORES", 0)
+    monkeypatch.setattr("jaxnn.kernels.attention.BLOCK", 16)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-11), everything("blocks")(q, k, v), expected)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("long", [False, True])
 def test_every_transformation(long, x64, monkeypatch):
     if long:

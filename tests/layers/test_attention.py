@@ -154,6 +154,106 @@ def test_attention_is_its_formula(options, mask_shape):
     np.testing.assert_allclose(y if mask is None else y[0], expected, rtol=1e-4, atol=1e-5)
 
 
+def general_inputs():
+    """A dict for attention with two heads: a bias with −∞, a query without keys, and NaN where nothing may attend."""
+    bias = random(2, 2, 4, 5, seed=3)
+    bias[0, 1, 2] = -np.inf
+    bias[:, :, :, 3] = -np.inf
+    mask = np.arange(5) < np.array([[5], [4]])
+    x = {"query": random(2, 4, 6), "key": random(2, 5, 3, seed=1), "value": random(2, 5, 7, seed=2), "mask": mask, "bias": bias}
+    x["key"][1, 4] = np.nan
+    x["value"][1, 4] = np.nan
+    return jax.tree.map(lambda a: a.astype(np.float64) if a.dtype == np.float32 else a, x)
+
+
+def test_separate_keys_and_values_a_bias_that_depends_on_the_data_and_the_weights(x64):
+    layer, x = nn.attention(8, 2, return_weights=True), general_inputs()
+    params = jax.tree.map(lambda a: a.astype(np.float64), layer.init(KEY, x)[0])
+    y, weights = jax.jit(layer)(params, x)
+    p = jax.tree.map(np.asarray, params)
+    q, k, v = (
+        np.einsum("bti,ihd->bhtd", np.nan_to_num(x[name]), p[name]["kernel"]) + p[name]["bias"][:, None]
+        for name in ("query", "key", "value")
+    )
+    e = np.exp(q @ k.swapaxes(2, 3) / 2 + x["bias"]) * x["mask"][:, None, None]
+    attended = e / np.where((total := e.sum(-1, keepdims=True)) == 0, 1, total)
+    np.testing.assert_allclose(weights, attended, rtol=1e-12, atol=1e-15)
+    expected = np.einsum("bhqd,hdo->bqo", attended @ v, p["output"]["kernel"]) + p["output"]["bias"]
+    np.testing.assert_allclose(y, expected, rtol=1e-12)
+    gradients = jax.jit(jax.grad(lambda params, x: layer(params, x)[0].sum(), (0, 1), allow_int=True))(params, x)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients) if g.dtype == np.float64)
+    same = {"query": x["query"], "mask": x["mask"][:, :4]}
+    layer = nn.attention(8, 2)
+    params, _ = layer.init(KEY, same)
+    np.testing.assert_array_equal(layer(params, same), layer(params, (same["query"], same["mask"]))[0])
+
+
+@pytest.mark.slow
+def test_separate_keys_and_values_a_bias_and_the_weights_against_pytorch(x64):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    peer = torch.nn.MultiheadAttention(8, 2, batch_first=True, kdim=3, vdim=7).double()
+    torch.nn.init.normal_(peer.in_proj_bias)
+    of = lambda t: jnp.asarray(t.detach().numpy())  # noqa: E731
+    params = {"output": {"kernel": of(peer.out_proj.weight).T.reshape(2, 4, 8), "bias": of(peer.out_proj.bias)}}
+    for name, bias in zip(("query", "key", "value"), np.split(of(peer.in_proj_bias), 3), strict=True):
+        weight = of(getattr(peer, f"{name[0]}_proj_weight"))
+        params[name] = {"kernel": weight.T.reshape(-1, 2, 4), "bias": bias.reshape(2, 4)}
+    x = {name: jnp.asarray(random(2, 5, n, seed=n), float) for name, n in (("query", 8), ("key", 3), ("value", 7))}
+    x["bias"] = jnp.asarray(random(2, 2, 5, 5), float).at[:, :, 1, 2:].set(-jnp.inf)
+    layer = nn.attention(8, 2, return_weights=True)
+    inputs = {name: torch.tensor(np.asarray(a), requires_grad=True) for name, a in x.items()}
+    added = inputs["bias"].reshape(4, 5, 5)
+    expected = peer(inputs["query"], inputs["key"], inputs["value"], attn_mask=added, average_attn_weights=False)
+    y = layer(params, x)
+    sum(t.sin().sum() for t in expected).backward()
+    gradients = jax.jit(jax.grad(lambda x: sum(jnp.sin(a).sum() for a in layer(params, x))))(x)
+    for a, b in zip(y, expected, strict=True):
+        np.testing.assert_allclose(a, b.detach(), rtol=1e-10, atol=1e-12)
+    for name, g in gradients.items():
+        np.testing.assert_allclose(g, np.nan_to_num(inputs[name].grad.numpy()), rtol=1e-9, atol=1e-12)
+
+
+def test_dropout_of_the_weights():
+    """Weights are 0 or divided by 1 − rate, in the same places for blocks and for any form; at inference there is none."""
+    layer, x = nn.attention(8, 2, dropout=0.4, return_weights=True, is_causal=True), jnp.asarray(random(2, 9, 8))
+    params, state = layer.init(KEY, x)
+    plain, p = layer(params, x)
+    apply = jax.jit(
+        lambda key, rate: nn.attention(8, 2, dropout=rate, return_weights=True, is_causal=True).apply(
+            params, state, x, key=key, training=True
+        )[0]
+    )
+    y, dropped = apply(jax.random.key(1), 0.4)
+    seen = np.tril(np.ones((9, 9), bool)) & np.ones((2, 2, 1, 1), bool)
+    kept = np.asarray(dropped != 0)
+    np.testing.assert_allclose(dropped, np.where(kept, p / 0.6, 0), rtol=1e-5)
+    assert abs(kept[seen].mean() - 0.6) < 0.1 and not kept[~seen].any()
+    v = np.einsum("bti,ihd->bhtd", x, params["value"]["kernel"])
+    expected = np.einsum("bhqd,hdo->bqo", dropped @ v, params["output"]["kernel"])
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    fixed, _ = layer.apply(params, state, x, key=jax.random.key(1), training=True)
+    np.testing.assert_allclose(fixed[0], y, rtol=1e-5, atol=1e-6)
+    assert not np.array_equal(apply(jax.random.key(2), 0.4)[1], dropped)
+    np.testing.assert_array_equal(nn.attention(8, 2, is_causal=True)(params, x), plain)
+    with pytest.raises(ValueError, match="got no key"):
+        layer.apply(params, state, x, training=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ({"query": np.ones((1, 2, 4)), "keys": np.ones((1, 2, 4))}, "dict of query and any of key, value, mask and bias"),
+        ({"query": np.ones((1, 2, 4)), "mask": np.ones((1, 2))}, "boolean mask"),
+        ({"query": np.ones((1, 2, 4)), "bias": np.ones((2, 2))}, "has four axes"),
+        ({"query": np.ones((1, 2, 4)), "value": np.ones((1, 3, 4))}, "key and value of one length"),
+    ],
+)
+def test_a_wrong_dict_is_refused(x, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        nn.attention(4, 2).init(KEY, x)
+
+
 def language_model(cache=None):
     stateful = cache is not None
     attention = nn.attention(8, 2, key_heads=1, is_causal=True, rotary_base=100.0, window=4, softcap=5.0, cache=cache)

@@ -98,6 +98,73 @@ def test_batch_norm_ignores_padding(per_position):
     assert bool(jnp.isfinite(y).all()) and same is after
 
 
+BATCHES = [np.random.default_rng(seed).normal(seed, 2, (3, 5, 2)).astype(np.float32) for seed in range(3)]
+
+
+def trained(layer, batches):
+    """The outputs in training, the next state, and the output for the first batch at inference."""
+    params, state = layer.init(jax.random.key(0), batches[0])
+    step = jax.jit(lambda state, x: layer.apply(params, state, x, training=True))
+    ys = []
+    for x in batches:
+        y, state = step(state, x)
+        ys.append(y)
+    return ys, state, layer.apply(params, state, batches[0])[0]
+
+
+def test_running_statistics_that_are_the_mean_over_all_batches():
+    x, mask = jnp.asarray(BATCHES[0]), jnp.zeros((3, 5), bool)
+    _, state, y = trained(nn.batch_norm(momentum=None), BATCHES)
+    flat = np.float64(BATCHES).reshape(3, 15, 2)
+    np.testing.assert_allclose(state["mean"], flat.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(state["var"], flat.var(1, ddof=1).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        y, (x - state["mean"][None, None]) / np.sqrt(state["var"] + 1e-5)[None, None], rtol=1e-4, atol=1e-5
+    )
+    assert state["count"] == 3
+    layer = nn.batch_norm(momentum=None)
+    for nothing in ((x, mask), x[:0]):  # neither only padding nor no samples count as a batch
+        _, after = layer.apply({"scale": jnp.ones(2), "bias": jnp.zeros(2)}, state, nothing, training=True)
+        jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+@pytest.mark.parametrize("momentum", [0.9, None])
+def test_instance_norm_with_running_statistics(momentum):
+    ys, state, y = trained(nn.instance_norm(track_running_stats=True, momentum=momentum), BATCHES)
+    mean, var = np.zeros(2), np.ones(2)
+    for i, (x, out) in enumerate(zip(np.float64(BATCHES), ys, strict=True)):
+        weight = 0.1 if momentum else 1 / (i + 1)
+        np.testing.assert_allclose(
+            out, (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5), rtol=1e-3, atol=1e-5
+        )
+        mean = (1 - weight) * mean + weight * x.mean((0, 1))
+        var = (1 - weight) * var + weight * x.var(1, ddof=1).mean(0)
+    np.testing.assert_allclose(state["mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(state["var"], var, rtol=1e-5)
+    np.testing.assert_allclose(y, (BATCHES[0] - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
+
+
+# PyTorch's instance_norm with momentum=None does not update its statistics.
+@pytest.mark.parametrize("name, momentum", [("batch_norm", 0.9), ("batch_norm", None), ("instance_norm", 0.9)])
+def test_running_statistics_against_pytorch(name, momentum):
+    torch = pytest.importorskip("torch")
+    options = {"momentum": None if momentum is None else 1 - momentum}
+    options |= {"track_running_stats": True, "affine": True} if name == "instance_norm" else {}
+    peer = {"batch_norm": torch.nn.BatchNorm1d, "instance_norm": torch.nn.InstanceNorm1d}[name](2, **options)
+    layer = (
+        nn.batch_norm(momentum=momentum)
+        if name == "batch_norm"
+        else nn.instance_norm(track_running_stats=True, momentum=momentum)
+    )
+    ys, state, y = trained(layer, BATCHES)
+    theirs = lambda x: peer(torch.tensor(x).movedim(-1, 1)).movedim(1, -1).detach()  # noqa: E731
+    for ours, x in zip(ys, BATCHES, strict=True):
+        np.testing.assert_allclose(ours, theirs(x), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(state["mean"], peer.running_mean, rtol=1e-4)
+    np.testing.assert_allclose(state["var"], peer.running_var, rtol=1e-4)
+    np.testing.assert_allclose(y, theirs(BATCHES[0]) if peer.eval() else None, rtol=1e-3, atol=1e-5)
+
+
 def test_batch_norm_of_only_padding_keeps_the_running_statistics():
     x, mask = jnp.full((2, 3, 2), jnp.nan), jnp.zeros((2, 3), bool)
     layer = nn.batch_norm()

@@ -104,6 +104,21 @@ CASES = {
         (2, 7, 4, 2),
         functional("interpolate", size=(3, 9), mode="nearest-exact"),
     ),
+    "resize, PyTorch's nearest": (
+        nn.resize((3, 9), method="pytorch_nearest"),
+        (2, 7, 4, 2),
+        functional("interpolate", size=(3, 9), mode="nearest"),
+    ),
+    "resize, PyTorch's bicubic": (
+        nn.resize((3, 9), method="pytorch_cubic"),
+        (2, 7, 4, 2),
+        functional("interpolate", size=(3, 9), mode="bicubic", align_corners=False),
+    ),
+    "upsample by a fraction": (
+        nn.upsample((1.5, 2.3), method="pytorch_cubic"),
+        (2, 5, 3, 2),
+        functional("interpolate", scale_factor=(1.5, 2.3), mode="bicubic", align_corners=False),
+    ),
     "pixel_shuffle": (nn.pixel_shuffle(3), (2, 2, 3, 18), ("pixel_shuffle", 3)),
     "pixel_unshuffle": (nn.pixel_unshuffle(2), (2, 4, 6, 3), ("pixel_unshuffle", 2)),
     "pad": (nn.pad(((2, 1), (0, 3))), (2, 3, 4, 2), margins((0, 3, 2, 1), "constant")),
@@ -157,6 +172,30 @@ def test_windows_of_every_kind_against_pytorch(data):
         same(nn.avg_pool(window, count_include_pad=counted, **options), expected)
 
 
+@pytest.mark.parametrize("scale", [1, 0.7, 1.1, 2.3])
+def test_resampling_by_any_scale_is_its_formula(scale):
+    """A loop over pixels: the nearest ones, and a cubic polynomial through the four around, repeated beyond the border."""
+    x = np.random.default_rng(0).normal(size=7)
+    m = int(7 * scale)
+
+    def kernel(d, a=-0.75):
+        inner, outer = (a + 2) * d**3 - (a + 3) * d**2 + 1, a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+        return inner if d <= 1 else outer if d < 2 else 0
+
+    def cubic(at):
+        around = range(int(np.floor(at)) - 1, int(np.floor(at)) + 3)
+        return sum(kernel(abs(at - j)) * x[min(max(j, 0), 6)] for j in around)
+
+    expected = {
+        "nearest": [x[min(int((i + 0.5) / scale), 6)] for i in range(m)],
+        "pytorch_nearest": [x[i if m == 7 else int(i / scale + 1e-9)] for i in range(m)],
+        "pytorch_cubic": [cubic((i + 0.5) / scale - 0.5) for i in range(m)],
+    }
+    y = jax.jit(lambda x: {method: nn.upsample(scale, method=method)({}, x) for method in expected})(x.reshape(1, 7, 1))
+    for method, values in expected.items():
+        np.testing.assert_allclose(y[method][0, :, 0], values, rtol=1e-5, atol=1e-6)
+
+
 def test_dilated_averages_are_their_formula():
     x = np.random.default_rng(0).normal(size=(1, 9, 1))
     y = nn.avg_pool(3, strides=2, dilation=2)({}, jnp.asarray(x, jnp.float32))
@@ -198,6 +237,9 @@ def test_shuffling_crop_and_permutation_have_inverses():
         (lambda: nn.pad(((1, 1),)), (2, 4, 4, 1), "2 \\(low, high\\) pairs"),
         (lambda: nn.crop(2), (2, 4, 1), "leaves nothing"),
         (lambda: nn.upsample(2, method="fast"), (2, 4, 1), "method"),
+        (lambda: nn.upsample(0.2), (2, 4, 1), "at least one pixel"),
+        (lambda: nn.upsample((2, 2)), (2, 4, 1), "one scale per spatial axis"),
+        (lambda: nn.resize(2, method="pytorch_nearest", align_corners=True), (2, 4, 1), "interpolates"),
         (lambda: nn.pixel_shuffle(2), (2, 4, 4, 6), "multiple of 4"),
         (lambda: nn.pixel_unshuffle(2), (2, 3, 4, 6), "divisible"),
     ],

@@ -105,11 +105,12 @@ def multi_margin(
     targets: ArrayLike,
     *,
     margin: ArrayLike = 1.0,
+    p: int = 1,
     where: Maybe = None,
     weights: Maybe = None,
     reduction: str = "mean",
 ) -> jax.Array:
-    """Sum of hinge losses against each wrong class, divided by the number of classes: (1/C) Σ_{j≠y} max(0, m − ŝ_y + ŝⱼ).
+    """Sum of hinge losses against each wrong class, divided by the number of classes: (1/C) Σ_{j≠y} max(0, m − ŝ_y + ŝⱼ)ᵖ.
 
     Weston and Watkins (1999), divided by C as in PyTorch's `multi_margin_loss`.
 
@@ -117,6 +118,7 @@ def multi_margin(
         predictions: Scores ŝ, floating-point, of shape (…, classes).
         targets: Integer labels of shape (…,), counted from 0.
         margin: Margin m > 0; may be traced.
+        p: The exponent, 1, or 2 for squared hinge losses.
         where: Boolean mask of shape (…,); None counts every sample.
         weights: Nonnegative numbers of shape (…,); None weights all samples equally.
         reduction: "mean" over samples, "sum" or "none".
@@ -127,8 +129,8 @@ def multi_margin(
     Raises:
         TypeError: If predictions are not floating-point, targets not integer, `where` is not boolean, or weights are not
             real.
-        ValueError: If shapes do not fit, there are fewer than two classes, a label is not a class, m is not positive, a weight
-            is negative, or the reduction is unknown.
+        ValueError: If shapes do not fit, there are fewer than two classes, a label is not a class, m is not positive, p is
+            neither 1 nor 2, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> multi_margin(jnp.array([[0.0, 0.5, -0.5, -2.0]]), jnp.array([0])).item()  # (1.5 + 0.5 + 0)/4
@@ -136,15 +138,22 @@ def multi_margin(
     """
     caller = "multi_margin"
     check_number(caller, "margin", margin, lambda margin: margin > 0, "positive number")
-    return labelwise(
-        _multi_margin, predictions, targets, where, weights, reduction, caller=caller, one_score="hinge", margin=margin
-    )
+    if p not in (1, 2):
+        raise ValueError(f"multi_margin: p is {p!r}, expected 1 or 2")
+    loss = _multi_margin if p == 1 else _squared_multi_margin
+    return labelwise(loss, predictions, targets, where, weights, reduction, caller=caller, one_score="hinge", margin=margin)
 
 
 def _multi_margin(predictions: jax.Array, targets: jax.Array, margin: jax.Array) -> jax.Array:
     right, own, scores = _split(predictions, targets)
     each = jax.nn.relu(jnp.asarray(margin, scores.dtype) - own[..., None] + scores)
     return jnp.sum(jnp.where(right, 0, each), axis=-1) / scores.shape[-1]
+
+
+def _squared_multi_margin(predictions: jax.Array, targets: jax.Array, margin: jax.Array) -> jax.Array:
+    right, own, scores = _split(predictions, targets)
+    each = jax.nn.relu(jnp.asarray(margin, scores.dtype) - own[..., None] + scores)
+    return jnp.sum(jnp.where(right, 0, jnp.square(each)), axis=-1) / scores.shape[-1]
 
 
 def multiclass_perceptron(

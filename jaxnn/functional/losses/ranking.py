@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnn.core.norms import power_norm, power_of_two
 from jaxnn.functional._checks import check_class_axis, check_number, check_real, check_same_shape, seen, spell
 from jaxnn.functional.losses._shared import (
     Maybe,
@@ -121,6 +125,7 @@ def triplet_margin(
     negatives: ArrayLike,
     *,
     margin: ArrayLike = 1.0,
+    p: float = 2.0,
     swap: bool = False,
     where: Maybe = None,
     weights: Maybe = None,
@@ -129,7 +134,7 @@ def triplet_margin(
     """Triplet loss: max(0, ‖a − p‖ − ‖a − n‖ + m), 0 if positives are closer to the anchor than negatives by m.
 
     Balntas et al. (2016). PyTorch's and optax's `triplet_margin_loss` add 1e-6 inside the distance; here it is exactly
-    Euclidean, with gradient 0 where it is 0. FaceNet (Schroff et al. 2015) squares the distances; for those and others
+    the norm, with gradient 0 where it is 0. FaceNet (Schroff et al. 2015) squares the distances; for those and others
     use `margin_ranking`.
 
     Args:
@@ -137,6 +142,7 @@ def triplet_margin(
         positives: Embeddings p, of the same shape.
         negatives: Embeddings n, of the same shape.
         margin: Margin m > 0, in the distances' unit; may be traced.
+        p: The order of the norm, at least 1; `math.inf` for the largest difference.
         swap: Whether the negative is compared with the closer of anchor and positive: min(‖a − n‖, ‖p − n‖).
         where: Boolean mask of shape (…,); None counts every triplet.
         weights: Nonnegative numbers of shape (…,); None weights all samples equally.
@@ -147,7 +153,7 @@ def triplet_margin(
 
     Raises:
         TypeError: If embeddings are not floating-point, `where` is not boolean, or weights are not real.
-        ValueError: If shapes differ, m is not positive, a weight is negative, or the reduction is unknown.
+        ValueError: If shapes differ, m is not positive, p < 1, a weight is negative, or the reduction is unknown.
 
     Example:
         >>> a, p, n = jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 4.0]])
@@ -159,19 +165,20 @@ def triplet_margin(
     arrays = _matching(caller, anchors=anchors, positives=positives, negatives=negatives)
     check_class_axis(caller, arrays[0])
     check_counted(caller, where, weights, arrays[0].shape[:-1])
-    loss = _swapped_triplet if swap else _triplet
+    if not p >= 1:
+        raise ValueError(f"triplet_margin: p is {p!r}, expected the order of a norm, a number of at least 1")
+    loss = _triplets(float(p), swap)
     return reduced(loss, arrays, where, weights, reduction, caller=caller, fills=(0, 0, 0), margin=margin)
 
 
-def _triplet(anchors: jax.Array, positives: jax.Array, negatives: jax.Array, margin: jax.Array) -> jax.Array:
-    near = norm(anchors - positives)
-    return jax.nn.relu(near - norm(anchors - negatives) + jnp.asarray(margin, near.dtype))
+@cache  # one function for each, so that `reduced` compiles once
+def _triplets(p: float, swap: bool) -> Callable[..., jax.Array]:
+    def triplet(anchors: jax.Array, positives: jax.Array, negatives: jax.Array, margin: jax.Array) -> jax.Array:
+        near, far = norm(anchors - positives, p), norm(anchors - negatives, p)
+        far = jnp.minimum(far, norm(positives - negatives, p)) if swap else far
+        return jax.nn.relu(near - far + jnp.asarray(margin, near.dtype))
 
-
-def _swapped_triplet(anchors: jax.Array, positives: jax.Array, negatives: jax.Array, margin: jax.Array) -> jax.Array:
-    near = norm(anchors - positives)
-    far = jnp.minimum(norm(anchors - negatives), norm(positives - negatives))
-    return jax.nn.relu(near - far + jnp.asarray(margin, near.dtype))
+    return triplet
 
 
 def cosine_distance(
@@ -264,16 +271,15 @@ def _cosine_embedding(first: jax.Array, second: jax.Array, targets: jax.Array, m
     return jnp.where(y == 1, 1 - cosine, jax.nn.relu(cosine - jnp.asarray(margin, cosine.dtype)))
 
 
-def norm(x: jax.Array) -> jax.Array:
-    """Return ‖x‖ over the last axis, with gradient 0 where it is 0."""
-    squares = jnp.sum(jnp.square(x), axis=-1)
-    zero = squares == 0  # and not for NaN
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
+def norm(x: jax.Array, p: float = 2.0) -> jax.Array:
+    """Return ‖x‖ₚ over the last axis, with gradient 0 where it is 0."""
+    return power_norm(x, (-1,), p)[..., 0]
 
 
 def unit(x: jax.Array) -> jax.Array:
     """Return x/‖x‖ over the last axis; 0 where x is 0."""
-    length = norm(x)[..., None]
+    x = x / power_of_two(x, (-1,))  # the square of a length would overflow or underflow in the derivative
+    length = power_norm(x, (-1,))
     return x / jnp.where(length > 0, length, 1)
 
 

@@ -3,6 +3,7 @@
 The formulas are checked against PyTorch and optax if these have the loss.
 """
 
+import functools
 import itertools
 
 import jax
@@ -144,7 +145,18 @@ CASES = {
     "quantile": ({"quantile": 0.8}, (REAL, OTHER), lambda p, t: np.maximum(0.8 * (t - p), -0.2 * (t - p))),
     "poisson_nll": ({}, (REAL, COUNTS), lambda p, t: np.exp(p) - t * p),
     "poisson_nll of rates": ({"from_logs": False}, (POSITIVE, COUNTS), lambda p, t: p - t * np.log(p)),
+    "poisson_nll, full": ({"full": True}, (REAL, 2 * COUNTS), lambda p, t: np.exp(p) - t * p + stirling(t)),
     "gaussian_nll": ({}, (REAL, OTHER, POSITIVE), lambda p, t, v: (np.log(v) + (p - t) ** 2 / v) / 2),
+    "gaussian_nll, full": (
+        {"full": True},
+        (REAL, OTHER, POSITIVE),
+        lambda p, t, v: (np.log(2 * np.pi * v) + (p - t) ** 2 / v) / 2,
+    ),
+    "kl_divergence, of logarithms": (
+        {"log_targets": True},
+        (LOGITS, np.log(SOFT)),
+        lambda p, t: (np.exp(t) * (t - np.log(softmax(p)))).sum(-1),
+    ),
     "kl_divergence": ({}, (LOGITS, SOFT), lambda p, t: (t * (np.log(t) - np.log(softmax(p)))).sum(-1)),
     "cross_entropy": ({}, (LOGITS, LABELS), lambda p, t: -np.log(own(softmax(p), t))),
     "cross_entropy, smoothed": (
@@ -196,6 +208,11 @@ CASES = {
         (LOGITS, LABELS),
         lambda p, t: np.maximum(0, 0.8 - own(p, t)[:, None] + wrong(p, t)).sum(-1) / C,
     ),
+    "multi_margin, squared": (
+        {"margin": 0.8, "p": 2},
+        (LOGITS, LABELS),
+        lambda p, t: (np.maximum(0, 0.8 - own(p, t)[:, None] + wrong(p, t)) ** 2).sum(-1) / C,
+    ),
     "multiclass_perceptron": ({}, (LOGITS, LABELS), lambda p, t: p.max(-1) - own(p, t)),
     "multilabel_margin": ({}, (LOGITS, MULTI), multilabel_margin),
     "margin_ranking": ({"margin": 0.3}, (REAL, OTHER, SIGNS), lambda a, b, t: np.maximum(0, 0.3 - t * (a - b))),
@@ -213,6 +230,11 @@ CASES = {
         {"swap": True, "margin": 2.0},
         (REAL, OTHER, THIRD),
         lambda a, p, n: np.maximum(0, length(a - p) - np.minimum(length(a - n), length(p - n)) + 2),
+    ),
+    "triplet_margin, of order 3": (
+        {"p": 3},
+        (REAL, OTHER, THIRD),
+        lambda a, p, n: np.maximum(0, (np.abs(a - p) ** 3).sum(-1) ** (1 / 3) - (np.abs(a - n) ** 3).sum(-1) ** (1 / 3) + 1),
     ),
     "cosine_distance": ({}, (REAL, OTHER), lambda p, t: 1 - cosine(p, t)),
     "cosine_embedding": (
@@ -247,6 +269,10 @@ def circle(z, y, fixed=None):
 
 def formula_of(case):
     return CASES[case][2] or circle
+
+
+def stirling(y):
+    return np.where(y > 1, y * np.log(np.maximum(y, 1)) - y + np.log(2 * np.pi * np.maximum(y, 1)) / 2, 0)
 
 
 def slopes(case, arrays, cotangent):
@@ -315,6 +341,22 @@ def test_value_gradient_mask_weights_and_vmap(case, x64):
     close(found["narrow"], formula_of(case)(*(np.asarray(a, float if a.dtype != int else int) for a in narrow)), 1e-4, 1e-5)
 
 
+@pytest.mark.parametrize("log_targets", [False, True])
+def test_the_terms_of_a_divergence(log_targets):
+    y = np.array([[0.25, 0.75, 0.0], [np.nan] * 3], np.float32)
+    with np.errstate(divide="ignore"):
+        targets, logs = np.log(y) if log_targets else y, np.log(np.array([0.5, 0.125, 0.375]))
+    options = {"log_targets": log_targets, "where": np.array([True, False]), "weights": np.array([2.0, 1.0])}
+    function = functools.partial(losses.kl_divergence, per_class=True, reduction="none", **options)
+    logits = jnp.asarray([logs, logs], jnp.float32)
+    terms = 2 * np.array([0.25 * np.log(0.5), 0.75 * np.log(6), 0])
+    np.testing.assert_allclose(function(logits, targets), [terms, [0, 0, 0]], rtol=1e-5)
+    gradient = jax.grad(lambda logits: function(logits, targets).sum())(logits)
+    np.testing.assert_allclose(gradient, [2 * (np.exp(logs) - y[0]), [0, 0, 0]], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="per_class"):
+        losses.kl_divergence(logits, targets, per_class=True, log_targets=True)
+
+
 def test_every_loss_is_in_the_table():
     assert {case.split()[0].rstrip(",") for case in CASES} == set(losses.__all__)
 
@@ -327,6 +369,13 @@ TORCH = {
     "smooth_l1": lambda F, p, t: F.smooth_l1_loss(p, t, beta=0.7, reduction="none"),
     "poisson_nll": lambda F, p, t: F.poisson_nll_loss(p, t, reduction="none"),
     "poisson_nll of rates": lambda F, p, t: F.poisson_nll_loss(p, t, log_input=False, eps=0, reduction="none"),
+    "poisson_nll, full": lambda F, p, t: F.poisson_nll_loss(p, t, full=True, reduction="none"),
+    "gaussian_nll, full": lambda F, p, t, v: F.gaussian_nll_loss(p, t, v, full=True, reduction="none"),
+    "kl_divergence, of logarithms": lambda F, p, t: F.kl_div(
+        F.log_softmax(p, -1), t, log_target=True, reduction="none"
+    ).sum(-1),
+    "multi_margin, squared": lambda F, p, t: F.multi_margin_loss(p, t, p=2, margin=0.8, reduction="none"),
+    "triplet_margin, of order 3": lambda F, a, p, n: F.triplet_margin_loss(a, p, n, p=3, eps=0, reduction="none"),
     "gaussian_nll": lambda F, p, t, v: F.gaussian_nll_loss(p, t, v, reduction="none"),
     "kl_divergence": lambda F, p, t: F.kl_div(F.log_softmax(p, -1), t, reduction="none").sum(-1),
     "cross_entropy": lambda F, p, t: F.cross_entropy(p, t, reduction="none"),

@@ -312,3 +312,20 @@ def test_class_weights_are_the_weights_of_the_labels(name):
     for wrong in (of_class[:2], -of_class, jnp.full(4, jnp.nan)):
         with pytest.raises(ValueError, match=f"{name}: class_weights"):
             loss(SCORES, LABELS, class_weights=wrong)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-19, 1.0, 1e19, 1e30])
+def test_distances_and_cosines_of_vectors_whose_squares_leave_the_range(scale):
+    a, b = (jnp.asarray([np.array(v) * scale], jnp.float32) for v in ([3.0, 4.0], [4.0, 3.0]))
+
+    def everything(a, b):
+        cosine = lambda a: losses.cosine_distance(a, b)  # noqa: E731
+        triplet = lambda a: losses.triplet_margin(a, jnp.zeros_like(a), b, margin=1e-37)  # noqa: E731
+        return jax.value_and_grad(cosine)(a), jax.value_and_grad(triplet)(a), losses.info_nce(a, b, temperature=1.0)
+
+    (distance, slope), (triplet, direction), nce = jax.jit(everything)(a, b)
+    np.testing.assert_allclose(distance, 0.04, rtol=1e-4)
+    np.testing.assert_allclose(np.float64(slope) * scale, [[(3 * 0.96 / 5 - 4 / 5) / 5, (4 * 0.96 / 5 - 3 / 5) / 5]], rtol=1e-4)
+    np.testing.assert_allclose(triplet / scale, 5 - np.sqrt(2), rtol=1e-5)
+    np.testing.assert_allclose(direction, [[0.6 + 1 / np.sqrt(2), 0.8 - 1 / np.sqrt(2)]], rtol=1e-4)
+    assert nce == 0

@@ -8,9 +8,8 @@ from typing import Any
 
 from jaxnn.core.checks import function, number, whole
 from jaxnn.problem.hyperparameters import Hyperparameters, lengths, parameters_of
-from jaxnn.problem.objective import Objective
+from jaxnn.problem.objective import Objective, with_terms
 from jaxnn.problem.problem import Problem
-from jaxnn.problem.running import named_metrics
 from jaxnn.train.hooks import Callback, check_callbacks
 
 
@@ -67,7 +66,7 @@ class TrainingConfig:
             raise TypeError(f"loss is a function (predictions, y) -> scalar, or an Objective; got {loss!r}")
         if augment is not None:
             function("training", "augment", augment, "augment(key, batch) -> batch")
-        named_metrics(metrics)
+        metrics = with_terms(metrics, loss)
         check_callbacks(callbacks)
         return cls(
             Problem(model, loss, Hyperparameters.of(hyperparameters), augment, view),

@@ -162,7 +162,7 @@ def fit(
     given_config, config = config, config.with_lengths(source.steps_per_epoch, epochs)
     bound = config.problem.at()
     optimizer_of(optimizer, bound.values)
-    first = start(config, key, inputs_of(source.example), None if initial is None else weights_of(initial))
+    first = start(config, key, inputs_of(source.example, loss), None if initial is None else weights_of(initial))
     loss = loss if objective else loss_of(loss, bound.values)
     if not objective and (labels := labels_of(loss, bound.layer, source.example, first.params, first.state)):
         source.check_labels(labels)
@@ -185,7 +185,7 @@ def fit(
         executor.compile_seconds,
         bound.layer,
         loss,
-        dict(metrics or {}),
+        dict(config.metrics or {}),
         run.train_state,
     )
     if run.failure is not None:

@@ -57,7 +57,7 @@ def config_identity(
         return problem.at(start).augment(problem.viewed(batch, start))
 
     def model(start, batch):
-        bound, x = problem.at(start), inputs_of(problem.viewed(batch, start))
+        bound, x = problem.at(start), inputs_of(problem.viewed(batch, start), problem.loss)
         return bound.layer.apply(start.params, start.state, x, key=bound.key, training=True)
 
     def loss(start, batch):

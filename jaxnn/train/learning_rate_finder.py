@@ -130,7 +130,7 @@ def find_learning_rate(
     batch_size = min(whole("find_learning_rate", "batch_size", batch_size), n)
     given = {**(hyperparameters or {}), "learning_rate": lambda step: low * (high / low) ** (step / (steps - 1))}
     config = TrainingConfig.of(model, loss, optimizer, hyperparameters=given, batch_size=batch_size)
-    first = start(config, key, inputs_of(abstract_batch(data, batch_size)))
+    first = start(config, key, inputs_of(abstract_batch(data, batch_size), loss))
 
     def run(state, data):
         step, per_epoch = step_of(config), n // batch_size

@@ -167,5 +167,5 @@ class Run:
         def objective(model, params, state, batch, key):
             return problem.bound(bound.values, key, model).objective(params, state, batch, key)[0]
 
-        spec = bound.layer.setup(abstract(inputs_of(batch)))
+        spec = bound.layer.setup(abstract(inputs_of(batch, problem.loss)))
         return locate(objective, bound.layer, train_state.params, train_state.state, batch, bound.key, spec)

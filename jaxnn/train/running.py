@@ -110,6 +110,7 @@ class Run:
         executor = self._executor
         executor.compile(self.train_state)
         step, budget = int(self.train_state.step), 8
+        self._progress.compiled(step)
         while int(self.train_state.epoch) < self._epochs and not bool(self.train_state.stopped):
             start = time.perf_counter() - executor.compile_seconds
             self.train_state, logs, self.bad = executor.call(self.train_state, budget)

@@ -57,6 +57,10 @@ def weighted_step_of(config: TrainingConfig) -> Callable[[TrainState, Any], tupl
             gradients, _ = gradient(around, *arguments[1:])
         if scale is not None:
             gradients = jax.tree.map(lambda g: _wide(g) / scale.astype(_wide(g).dtype), gradients)
+        if config.clip_norm is not None:
+            size = optax.tree.norm(jax.tree.map(_wide, gradients))
+            factor = config.clip_norm / jnp.maximum(size, config.clip_norm)
+            gradients = jax.tree.map(lambda g: _wide(g) * factor.astype(_wide(g).dtype), gradients)
         gradients = jax.tree.map(lambda g, w: g.astype(w.dtype), gradients, train_state.params)
         value_fn = lambda params: objective(params, *arguments[1:])[1][0]  # noqa: E731
         extra = {"value": value, "grad": gradients, "value_fn": value_fn}  # for line searches

@@ -67,6 +67,38 @@ def evaluation(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
     return (_regression if job.is_regression else _classification)(job, history, output)
 
 
+def guess(job: Job, result: nn.FitResult, y: np.ndarray) -> str:
+    """Return a line if the validation loss is no better than that of a constant guess, else an empty text.
+
+    The guess is what is best on the training part: its mean, or the frequencies of its classes.
+
+    Args:
+        job: The job.
+        result: The result of the run.
+        y: The targets of the validation part, standardized.
+    """
+    loss = result.history["val_loss"][result.epoch - 1]
+    if job.is_regression:
+        constant = float(np.mean(y**2))  # the mean of the standardized training part is 0
+    else:
+        counts = np.bincount(job.train.y, minlength=len(job.data.classes))
+        with np.errstate(divide="ignore"):
+            constant = -float(np.mean(np.log(counts / counts.sum())[y]))
+    if loss < constant:
+        return ""
+    return (
+        f"the validation loss {loss:.4g} is no better than that of a constant guess, {constant:.4g}: the network has learned "
+        "nothing; try another --learning-rate, or more --epochs"
+    )
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a picture, and print where it is and whether it replaces another one."""
+    replaced = ", in place of that of an earlier run" if path.exists() else ""
+    figure.savefig(path)
+    tell(f"picture: {path}{replaced}")
+
+
 def _regression(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
     predicted = job.original_units(output)
     score = f"test R² {float(nn.metrics.r2(output, job.standardize_targets(job.test.y))):.3f}"  # the same in every unit

@@ -42,7 +42,7 @@ def held_out(data: Any, validation: Any, key: jax.Array, *, objective: bool = Fa
     if not 0 < count < n:
         raise ValueError(f"validation={validation!r} of {n} samples is {count}: expected at least one, and one to train on")
     order = np.random.default_rng(np.asarray(jax.random.bits(child_key(key, "validation"), (4,)))).permutation(n)
-    y = data[1] if isinstance(data, tuple) and len(data) > 1 else None
+    y: Any = data[1] if isinstance(data, tuple) and len(data) > 1 else None
     if hasattr(y, "dtype") and y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer):
         order = order[np.argsort(np.asarray(y)[order], kind="stable")]
     chosen = np.zeros(n, bool)

@@ -38,7 +38,7 @@ def mistakes(model: Layer, loss: Any, x: Any, callbacks: Sequence[Callback], has
             f"the model ends with {last}, and the loss {loss.__name__} computes it too: leave {last} out, so that the model "
             f"returns logits, or give the loss from_logits=False"
         )
-    shape = getattr(x, "shape", ())
+    shape: tuple[int, ...] = getattr(x, "shape", ())
     is_first = len(shape) == 4 and shape[1] in _CHANNELS and shape[3] not in _CHANNELS and shape[2] == shape[3]
     if is_first and _OVER_SPACE & set(_names(model)):
         yield (

@@ -115,6 +115,16 @@ def test_a_damaged_checkpoint_is_reported(run, tmp_path):
     assert code == 0 and "trained for 2 epochs" in out
 
 
+def test_a_run_that_learned_nothing_says_so_and_a_picture_that_is_replaced(run):
+    code, out = run("--data", "iris", "--epochs", "1", "--learning-rate", "1e-7", "--quiet")
+    assert code == 0
+    assert re.search(r"the validation loss [\d.]+ is no better than that of a constant guess, 1\.\d+: .*--learning-rate", out)
+    assert out.startswith("trained for 1 epochs") and "picture: jaxnn-run/training.png\n" in out.replace(os.sep, "/")
+    again = run("--data", "iris", "--epochs", "2", "--learning-rate", "0.01")[1]
+    assert "constant guess" not in again
+    assert "training.png, in place of that of an earlier run\n" in again
+
+
 def test_divergence_is_reported(run):
     code, out = run("--data", "diabetes", "--learning-rate", "1e30", "--schedule", "constant")
     assert code == 1

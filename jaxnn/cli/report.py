@@ -35,7 +35,7 @@ def beginning(job: Job) -> str:
         f"{job.data.name}: {len(job.train)} samples for training, {len(job.validation)} for validation, "
         f"{len(job.test)} for testing\n\n{job.summary}\n\n"
         f"{settings.model}, {settings.init} initialization, {settings.optimizer} at {settings.learning_rate:g} "
-        f"({settings.schedule}), {settings.epochs} epochs, batches of {settings.batch_size}, seed {settings.seed}"
+        f"({settings.schedule}),\n{settings.epochs} epochs, batches of {settings.batch_size}, seed {settings.seed}"
     )
 
 
@@ -50,7 +50,7 @@ def ending(result: nn.FitResult, settings: Settings) -> str:
             return f"interrupted after epoch {done} of {settings.epochs}; {kept}"
         case "diverged":
             return f"the loss became non-finite in epoch {done + 1}, try a lower --learning-rate; {kept}"
-    return f"trained for {done} epochs" + ("" if result.epoch == done else f"; {kept}")
+    return f"trained for {done} epoch{'s' * (done != 1)}" + ("" if result.epoch == done else f"; {kept}")
 
 
 def evaluation(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:

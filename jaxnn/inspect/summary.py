@@ -148,7 +148,7 @@ class Summary:
         forward, backward = scaled(self.forward, "FLOP"), scaled(self.backward, "FLOP")
         return [
             f"total: {self.parameters:,} parameters, {in_bytes(self.size)}",
-            f"a batch of B = {self.batch}: {forward} forward, {backward} backward, {in_bytes(self.kept)} kept in between",
+            f"B = {self.batch}: {forward} forward, {backward} backward, {in_bytes(self.kept)} kept in between",
         ]
 
     def shares(self, *rows: Row) -> tuple[str, str]:
@@ -213,7 +213,7 @@ def summary(model: Layer, x: Any, *, kernels: bool = False) -> Summary:
         dense_2  (B, 10)  float32  32·10 + 10 =   330  13.7%      650    1.28 k  18.9%
         ─────────────────────────────────────────────────────────────────────────────────────────
         total: 2,410 parameters, 9.64 kB
-        a batch of B = 1: 4.81 kFLOP forward, 5.41 kFLOP backward, 160 bytes kept in between
+        B = 1: 4.81 kFLOP forward, 5.41 kFLOP backward, 160 bytes kept in between
     """
     model, x = as_layer(model), abstract(x)
     with definitions():  # they are traced faster than the fast forms

@@ -11,6 +11,7 @@ from jaxnn.train.rows import TIMES
 from jaxnn.train.watching import Watching, is_terminal, say
 
 MOST_LINES = 100  # of a log file
+_RATE = "learning_rate"
 _WITH_LENGTH = "{desc} {bar} {percentage:3.0f}%  {elapsed}<{remaining}{postfix}"
 _WITHOUT = "{desc}  {n} steps  {elapsed}{postfix}"
 
@@ -91,7 +92,8 @@ class Progress:
                 self._print()
 
     def _text(self, row: dict[str, Any]) -> str:
-        values = {name: value for name, value in row.items() if isinstance(value, float) and name not in TIMES}
+        values = {name: value for name, value in row.items() if isinstance(value, float) and name not in (*TIMES, _RATE)}
+        values |= {_RATE: row[_RATE]} if _RATE in row and self._bar is None else {}  # last, and a bar has no room for it
         return "  ".join([f"epoch {row['epoch']}/{self._epochs}", *(f"{name} {value:.4g}" for name, value in values.items())])
 
     def _print(self) -> None:

@@ -1,5 +1,6 @@
-"""Warnings about likely mistakes, found before a run without computing anything."""
+"""What a user is told: warnings about likely mistakes before a run, and the line of its result."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -56,3 +57,18 @@ def test_fit_warns_where_it_is_called():
     with pytest.warns(UserWarning, match="ends with softmax") as caught:
         nn.fit(SOFTMAX, (x, y), loss=nn.losses.cross_entropy, optimizer=optax.sgd(0.1), epochs=1, key=jax.random.key(0))
     assert len(caught) == 1 and caught[0].filename == __file__
+
+
+def test_a_result_is_a_line_and_a_tree_with_shapes():
+    options = {"loss": nn.losses.mse, "optimizer": optax.sgd(0.0), "epochs": 2, "key": jax.random.key(0), "progress": False}
+    model = nn.serial(nn.dense(2), **{"<b>": nn.residual(nn.dense(2))})
+    result = nn.fit(model, (np.ones((8, 5), np.float32), np.zeros((8, 2), np.float32)), **options)
+    loss = f"{result.history.last['loss']:.4g}"
+    assert repr(result) == f"<FitResult: finished, 2 epochs, loss {loss}>"
+    html = result._repr_html_()
+    assert f"<p>finished, 2 epochs, loss {loss}</p>" in html
+    assert 'dense <span class="quiet">bias (2,), kernel (5, 2)</span>' in html
+    assert "&lt;b&gt;" in html and "nn.summary" not in html
+    assert "nn.summary" in model._repr_html_()
+    early = dataclasses.replace(result, epoch=1, stopped="early")
+    assert repr(early).startswith("<FitResult: early, 2 epochs, parameters of epoch 1, loss ")

@@ -103,7 +103,7 @@ def _regression(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
     predicted = job.original_units(output)
     score = f"test R² {float(nn.metrics.r2(output, job.standardize_targets(job.test.y))):.3f}"  # the same in every unit
     error = np.mean((job.test.y - predicted) ** 2)
-    figure = figures.regression_figure(history, job.test.y, predicted, title=f"{job.title}: {score}")
+    figure = figures.regression_figure(history, predicted, job.test.y, title=f"{job.title}: {score}")
     return f"{score}, mean squared error {error:.4g} in the original units of the target", figure
 
 
@@ -111,12 +111,12 @@ def _classification(job: Job, history: Any, output: np.ndarray) -> tuple[str, An
     test, predicted = job.test, output.argmax(axis=-1)
     wrong = int((predicted != test.y).sum())
     score = f"test accuracy {1 - wrong / len(test):.2%}"
-    figure = figures.classification_figure(history, test.x, test.y, predicted, test.classes, title=f"{job.title}: {score}")
-    return f"{score} ({wrong} of {len(test)} wrong)\n{_most_confused(test.y, predicted, test.classes)}", figure
+    figure = figures.classification_figure(history, test.x, predicted, test.y, test.classes, title=f"{job.title}: {score}")
+    return f"{score} ({wrong} of {len(test)} wrong)\n{_most_confused(predicted, test.y, test.classes)}", figure
 
 
-def _most_confused(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> str:
-    counts = figures.confusion(labels, predicted, len(classes))
+def _most_confused(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> str:
+    counts = figures.confusion(predicted, labels, len(classes))
     mistakes = counts - np.diag(np.diag(counts))
     true, read = np.unravel_index(mistakes.argmax(), mistakes.shape)
     if not mistakes[true, read]:

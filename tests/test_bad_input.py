@@ -421,8 +421,8 @@ CALLS = {
     "nn.summary(nn.dense(3), 3)": "shape|array|axes",
     "nn.inspect.loss_landscape(3, PARAMS, (PARAMS, PARAMS))": "loss|function",
     "nn.inspect.loss_landscape(lambda p: 0.0, PARAMS, (PARAMS, PARAMS), points=1)": "points",
-    "nn.inspect.plot_confusion_matrix(Y, Y[:3], ['a', 'b', 'c'])": "shape|length",
-    "nn.inspect.plot_roc(Y, X[:, 0])": "label|binary|0 and 1",
+    "nn.inspect.plot_confusion_matrix(Y[:3], Y, ['a', 'b', 'c'])": "shape|length",
+    "nn.inspect.plot_roc(X[:, 0], Y)": "label|binary|0 and 1",
     "nn.inspect.activations(nn.dense(3), {}, {}, X)": "kernel|param",
     # files
     "nn.io.load('/nowhere/params.safetensors')": "nowhere",

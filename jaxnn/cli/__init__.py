@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         `SystemExit` as in argparse.
     """
     started = time.perf_counter()
-    parser = make_parser()
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser(sweep="sweep" in argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # of characters that an encoding lacks, such as ±

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jaxnn import __version__
 from jaxnn.core.text import did_you_mean, listed
 from jaxnn.data import NAMES
 
@@ -40,19 +41,46 @@ class _Parser(argparse.ArgumentParser):
         return parsed
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the parser of the whole command line."""
+def parser(sweep: bool = False) -> argparse.ArgumentParser:
+    """Build the parser of the whole command line.
+
+    Args:
+        sweep: Whether the help is that of the command sweep.
+    """
+    parts = (
+        "20% of the samples are the test part, unless the data set has its own; it is used once, at the end. Of the remaining "
+        "samples, 10% are the validation part, the only one that --patience uses."
+    )
     root = _Parser(
         prog="jaxnn",
-        usage="python -m jaxnn [train | sweep] [options]",
-        description="Train a neural network on real data. Without options: a small CNN on handwritten digits.",
-        epilog="The defaults of the options depend on the data and the model. 20% of the samples are the test part, unless "
-        "the data set has its own; it is used once, at the end. Of the remaining samples, 10% are the validation part, the "
-        "only one that --patience uses.",
+        usage="python -m jaxnn sweep --grid NAME=V,V [options]" if sweep else "python -m jaxnn [train | sweep] [options]",
+        description="Train a network for each combination of the values to try, all in one program, and compare them."
+        if sweep
+        else "Train a neural network on real data. Without options: a small CNN on handwritten digits. Many at once: "
+        "python -m jaxnn sweep --help.",
+        epilog=f"The defaults of the options depend on the data and the model. {parts}",
         allow_abbrev=False,
     )
     root.add_argument(
         "command", nargs="?", metavar="train | sweep", default="train", help="train one network (default), or many at once"
+    )
+    root.add_argument("--version", action="version", version=f"jaxnn {__version__}", help="print the version and exit")
+    many = root.add_argument_group("sweep")
+    many.add_argument(
+        "--grid",
+        type=_values,
+        action="append",
+        metavar="NAME=V,V",
+        help=f"values to try for one hyperparameter; may be repeated. Hyperparameters: {', '.join(GRID)}"
+        if sweep
+        else argparse.SUPPRESS,
+    )
+    many.add_argument(
+        "--seeds",
+        type=_whole(1),
+        metavar="N",
+        default=1,
+        help="number of networks per combination (default: 1)" if sweep else argparse.SUPPRESS,
     )
     data = root.add_argument_group("data and model")
     data.add_argument("--data", metavar="NAME", default="digits", help=f"{', '.join(NAMES)}, or FILE.npz (default: digits)")
@@ -113,28 +141,20 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--seed", type=_whole(0, 2**32 - 1), metavar="N", default=0, help="seed of everything random (default: 0)"
     )
-    many = root.add_argument_group("sweep")
-    many.add_argument(
-        "--grid",
-        type=_values,
-        action="append",
-        metavar="NAME=V,V",
-        help=f"values to try for one hyperparameter; may be repeated. Hyperparameters: {', '.join(GRID)}",
-    )
-    many.add_argument("--seeds", type=_whole(1), metavar="N", default=1, help="number of networks per combination (default: 1)")
     output = root.add_argument_group("output")
     output.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
         default=Path("jaxnn-run"),
-        help="folder of the picture and, in a sweep, of the table (default: jaxnn-run)",
+        help=f"folder of the picture{' and the table' if sweep else ''} (default: jaxnn-run)",
     )
     output.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write the values of each epoch, or in a sweep of each network, to FILE"
+        "--csv", type=Path, metavar="FILE", help=f"write the values of each {'network' if sweep else 'epoch'} to FILE"
     )
     output.add_argument("--checkpoint", type=Path, metavar="DIR", help="save the run in DIR regularly and at its end")
     output.add_argument("--resume", action="store_true", help="continue the run in --checkpoint DIR, if there is one")
+    output.add_argument("--quiet", action="store_true", help="print only the results, no settings and no progress")
     return root
 
 

@@ -39,6 +39,7 @@ class Job:
         out: The output folder.
         csv: The file of the table, or `None`.
         checkpoint: The folder of the checkpoints, or `None`.
+        quiet: Whether only the results are printed.
     """
 
     settings: Settings
@@ -54,6 +55,7 @@ class Job:
     out: Path
     csv: Path | None
     checkpoint: Path | None
+    quiet: bool
 
     @property
     def is_regression(self) -> bool:
@@ -84,6 +86,7 @@ class Job:
             "batch_size": self.settings.batch_size,
             "key": jax.random.key(self.settings.seed),
             "checkpoints": self.checkpoint,
+            "progress": not self.quiet,
         }
 
     def standardized(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
@@ -159,6 +162,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
         out=arguments.out,
         csv=arguments.csv,
         checkpoint=arguments.checkpoint,
+        quiet=arguments.quiet,
     )
     for file in (job.picture, *([job.table] if grid else [])):
         check_writable("--out" if file.parent == job.out else "--csv", file)

@@ -35,7 +35,7 @@ def beginning(job: Job) -> str:
         f"{job.data.name}: {len(job.train)} samples for training, {len(job.validation)} for validation, "
         f"{len(job.test)} for testing\n\n{job.summary}\n\n"
         f"{settings.model}, {settings.init} initialization, {settings.optimizer} at {settings.learning_rate:g} "
-        f"({settings.schedule}), {settings.epochs} epochs, batches of {settings.batch_size}, seed {settings.seed}"
+        f"({settings.schedule}),\n{settings.epochs} epochs, batches of {settings.batch_size}, seed {settings.seed}"
     )
 
 
@@ -50,7 +50,7 @@ def ending(result: nn.FitResult, settings: Settings) -> str:
             return f"interrupted after epoch {done} of {settings.epochs}; {kept}"
         case "diverged":
             return f"the loss became non-finite in epoch {done + 1}, try a lower --learning-rate; {kept}"
-    return f"trained for {done} epochs" + ("" if result.epoch == done else f"; {kept}")
+    return f"trained for {done} epoch{'s' * (done != 1)}" + ("" if result.epoch == done else f"; {kept}")
 
 
 def evaluation(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
@@ -67,11 +67,43 @@ def evaluation(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
     return (_regression if job.is_regression else _classification)(job, history, output)
 
 
+def guess(job: Job, result: nn.FitResult, y: np.ndarray) -> str:
+    """Return a line if the validation loss is no better than that of a constant guess, else an empty text.
+
+    The guess is what is best on the training part: its mean, or the frequencies of its classes.
+
+    Args:
+        job: The job.
+        result: The result of the run.
+        y: The targets of the validation part, standardized.
+    """
+    loss = result.history["val_loss"][result.epoch - 1]
+    if job.is_regression:
+        constant = float(np.mean(y**2))  # the mean of the standardized training part is 0
+    else:
+        counts = np.bincount(job.train.y, minlength=len(job.data.classes))
+        with np.errstate(divide="ignore"):
+            constant = -float(np.mean(np.log(counts / counts.sum())[y]))
+    if loss < constant:
+        return ""
+    return (
+        f"the validation loss {loss:.4g} is no better than that of a constant guess, {constant:.4g}: the network has learned "
+        "nothing; try another --learning-rate, or more --epochs"
+    )
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a picture, and print where it is and whether it replaces another one."""
+    replaced = ", in place of that of an earlier run" if path.exists() else ""
+    figure.savefig(path)
+    tell(f"picture: {path}{replaced}")
+
+
 def _regression(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
     predicted = job.original_units(output)
     score = f"test R² {float(nn.metrics.r2(output, job.standardize_targets(job.test.y))):.3f}"  # the same in every unit
     error = np.mean((job.test.y - predicted) ** 2)
-    figure = figures.regression_figure(history, job.test.y, predicted, title=f"{job.title}: {score}")
+    figure = figures.regression_figure(history, predicted, job.test.y, title=f"{job.title}: {score}")
     return f"{score}, mean squared error {error:.4g} in the original units of the target", figure
 
 
@@ -79,12 +111,12 @@ def _classification(job: Job, history: Any, output: np.ndarray) -> tuple[str, An
     test, predicted = job.test, output.argmax(axis=-1)
     wrong = int((predicted != test.y).sum())
     score = f"test accuracy {1 - wrong / len(test):.2%}"
-    figure = figures.classification_figure(history, test.x, test.y, predicted, test.classes, title=f"{job.title}: {score}")
-    return f"{score} ({wrong} of {len(test)} wrong)\n{_most_confused(test.y, predicted, test.classes)}", figure
+    figure = figures.classification_figure(history, test.x, predicted, test.y, test.classes, title=f"{job.title}: {score}")
+    return f"{score} ({wrong} of {len(test)} wrong)\n{_most_confused(predicted, test.y, test.classes)}", figure
 
 
-def _most_confused(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> str:
-    counts = figures.confusion(labels, predicted, len(classes))
+def _most_confused(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> str:
+    counts = figures.confusion(predicted, labels, len(classes))
     mistakes = counts - np.diag(np.diag(counts))
     true, read = np.unravel_index(mistakes.argmax(), mistakes.shape)
     if not mistakes[true, read]:

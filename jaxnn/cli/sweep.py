@@ -40,8 +40,7 @@ def run(job: Job, started: float) -> int:
         report.write_table(result.rows, job.table)
         report.tell(f"table: {job.table}")
     with watching(f"writing {job.picture}"):
-        report.sweep_figure(job, result, monitor).savefig(job.picture)
-        report.tell(f"picture: {job.picture}")
+        report.save(report.sweep_figure(job, result, monitor), job.picture)
     report.tell(f"time: {time.perf_counter() - started:.1f} s")
     return 130 if any(row["status"] == "interrupted" for row in result.rows) else 0
 

@@ -25,7 +25,8 @@ def run(job: Job, started: float) -> int:
     Returns:
         The exit code.
     """
-    report.tell(report.beginning(job))
+    if not job.quiet:
+        report.tell(report.beginning(job))
     *fitted, (x_test, _) = job.standardized()
     result = _fit(job, *fitted)
     report.tell(report.ending(result, job.settings))
@@ -33,9 +34,10 @@ def run(job: Job, started: float) -> int:
         predictions = np.asarray(nn.predict(result, x_test))
         text, figure = report.evaluation(job, result.history, predictions)
         report.tell(text)
+        if hint := report.guess(job, result, fitted[1][1]):
+            report.tell(hint)
         with Watching()(f"writing {job.picture}"):
-            figure.savefig(job.picture)
-            report.tell(f"picture: {job.picture}")
+            report.save(figure, job.picture)
     report.tell(f"time: {time.perf_counter() - started:.1f} s, of which {result.compile_seconds:.1f} s compiling the training")
     return {"interrupted": 130, "diverged": 1}.get(result.stopped, 0)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -55,6 +56,33 @@ def function(caller: str, option: str, value: Any, signature: str) -> Any:
     if not callable(value):
         raise TypeError(f"{caller} takes {option} as a function {signature}, got {value!r}")
     return value
+
+
+def called(function: Callable, signature: str, *arguments: Any, **named: Any) -> Any:
+    """Call a function of the user; an error says how it is called if its parameters are others.
+
+    Args:
+        function: The function.
+        signature: Its name and how it is called, for the error message, such as `"init(key, x) -> params"`.
+        *arguments: What it is given by position.
+        **named: What it is given by name.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        TypeError: If its parameters do not take these arguments.
+    """
+    try:
+        return function(*arguments, **named)
+    except TypeError as error:
+        try:
+            inspect.signature(function).bind(*arguments, **named)
+        except ValueError:  # it has no signature
+            pass
+        except TypeError as mismatch:
+            raise TypeError(f"define it as {signature}: it was called so, and {mismatch}") from error
+        raise
 
 
 def number(layer: str, option: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Any:

@@ -124,9 +124,20 @@ def no_attribute(module: str, name: str, known: Iterable[str]) -> AttributeError
         >>> no_attribute("nn", "Linear", ["linear"])
         AttributeError("nn has no attribute 'Linear': it is nn.dense")
     """
-    plain = _plain(name)
-    here = _TABLES.get(module, {}).get(plain) or next((f"{module}.{own}" for own in known if _plain(own) == plain), None)
+    here = name_here(module, name, known)
     return AttributeError(f"{module} has no attribute {name!r}" + (f": it is {here}" if here else ""))
+
+
+def name_here(module: str, name: str, known: Iterable[str]) -> str | None:
+    """What users write for a name of another library, such as `"nn.losses.mse"` for `"mean_squared_error"`, if it is known.
+
+    Args:
+        module: The module as users write it, such as `"nn.losses"`.
+        name: The name.
+        known: The public names of the module.
+    """
+    plain = _plain(name)
+    return _TABLES.get(module, {}).get(plain) or next((f"{module}.{own}" for own in known if _plain(own) == plain), None)
 
 
 def no_method(name: str) -> AttributeError:

@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn._jax import is_tracer, vary_over, varying_axes
-from jaxnn.core.checks import whole
+from jaxnn.core.checks import called, whole
 from jaxnn.core.naming import child_key, name_hash
 
 BLOCK = 4096  # numbers drawn from one key
@@ -129,14 +129,14 @@ class _FromInit:
         leaf = self.init(key, self.x)
         for step in self.path:
             leaf = leaf[step.key if hasattr(step, "key") else step.idx]
-        return leaf.astype(dtype)
+        return jnp.asarray(leaf, dtype)
 
 
 def describe_init(init: Callable, x: Any) -> tuple[dict, dict]:
     """The params and state of `init` with every leaf undrawn, whether it returned `param(...)` or an array."""
 
     def checked(key: jax.Array) -> Any:
-        returned = init(key, x)
+        returned = called(init, "init(key, x) -> (params, state)", key, x)
         if not isinstance(returned, tuple) or len(returned) != 2 or not all(isinstance(part, dict) for part in returned):
             raise TypeError(f"init must return (params, state), two dicts, got {returned!r}")
         for part, name in zip(returned, ("params", "state"), strict=True):

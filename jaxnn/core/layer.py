@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxnn.core.checks import check_key, function
+from jaxnn.core.checks import called, check_key, function
 from jaxnn.core.foreign_names import no_method
 from jaxnn.core.initialize import describe_init, draw
 from jaxnn.core.masks import split_mask, with_mask, zero_padding
 from jaxnn.core.naming import explained
-from jaxnn.core.text import listed
+from jaxnn.core.text import array_text, listed
 from jaxnn.core.trees import abstract
 
 LINE = 88  # characters of a line of a layer's text, at most
+_APPLY = "apply(params, state, x, *, key=None, training=False) -> (y, state)"
 
 Params = dict[str, Any]
 State = dict[str, Any]
@@ -177,10 +178,10 @@ def stateless(init: Callable[..., Params], apply: Callable[..., Any], name: str 
     function("stateless", "apply", apply, "apply(params, x) -> y")
 
     def init_both(key, x):
-        return init(key, x), {}
+        return called(init, "init(key, x) -> params", key, x), {}
 
     def apply_both(params, state, x, *, key=None, training=False):
-        return apply(params, x), state
+        return called(apply, "apply(params, x) -> y", params, x), state
 
     return Layer(init_both, apply_both, name or _factory_name(apply))
 
@@ -260,7 +261,12 @@ def _checked(name: str, apply: Callable) -> Callable:
                 "lambda p: model.apply(p, state, x, key=key, training=True)"
             )
         with explained(name, params, x):
-            return apply(params, state, x, key=key, training=training)
+            returned = called(apply, _APPLY, params, state, x, key=key, training=training)
+            if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], dict):
+                raise TypeError(f"apply must return (y, state), got {array_text(returned)}: end it with `return y, state`")
+            if training and (state or returned[1]):
+                _check_state(state, returned[1])
+            return returned
 
     return checked
 
@@ -269,16 +275,21 @@ def _leaf_setup(name: str, init: Callable, apply: Callable) -> Callable[[Any], S
     def setup(x):
         with explained(name, {}, x):
             params, state = describe_init(init, x)
-        structs, state_structs = abstract(params), abstract(state)
-        y, after = jax.eval_shape(lambda p, s, x: apply(p, s, x), structs, state_structs, x)
-        if jax.tree.flatten(after) != jax.tree.flatten(state_structs):
-            raise ValueError(
-                f"'{name}' was given the state {state_structs} and returned {after}: apply must return (y, state), the state "
-                "with the same entries as that of init"
-            )
+            given = abstract(state)
+            y, after = jax.eval_shape(lambda p, s, x: apply(p, s, x), abstract(params), given, x)
+            _check_state(given, after)
         return Spec(name, y, params, state)
 
     return setup
+
+
+def _check_state(given: State, returned: State) -> None:
+    """Raise an error unless the two states have the same entries: the next step is the same program."""
+    if jax.tree.flatten(abstract(returned)) != jax.tree.flatten(abstract(given)):
+        raise ValueError(
+            f"apply was given the state {array_text(given)} and returned {array_text(returned)}: the state it returns must "
+            "have the same entries, shapes and dtypes as that of init; cast one that differs with .astype"
+        )
 
 
 def _factory_name(function: Callable) -> str:

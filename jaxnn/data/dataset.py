@@ -51,6 +51,11 @@ class Dataset:
         if self.test is not None:
             _check_same_kind(self, self.test)
 
+    @property
+    def pair(self) -> tuple[np.ndarray, np.ndarray]:
+        """`(x, y)`, what `fit`, `evaluate` and `sweep` take of a data set."""
+        return self.x, self.y
+
     def __len__(self) -> int:
         return len(self.x)
 

@@ -67,7 +67,7 @@ def find_nonfinite(
         bound = problem.bound({}, None, from_setup(layer.setup, apply, layer.name, layer.children))
         return bound.objective(params, state, batch, None)[0]
 
-    return locate_nonfinite(objective, model, params, state, batch, key, model.setup(abstract(inputs_of(batch))))
+    return locate_nonfinite(objective, model, params, state, batch, key, model.setup(abstract(inputs_of(batch, loss))))
 
 
 def first_nonfinite_path(tree: Any) -> str | None:

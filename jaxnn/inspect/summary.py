@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -22,6 +24,7 @@ from jaxnn.programs.costs import forms, kept, operations
 from jaxnn.programs.equations import Scope, layer_path
 
 COLUMNS = ("layer", "output", "dtype", "parameters", "share", "forward", "backward", "share", "kept")
+_DROPPED = (2, 8, 7, 4, -1)  # the columns that a narrow table leaves out, the first one first; −1: the sums of sizes
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,36 @@ class Summary:
     kernels: bool = False
 
     def __str__(self) -> str:
-        width = max(len(f"{row.parameters:,}") for row in self.rows)
-        columns = list(zip(self.columns(), *(self.cells(row, width) for row in self.rows), strict=True))
-        justified = [_justified(column, right=3 <= i < len(COLUMNS)) for i, column in enumerate(columns)]
-        head, *body = ("  ".join(line) for line in zip(*justified, strict=True))
-        rule = "─" * len(head)
-        return "\n".join([head.rstrip(), rule, *(line.rstrip() for line in body), rule, *self.totals()])
+        return self.text(shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else 80)
 
     __repr__ = __str__
+
+    def text(self, width: int | None = None) -> str:
+        """The table as text; its `str` is as wide as the terminal, or 80 characters where there is none.
+
+        Args:
+            width: The number of characters per line. As far as needed, the dtypes, the memory, the shares and the sums that
+                the numbers of parameters are of are left out, in this order. By default nothing is.
+
+        Returns:
+            The lines of the table, and of the totals below it.
+        """
+        for dropped in range(len(_DROPPED) + 1):
+            lines = self._lines(_DROPPED[:dropped])
+            if width is None or len(lines[1]) <= width:
+                break
+        return "\n".join(lines)
+
+    def _lines(self, dropped: Sequence[int]) -> list[str]:
+        """The lines without some columns, by their numbers; −1 stands for the sums."""
+        widest = max(len(f"{row.parameters:,}") for row in self.rows)
+        rows = [replace(row, formula="") if -1 in dropped else row for row in self.rows]
+        columns = list(zip(self.columns(), *(self.cells(row, widest) for row in rows), strict=True))
+        shown = [(i, column) for i, column in enumerate(columns) if i not in dropped]
+        justified = [_justified(column, right=3 <= i < len(COLUMNS)) for i, column in shown]
+        head, *body = ("  ".join(line) for line in zip(*justified, strict=True))
+        rule = "─" * len(head)
+        return [head.rstrip(), rule, *(line.rstrip() for line in body), rule, *self.totals()]
 
     def _repr_html_(self) -> str:
         return summary_html(self)
@@ -123,7 +148,7 @@ class Summary:
         forward, backward = scaled(self.forward, "FLOP"), scaled(self.backward, "FLOP")
         return [
             f"total: {self.parameters:,} parameters, {in_bytes(self.size)}",
-            f"a batch of B = {self.batch}: {forward} forward, {backward} backward, {in_bytes(self.kept)} kept in between",
+            f"B = {self.batch}: {forward} forward, {backward} backward, {in_bytes(self.kept)} kept in between",
         ]
 
     def shares(self, *rows: Row) -> tuple[str, str]:
@@ -180,7 +205,7 @@ def summary(model: Layer, x: Any, *, kernels: bool = False) -> Summary:
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
-        >>> print(nn.summary(nn.serial(nn.dense(32), nn.relu, nn.dense(10)), jnp.ones((1, 64))))
+        >>> print(nn.summary(nn.serial(nn.dense(32), nn.relu, nn.dense(10)), jnp.ones((1, 64))).text())
         layer    output   dtype            parameters  share  forward  backward  share       kept
         ─────────────────────────────────────────────────────────────────────────────────────────
         dense    (B, 32)  float32  64·32 + 32 = 2,080  86.3%   4.13 k    4.10 k  80.5%
@@ -188,7 +213,7 @@ def summary(model: Layer, x: Any, *, kernels: bool = False) -> Summary:
         dense_2  (B, 10)  float32  32·10 + 10 =   330  13.7%      650    1.28 k  18.9%
         ─────────────────────────────────────────────────────────────────────────────────────────
         total: 2,410 parameters, 9.64 kB
-        a batch of B = 1: 4.81 kFLOP forward, 5.41 kFLOP backward, 160 bytes kept in between
+        B = 1: 4.81 kFLOP forward, 5.41 kFLOP backward, 160 bytes kept in between
     """
     model, x = as_layer(model), abstract(x)
     with definitions():  # they are traced faster than the fast forms

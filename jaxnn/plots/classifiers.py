@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot_confusion_matrix(labels: Any, predicted: Any, classes: Sequence[str] | int, *, ax: Axes | None = None) -> Axes:
+def plot_confusion_matrix(predicted: Any, labels: Any, classes: Sequence[str] | int, *, ax: Axes | None = None) -> Axes:
     """Plot the number of samples of each true class (rows) that are predicted as each class (columns).
 
     Args:
-        labels: The true classes, integers `(N,)` from 0.
         predicted: The predicted classes, integers `(N,)`; or scores `(N, classes)`, of which the largest counts.
+        labels: The true classes, integers `(N,)` from 0.
         classes: The names of the classes, or their number.
         ax: The axes to draw on; new ones by default.
 
@@ -30,14 +30,14 @@ def plot_confusion_matrix(labels: Any, predicted: Any, classes: Sequence[str] | 
         ValueError: If a label is not a class, or the number of predictions is not the number of labels.
 
     Example:
-        >>> ax = plot_confusion_matrix([0, 0, 1], [0, 1, 1], ["cat", "dog"])
+        >>> ax = plot_confusion_matrix([0, 1, 1], [0, 0, 1], ["cat", "dog"])
         >>> [text.get_text() for text in ax.texts], ax.images[0].get_array().tolist()
         (['1', '1', '0', '1'], [[0.5, 0.5], [0.0, 1.0]])
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     predicted = predicted.argmax(-1) if predicted.ndim == 2 else predicted
     names = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
-    _check_lengths(labels, predicted)
+    _check_lengths(predicted, labels)
     for what, values in (("labels", labels), ("predictions", predicted)):
         if values.size and not (values.min() >= 0 and values.max() < len(names)):
             raise ValueError(
@@ -45,17 +45,17 @@ def plot_confusion_matrix(labels: Any, predicted: Any, classes: Sequence[str] | 
                 f"got {values.min()} to {values.max()}"
             )
     ax = axes(ax, 1.6 + 0.5 * len(names), 1.2 + 0.5 * len(names))
-    plot_confusion(ax, labels, predicted, names)
+    plot_confusion(ax, predicted, labels, names)
     ax.set_title("confusion matrix", loc="left", fontsize=11)
     return ax
 
 
-def plot_roc(labels: Any, scores: Any, *, ax: Axes | None = None) -> Axes:
+def plot_roc(scores: Any, labels: Any, *, ax: Axes | None = None) -> Axes:
     """Plot the receiver operating characteristic: the true over the false positive rate as the threshold falls (Fawcett 2006).
 
     Args:
-        labels: 0 or 1, `(N,)`.
         scores: Logits or probabilities, higher for label 1, `(N,)`.
+        labels: 0 or 1, `(N,)`.
         ax: The axes to draw on; new ones by default.
 
     Returns:
@@ -66,10 +66,10 @@ def plot_roc(labels: Any, scores: Any, *, ax: Axes | None = None) -> Axes:
             finite.
 
     Example:
-        >>> plot_roc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]).lines[0].get_label()
+        >>> plot_roc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]).lines[0].get_label()
         'area under the curve 0.750'
     """
-    hits, false_alarms = _counts_by_threshold(labels, scores)
+    hits, false_alarms = _counts_by_threshold(scores, labels)
     true, false = hits / hits[-1], false_alarms / false_alarms[-1]
     area = float(np.sum(np.diff(false) * (true[1:] + true[:-1]) / 2))
     ax = axes(ax, 4.4, 4.2)
@@ -81,12 +81,12 @@ def plot_roc(labels: Any, scores: Any, *, ax: Axes | None = None) -> Axes:
     return titled(ax, "ROC", "false positive rate", "true positive rate")
 
 
-def plot_precision_recall(labels: Any, scores: Any, *, ax: Axes | None = None) -> Axes:
+def plot_precision_recall(scores: Any, labels: Any, *, ax: Axes | None = None) -> Axes:
     """Plot precision over recall as the threshold falls, each precision up to the next recall (Davis & Goadrich 2006).
 
     Args:
-        labels: 0 or 1, `(N,)`.
         scores: Logits or probabilities, higher for label 1, `(N,)`.
+        labels: 0 or 1, `(N,)`.
         ax: The axes to draw on; new ones by default.
 
     Returns:
@@ -96,10 +96,10 @@ def plot_precision_recall(labels: Any, scores: Any, *, ax: Axes | None = None) -
         ValueError: As for `plot_roc`.
 
     Example:
-        >>> plot_precision_recall([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]).lines[0].get_label()
+        >>> plot_precision_recall([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]).lines[0].get_label()
         'average precision 0.833'
     """
-    hits, false_alarms = _counts_by_threshold(labels, scores)
+    hits, false_alarms = _counts_by_threshold(scores, labels)
     recall, precision = hits / hits[-1], hits[1:] / (hits[1:] + false_alarms[1:])
     average = float(np.sum(np.diff(recall) * precision))
     ax = axes(ax, 4.4, 4.2)
@@ -113,12 +113,12 @@ def plot_precision_recall(labels: Any, scores: Any, *, ax: Axes | None = None) -
     return titled(ax, "precision and recall", "recall", "precision")
 
 
-def plot_calibration(labels: Any, probabilities: Any, *, bins: int = 10, ax: Axes | None = None) -> Axes:
+def plot_calibration(probabilities: Any, labels: Any, *, bins: int = 10, ax: Axes | None = None) -> Axes:
     """Plot the accuracy over the predicted probability (Guo et al. 2017); a calibrated model lies on the diagonal.
 
     Args:
-        labels: 0 or 1, `(N,)`; or classes `(N,)` from 0.
         probabilities: The probability of 1, `(N,)`; or of each class, `(N, classes)`, of which the largest counts.
+        labels: 0 or 1, `(N,)`; or classes `(N,)` from 0.
         bins: The number of equal bins of [0, 1]. A value on a boundary belongs to the lower bin.
         ax: The axes to draw on; new ones by default.
 
@@ -130,13 +130,13 @@ def plot_calibration(labels: Any, probabilities: Any, *, bins: int = 10, ax: Axe
         ValueError: If shapes do not match, or a number is not a probability.
 
     Example:
-        >>> plot_calibration([0, 1, 1, 1], [0.25, 0.25, 0.9, 0.9]).lines[0].get_label()
+        >>> plot_calibration([0.25, 0.25, 0.9, 0.9], [0, 1, 1, 1]).lines[0].get_label()
         'expected calibration error 0.175'
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, float)
     if probabilities.ndim == 2:
         labels, probabilities = probabilities.argmax(1) == labels, probabilities.max(1)
-    _check_lengths(labels, probabilities)
+    _check_lengths(probabilities, labels)
     if not (probabilities.min() >= 0 and probabilities.max() <= 1):
         raise ValueError(
             f"plot_calibration: probabilities must lie in [0, 1], got {probabilities.min():.3g} to "
@@ -211,10 +211,10 @@ def class_colors(logits: np.ndarray) -> np.ndarray:
     return np.concatenate([colors[shares.argmax(-1)], 0.12 + 0.48 * certainty[..., None]], axis=-1)
 
 
-def _counts_by_threshold(labels: Any, scores: Any) -> tuple[np.ndarray, np.ndarray]:
+def _counts_by_threshold(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """True and false positives for each threshold, from above all scores downward; equal scores share a threshold."""
     labels, scores = np.asarray(labels), np.asarray(scores, float)
-    _check_lengths(labels, scores)
+    _check_lengths(scores, labels)
     if set(np.unique(labels).tolist()) != {0, 1}:
         raise ValueError(f"labels must be 0 and 1, and both must occur; got {np.unique(labels)[:5].tolist()}")
     if not np.isfinite(scores).all():
@@ -225,7 +225,7 @@ def _counts_by_threshold(labels: Any, scores: Any) -> tuple[np.ndarray, np.ndarr
     return np.append(0, hits), np.append(0, last + 1 - hits)
 
 
-def _check_lengths(labels: np.ndarray, predictions: np.ndarray) -> None:
+def _check_lengths(predictions: np.ndarray, labels: np.ndarray) -> None:
     if labels.ndim != 1 or labels.shape != predictions.shape or not len(labels):
         shapes = f"{list(labels.shape)} and {list(predictions.shape)}"
         raise ValueError(f"labels must have shape (N,), with one prediction each, got shapes {shapes}")

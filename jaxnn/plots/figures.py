@@ -38,8 +38,8 @@ def new_figure(width: float = 10.0, height: float = 8.0) -> Figure:
 def classification_figure(
     history: History,
     x: np.ndarray,
-    labels: np.ndarray,
     predicted: np.ndarray,
+    labels: np.ndarray,
     classes: Sequence[str],
     *,
     title: str,
@@ -49,8 +49,8 @@ def classification_figure(
     Args:
         history: Lists with one value per epoch: `loss` and `accuracy`, and optionally `val_loss` and `val_accuracy`.
         x: The inputs of the test set: gray or RGB images `(N, height, width, 1 or 3)`, or anything else.
-        labels: The true labels, `(N,)`.
         predicted: The predicted labels, `(N,)`.
+        labels: The true labels, `(N,)`.
         classes: The names of the classes.
         title: The title of the figure.
 
@@ -59,7 +59,7 @@ def classification_figure(
 
     Example:
         >>> history = {"loss": [1.0, 0.5], "accuracy": [0.5, 0.9]}
-        >>> figure = classification_figure(history, np.zeros((2, 8, 8, 1)), [0, 1], [0, 0], ["a", "b"], title="tiny")
+        >>> figure = classification_figure(history, np.zeros((2, 8, 8, 1)), [0, 0], [0, 1], ["a", "b"], title="tiny")
         >>> figure.savefig("tiny.png")  # doctest: +SKIP
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
@@ -70,19 +70,19 @@ def classification_figure(
     plot_curves(loss, history, "loss", log=True)
     plot_curves(accuracy, history, "accuracy")
     if x.ndim == 4 and x.shape[-1] in (1, 3):
-        plot_predictions(halves[1], x, labels, predicted, classes)
+        plot_predictions(halves[1], x, predicted, labels, classes)
     else:
-        plot_confusion(halves[1].subplots(), labels, predicted, classes)
+        plot_confusion(halves[1].subplots(), predicted, labels, classes)
     return figure
 
 
-def regression_figure(history: History, targets: np.ndarray, predicted: np.ndarray, *, title: str) -> Figure:
+def regression_figure(history: History, predicted: np.ndarray, targets: np.ndarray, *, title: str) -> Figure:
     """The loss curve, and next to it the predictions for the test set over the targets.
 
     Args:
         history: Lists with one value per epoch: `loss`, and optionally `val_loss`.
-        targets: The targets, `(N,)` or `(N, 1)`.
-        predicted: The predictions, of the same shape.
+        predicted: The predictions, `(N,)` or `(N, 1)`.
+        targets: The targets, of the same shape.
         title: The title of the figure.
 
     Returns:
@@ -97,7 +97,7 @@ def regression_figure(history: History, targets: np.ndarray, predicted: np.ndarr
     figure.suptitle(title, fontsize=13, fontweight="bold")
     loss, scatter = figure.subplots(1, 2)
     plot_curves(loss, history, "loss")
-    plot_truth(scatter, targets, predicted)
+    plot_truth(scatter, predicted, targets)
     return figure
 
 
@@ -155,7 +155,7 @@ def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -
 
 
 def plot_predictions(
-    figure: Figure | SubFigure, images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
+    figure: Figure | SubFigure, images: np.ndarray, predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> None:
     """Draw up to 30 images with their classes; wrong predictions come first, framed, and take at most two thirds.
 
@@ -182,9 +182,9 @@ def plot_predictions(
         axes.set_axis_off()
 
 
-def plot_confusion(axes: Axes, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> None:
+def plot_confusion(axes: Axes, predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
     """Draw the number of samples of each true class (rows) predicted as each class (columns), shaded by share of the row."""
-    counts = confusion(labels, predicted, len(classes))
+    counts = confusion(predicted, labels, len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_title("confusion matrix of the test set", loc="left", fontsize=11)
@@ -200,7 +200,7 @@ def plot_confusion(axes: Axes, labels: np.ndarray, predicted: np.ndarray, classe
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=color)
 
 
-def plot_truth(axes: Axes, targets: np.ndarray, predicted: np.ndarray) -> None:
+def plot_truth(axes: Axes, predicted: np.ndarray, targets: np.ndarray) -> None:
     """Draw predictions over targets, with the line on which both are equal."""
     targets, predicted = np.ravel(targets), np.ravel(predicted)
     ends = [min(targets.min(), predicted.min()), max(targets.max(), predicted.max())]
@@ -212,11 +212,11 @@ def plot_truth(axes: Axes, targets: np.ndarray, predicted: np.ndarray) -> None:
     axes.legend(frameon=False)
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Count the samples of each true class (rows) that are predicted as each class (columns).
 
     Example:
-        >>> confusion([0, 0, 1], [0, 1, 1], 2).tolist()
+        >>> confusion([0, 1, 1], [0, 0, 1], 2).tolist()
         [[1, 1], [0, 1]]
     """
     counts = np.zeros((classes, classes), int)

@@ -90,7 +90,7 @@ class GroupRun:
     def __post_init__(self):
         config = self.group.config
         self.samples = leading_size(self.data)
-        self.x = inputs_of(abstract_batch(self.data, config.batch_size))
+        self.x = inputs_of(abstract_batch(self.data, config.batch_size), config.problem.loss)
         self.start = start = check_traceable(self.group, self.x)
         finish = lambda: lambda train_state, validation: epoch_parts(config).finish(train_state, validation)[1]  # noqa: E731
         logs = compiled.shapes("logs", finish, config.key(), (start, self.validation))

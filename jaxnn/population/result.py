@@ -219,7 +219,7 @@ class Sweep:
         )
 
     def best(self, monitor: str | None = None, mode: str | None = None) -> Member:
-        """The member with the best value.
+        """The member with the best value; of several, the one with the smallest loss.
 
         Args:
             monitor: The value's name; `"val_loss"` by default, or `"loss"` without validation data.
@@ -233,10 +233,9 @@ class Sweep:
             ValueError: If there is no such value, no member has one, or the name does not say which way is better.
         """
         monitor, sign = self.monitored(monitor, mode)
-        values = [sign * row[monitor] for row in self.rows]
-        if all(math.isnan(value) for value in values):
+        if all(math.isnan(row[monitor]) for row in self.rows):
             raise ValueError(f"no member has a value of {monitor!r}: all diverged, or none finished an epoch")
-        return self.member(int(np.nanargmin(values)))
+        return self.member(min(range(len(self.rows)), key=lambda i: self._rank(self.rows[i], monitor, sign)))
 
     def by_setting(self, monitor: str | None = None, mode: str | None = None) -> list[dict[str, Any]]:
         """Means and standard deviations over seeds (and folds), one row per setting, the best first.
@@ -263,7 +262,12 @@ class Sweep:
                 row[name] = math.nan if diverged else float(values.mean())
                 row[name + "_std"] = float(values.std(ddof=1)) if len(members) > 1 else 0.0
             rows.append(row)
-        return sorted(rows, key=lambda row: (math.isnan(row[monitor]), sign * row[monitor]))
+        return sorted(rows, key=lambda row: self._rank(row, monitor, sign))
+
+    def _rank(self, row: Mapping[str, Any], monitor: str, sign: float) -> tuple[bool, float, bool, float]:
+        """The sort key of a row: its monitored value, NaN last, and of equal ones the smaller loss first."""
+        loss = row["val_loss" if "val_loss" in row else "loss"]
+        return math.isnan(row[monitor]), sign * row[monitor], math.isnan(loss), loss
 
     def to_pandas(self) -> Any:
         """The table as a pandas `DataFrame`, one row per member.

@@ -31,6 +31,7 @@ def sweep(
     callbacks: Sequence[Callback] = (),
     augment: Callable | None = None,
     accumulate: int = 1,
+    clip_norm: float | None = None,
     sam_radius: float = 0.0,
     loss_scaling: bool = False,
     on_nonfinite: str = "stop",
@@ -66,13 +67,15 @@ def sweep(
         key: The key of the whole sweep.
         seeds: The number of seeds, or the seeds: each setting is trained once for each.
         batch_size: Samples per step, as in `fit`.
-        validation: `(x, y)` to evaluate on after each epoch.
+        validation: Data to evaluate on after each epoch; or a share of the data to hold out for it, as in `fit`, the same
+            samples for all members.
         metrics: Metrics by name.
         hyperparameters: Those that all members have in common, as in `fit`.
         callbacks: Those with pure parts, such as early stopping; they act on each member separately. A member that has
             stopped is frozen, and left out of the program when that saves time.
         augment: As in `fit`.
         accumulate: As in `fit`.
+        clip_norm: As in `fit`.
         sam_radius: As in `fit`.
         loss_scaling: As in `fit`.
         on_nonfinite: `"stop"`: a member whose loss is not finite ends with the weights of the previous epoch, and is reported;
@@ -125,6 +128,7 @@ def sweep(
         callbacks=callbacks,
         augment=augment,
         accumulate=accumulate,
+        clip_norm=clip_norm,
         sam_radius=sam_radius,
         loss_scaling=loss_scaling,
         on_nonfinite=on_nonfinite,

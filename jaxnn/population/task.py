@@ -23,6 +23,7 @@ from jaxnn.population.scheduler import Scheduler, Strategy, strategy_for
 from jaxnn.population.space import Setting, settings_of
 from jaxnn.problem.batches import abstract_batch, leading_size
 from jaxnn.problem.checks import checked_data
+from jaxnn.problem.holdout import held_out
 from jaxnn.problem.hyperparameters import loss_of, model_of
 from jaxnn.problem.labels import labels_of
 from jaxnn.problem.objective import Objective
@@ -116,6 +117,7 @@ class Task:
                 raise ValueError(f"the callback {callback.name!r} acts on the host, one run at a time: use it with fit")
         objective = isinstance(loss, Objective)
         if not on_device:
+            data, validation = held_out(data, validation, key, objective=objective)
             data = checked_data(data, objective=objective)
             validation = None if validation is None else checked_data(validation, "validation data", objective=objective)
         try:

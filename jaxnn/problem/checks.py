@@ -27,7 +27,7 @@ def as_data(data: Any, what: str = "data", *, objective: bool = False, memory_ma
     """Convert the leaves of data to arrays, and check everything but their values.
 
     Args:
-        data: `(x, y)` or `(x, y, weights)`; a list is taken as a tuple.
+        data: `(x, y)` or `(x, y, weights)`; a list is taken as a tuple. An object with a `pair`, as a `Dataset`, is that pair.
         what: The name of the data, for error messages.
         objective: Whether the loss is an `Objective`, which takes any pytree.
         memory_maps: Whether memory maps are kept.
@@ -37,6 +37,7 @@ def as_data(data: Any, what: str = "data", *, objective: bool = False, memory_ma
         ValueError: If lengths differ, there are no samples, numbers do not fit into 32 bits, or the weights are not one number
             per sample.
     """
+    data = getattr(data, "pair", data)
     if objective:
         return _as_samples(data, what, memory_maps)
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
@@ -73,8 +74,11 @@ def checked_data(data: Any, what: str = "data", *, objective: bool = False) -> A
 
 
 def checked_inputs(x: Any, what: str) -> Any:
-    """Move the leaves of a pytree to the device, and check that they are finite, of one length and not empty."""
-    return checked_data(x, what, objective=True)
+    """Move the leaves of a pytree to the device, and check that they are finite, of one length and not empty.
+
+    The inputs of an object with a `pair`, as a `Dataset`, are the first of the two.
+    """
+    return checked_data(getattr(x, "pair", (x,))[0], what, objective=True)
 
 
 def checked_batch(batch: Any, *, objective: bool = False, labels: Labels | None = None) -> Any:

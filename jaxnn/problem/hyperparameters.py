@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxnn import _jax
 from jaxnn.core.layer import Layer
@@ -190,9 +191,11 @@ def optimizer_of(optimizer: Any, values: Mapping[str, Any]) -> Any:
     made = _call_by_name(optimizer, values, "an optimizer that is a function") if callable(optimizer) else optimizer
     if hasattr(made, "init") and hasattr(made, "update"):
         return made
+    got = repr(made) if isinstance(made, str) else type(made).__name__
+    known = isinstance(made, str) and hasattr(optax, made.lower())
     raise TypeError(
         "optimizer is an optax transformation, such as optax.adam(1e-3), or a function of hyperparameters that returns "
-        f"one, such as optax.adam; got {type(made).__name__}"
+        f"one, such as optax.adam; got {got}" + (f": write optax.{made.lower()}(1e-3)" if known else "")
     )
 
 

@@ -12,8 +12,13 @@ import jax.numpy as jnp
 
 from jaxnn.core.checks import function
 from jaxnn.core.layer import Layer
+from jaxnn.core.text import array_text
 from jaxnn.functional._counted import weight_found
+from jaxnn.functional.metrics import Metric
+from jaxnn.functional.metrics.stream import averaged, running
+from jaxnn.problem.batches import leading_size
 from jaxnn.problem.hyperparameters import loss_of, parameters_of
+from jaxnn.problem.running import named_metrics
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,15 @@ class Objective:
         function: `function(model, params, state, batch, key) -> (loss, (state, predictions))`; the loss is one number, the
             batch's mean, or `(sum, weight)`. The batch is a batch of the data, of any structure. The key is None in
             validation. The metrics are given the predictions and the batch's second entry, or the batch itself if it is not a
-            tuple.
+            tuple; the predictions may be anything that they take, such as a number, and None without metrics. The layers
+            inside the model are `model.children["name"]`, with the parameters `params["name"]`.
+        terms: Names of terms of the loss that the history shows, also as `val_` those of validation. The predictions are then
+            a dict with a number for each, the batch's mean.
+        inputs: `inputs(batch) -> x`, what the model is initialized on; by default the first entry of a batch that is a tuple,
+            else the whole batch.
+
+    Raises:
+        TypeError: If `function` or `inputs` is not a function, or `terms` is not a sequence of names.
 
     Example:
         An autoencoder with a penalty on its code, on data without targets:
@@ -32,18 +45,26 @@ class Objective:
         >>> import jax, jax.numpy as jnp, jaxnn as nn, optax
         >>> def reconstruct(model, params, state, batch, key):
         ...     y, state = model.apply(params, state, batch, key=key, training=key is not None)
-        ...     return nn.losses.mse(y, batch) + 1e-3 * jnp.sum(params["dense"]["kernel"] ** 2), (state, y)
+        ...     error, penalty = nn.losses.mse(y, batch), jnp.sum(params["dense"]["kernel"] ** 2)
+        ...     return error + 1e-3 * penalty, (state, {"error": error, "penalty": penalty})
         >>> result = nn.fit(
-        ...     nn.serial(nn.dense(2), nn.dense(4)), jnp.eye(4), loss=nn.Objective(reconstruct), optimizer=optax.adam(0.1),
-        ...     epochs=50, key=jax.random.key(0), progress=False)
-        >>> result.history["loss"][-1] < result.history["loss"][0]
+        ...     nn.serial(nn.dense(2), nn.dense(4)), jnp.eye(4), loss=nn.Objective(reconstruct, terms=("error", "penalty")),
+        ...     optimizer=optax.adam(0.1), epochs=50, key=jax.random.key(0), progress=False)
+        >>> result.history["error"][-1] < result.history["error"][0]
         True
     """
 
     function: Callable[[Layer, Any, Any, Any, jax.Array | None], tuple[Any, tuple[Any, Any]]]
+    terms: tuple[str, ...] = ()
+    inputs: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         function("Objective", "function", self.function, "(model, params, state, batch, key) -> (loss, (state, predictions))")
+        if self.inputs is not None:
+            function("Objective", "inputs", self.inputs, "(batch) -> x")
+        if not isinstance(self.terms, tuple | list) or not all(isinstance(name, str) for name in self.terms):
+            raise TypeError(f'Objective takes terms as a tuple of names, such as ("error", "penalty"), got {self.terms!r}')
+        object.__setattr__(self, "terms", tuple(self.terms))
 
 
 def objective_of(loss: Any, values: Mapping[str, Any]) -> Objective:
@@ -74,9 +95,38 @@ def objective_of(loss: Any, values: Mapping[str, Any]) -> Objective:
     return Objective(supervised)
 
 
-def inputs_of(data: Any) -> Any:
-    """The model's input in the data: x of `(x, y)`; all of them for an `Objective` on data that are not a tuple."""
+def inputs_of(data: Any, loss: Any) -> Any:
+    """The model's input in a batch, or its shapes: x of `(x, y)`, or what the `Objective` says."""
+    if isinstance(loss, Objective) and loss.inputs is not None:
+        is_abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(data))
+        return jax.eval_shape(loss.inputs, data) if is_abstract else loss.inputs(data)
     return data[0] if isinstance(data, tuple) else data
+
+
+def with_terms(metrics: Mapping[str, Any] | None, loss: Any) -> Mapping[str, Any] | None:
+    """The metrics with the terms of an `Objective`; a metric with the name of a term takes its place."""
+    named_metrics(metrics)
+    if not isinstance(loss, Objective) or not loss.terms:
+        return metrics
+    return {name: _term(name) for name in loss.terms} | dict(metrics or {})
+
+
+def _term(name: str) -> Metric:
+    def batch(predictions: Any, targets: Any, where: Any) -> dict[str, jax.Array]:
+        if not isinstance(predictions, dict) or name not in predictions:
+            raise ValueError(
+                f"the objective has the term {name!r}: expected predictions that are a dict with a number of this name, got "
+                f"{array_text(predictions)}"
+            )
+        value = predictions[name]
+        if jnp.shape(value):
+            raise ValueError(
+                f"the term {name!r} of the objective is one number per batch, got {array_text(value)}: take its mean"
+            )
+        count = jnp.asarray(leading_size(targets) if where is None else jnp.sum(where), float)
+        return running("sum", jnp.where(count == 0, 0.0, jnp.asarray(value, float) * count)) | running("count", count)
+
+    return averaged(name, batch)
 
 
 def _no_loss(predictions: Any, y: Any, reduction: str = "mean") -> jax.Array:

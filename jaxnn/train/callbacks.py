@@ -87,7 +87,8 @@ def early_stopping(
         found = best_epoch > 0
         return jnp.where(found, best_epoch, epoch), jax.tree.map(lambda a, b: jnp.where(found, a, b), kept, weights)
 
-    return Callback(name, init, after_epoch=after_epoch, finish=finish if restore_best else None)
+    finish_best = finish if restore_best else None
+    return Callback(name, init, after_epoch=after_epoch, finish=finish_best, prefers_validation=monitor is None)
 
 
 def target(monitor: str, value: float, *, mode: str | None = None, name: str = "target") -> Callback:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxnn.core.checks import function, number, whole
+from jaxnn.core.foreign_names import name_here
+from jaxnn.functional import losses
 from jaxnn.problem.hyperparameters import Hyperparameters, lengths, parameters_of
-from jaxnn.problem.objective import Objective
+from jaxnn.problem.objective import Objective, with_terms
 from jaxnn.problem.problem import Problem
-from jaxnn.problem.running import named_metrics
 from jaxnn.train.hooks import Callback, check_callbacks
 
 
@@ -25,6 +26,7 @@ class TrainingConfig:
         metrics: Metrics by name.
         callbacks: The callbacks with pure functions.
         accumulate: The number of parts of a batch whose gradients are taken one after another.
+        clip_norm: The largest norm of a gradient, None for any.
         sam_radius: ρ of sharpness-aware minimization.
         skip_nonfinite: Whether steps with a loss or gradient that is not finite are skipped.
         loss_scaling: Whether the loss is scaled for float16.
@@ -36,6 +38,7 @@ class TrainingConfig:
     metrics: Mapping[str, Any] | None = None
     callbacks: tuple[Callback, ...] = ()
     accumulate: int = 1
+    clip_norm: float | None = None
     sam_radius: float = 0.0
     skip_nonfinite: bool = False
     loss_scaling: bool = False
@@ -54,6 +57,7 @@ class TrainingConfig:
         metrics: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
         accumulate: int = 1,
+        clip_norm: float | None = None,
         sam_radius: float = 0.0,
         **options: Any,
     ) -> TrainingConfig:
@@ -64,10 +68,12 @@ class TrainingConfig:
             ValueError: If a number is out of range, or two callbacks have the same name.
         """
         if not (callable(loss) or isinstance(loss, Objective)):
-            raise TypeError(f"loss is a function (predictions, y) -> scalar, or an Objective; got {loss!r}")
+            here = name_here("nn.losses", loss, losses.__all__) if isinstance(loss, str) else None
+            hint = f": write {here or 'a function, such as nn.losses.mse'}" if isinstance(loss, str) else ""
+            raise TypeError(f"loss is a function (predictions, y) -> scalar, or an Objective; got {loss!r}{hint}")
         if augment is not None:
             function("training", "augment", augment, "augment(key, batch) -> batch")
-        named_metrics(metrics)
+        metrics = with_terms(metrics, loss)
         check_callbacks(callbacks)
         return cls(
             Problem(model, loss, Hyperparameters.of(hyperparameters), augment, view),
@@ -76,6 +82,7 @@ class TrainingConfig:
             metrics=metrics,
             callbacks=tuple(callback for callback in callbacks if callback.is_pure),
             accumulate=whole("training", "accumulate", accumulate),
+            clip_norm=None if clip_norm is None else number("training", "clip_norm", clip_norm, 0, above=True),
             sam_radius=number("training", "sam_radius", sam_radius, 0),
             **options,
         )
@@ -102,5 +109,5 @@ class TrainingConfig:
             *(problem.model, problem.loss, problem.augment, problem.view),
             *(known.fixed, known.schedules, known.traced),
             *(self.optimizer, self.batch_size, dict(self.metrics or {}), self.callbacks),
-            *(self.accumulate, self.sam_radius, self.skip_nonfinite, self.loss_scaling),
+            *(self.accumulate, self.clip_norm, self.sam_radius, self.skip_nonfinite, self.loss_scaling),
         )

@@ -114,7 +114,7 @@ def run_of(config: TrainingConfig, epochs: int) -> Callable[..., tuple[TrainStat
             return kept, {name: _unless(train_state.stopped, value) for name, value in logs.items()}
 
         simple = not any(callback.after_epoch for callback in config.callbacks)  # nothing can end the run
-        first = start(own, key, inputs_of(abstract_batch(data, config.batch_size)))
+        first = start(own, key, inputs_of(abstract_batch(data, config.batch_size), config.problem.loss))
         return scan((lambda s, _: epoch(s, data, validation)) if simple else one, first, None, length=epochs)
 
     return run

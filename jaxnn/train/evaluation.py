@@ -14,9 +14,9 @@ from jaxnn.core.layer import Layer
 from jaxnn.problem.batches import Padded, abstract_batch, even_size, leading_size, over_batches, padded, padded_size, with_rows
 from jaxnn.problem.checks import checked_data, checked_inputs
 from jaxnn.problem.labels import labels_of
-from jaxnn.problem.objective import Objective
+from jaxnn.problem.objective import Objective, with_terms
 from jaxnn.problem.problem import Problem
-from jaxnn.problem.running import named_metrics, totals_of
+from jaxnn.problem.running import totals_of
 
 
 @jax.transfer_guard("allow")
@@ -59,7 +59,7 @@ def evaluate(
     metrics = metrics if metrics is not None else getattr(result, "metrics", None)
     if loss is None and not metrics:
         raise ValueError("there is nothing to evaluate: give loss=, metrics=, or the result of fit, which has both")
-    named_metrics(metrics)
+    metrics = with_terms(metrics, loss)
     batch_size = whole("evaluate", "batch_size", batch_size)
     objective = isinstance(loss, Objective)
     data = checked_data(data, objective=objective)

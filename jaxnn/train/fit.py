@@ -12,6 +12,7 @@ import jax
 from jaxnn import _jax
 from jaxnn.core.checks import check_key, whole
 from jaxnn.problem.checks import checked_data
+from jaxnn.problem.holdout import held_out
 from jaxnn.problem.hyperparameters import LENGTHS, Hyperparameters, check_used, loss_of, optimizer_of
 from jaxnn.problem.labels import labels_of
 from jaxnn.problem.objective import Objective, inputs_of
@@ -20,6 +21,7 @@ from jaxnn.train.evaluation import weights_of
 from jaxnn.train.executors import executor_for
 from jaxnn.train.hooks import Callback, final_weights
 from jaxnn.train.identity import config_identity, contents, dtypes, sizes
+from jaxnn.train.mistakes import mistakes
 from jaxnn.train.result import FitResult
 from jaxnn.train.running import Run
 from jaxnn.train.saver import Saver
@@ -43,6 +45,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     augment: Callable | None = None,
     accumulate: int = 1,
+    clip_norm: float | None = None,
     sam_radius: float = 0.0,
     loss_scaling: bool = False,
     on_nonfinite: str = "stop",
@@ -63,10 +66,10 @@ def fit(
     Args:
         model: The model, or a function of hyperparameters that returns it.
         data: `(x, y)`, pytrees of arrays with one leading axis of samples, or `(x, y, weights)` with one weight per sample,
-            which makes the loss Σ wᵢ lᵢ / Σ wᵢ over a batch. Any pytree with an `Objective`. They are moved to the device as
-            a whole, unless one is memory-mapped (`np.load(path, mmap_mode="r")`), which changes no bit of the result.
-            Arrays are those of JAX and NumPy and what NumPy converts, such as pandas (by position) and PyTorch objects; a list
-            of numbers is an array, a list of arrays a tuple.
+            which makes the loss Σ wᵢ lᵢ / Σ wᵢ over a batch; or a `Dataset` of `nn.data`. Any pytree with an `Objective`. They
+            are moved to the device as a whole, unless one is memory-mapped (`np.load(path, mmap_mode="r")`), which changes no
+            bit of the result. Arrays are those of JAX and NumPy and what NumPy converts, such as pandas (by position) and
+            PyTorch objects; a list of numbers is an array, a list of arrays a tuple.
             Or batches: an iterable of them, such as a PyTorch `DataLoader` or a Grain data set, or a function from the
             epoch, counted from 1, to an iterable; `batch_size` then holds for the validation only. Each is a tuple or list
             like `data`, of at least one sample; in an epoch, only the number of samples may differ.
@@ -78,7 +81,8 @@ def fit(
         epochs: The number of passes over the data, at most.
         key: The run's key: weights, order of the data and dropout all follow from it.
         batch_size: Samples per step; the last step of an epoch uses the remaining samples.
-        validation: `(x, y)` to evaluate on after each epoch.
+        validation: Data to evaluate on after each epoch; or a share of the data to hold out for it, such as 0.2. Which samples
+            are held out follows from the key, class by class where `y` are labels.
         metrics: Metrics by name, such as `{"accuracy": nn.metrics.accuracy}`; they leave out samples of weight 0.
         hyperparameters: Values by name for the parameters of the functions given as model, optimizer and loss. A float is
             traced; an int, string, bool or None is fixed; a function of `step` (or `count`) or `epoch`, both counted from 0,
@@ -89,6 +93,7 @@ def fit(
         augment: `augment(key, (x, y)) -> (x, y)` for each batch in training, see `nn.data.augment`.
         accumulate: The number of parts of each batch whose gradients are taken one after another, to save memory; their sizes
             differ by at most one sample.
+        clip_norm: The largest norm of a step's gradient, over all parameters together; a longer one is scaled down to it.
         sam_radius: ρ of sharpness-aware minimization, see `training`; 0 turns it off.
         loss_scaling: Scale the loss dynamically, so that gradients in float16 do not vanish; steps whose gradients overflow
             are skipped.
@@ -111,6 +116,9 @@ def fit(
 
     Returns:
         A `FitResult` with `params`, `state` and `history`.
+
+    A likely mistake is a warning: a softmax before a loss that computes it too, images with their channels first, early
+    stopping without validation data.
 
     Raises:
         TypeError: If an argument has the wrong type: a model that is not a `Layer`, an optimizer that lacks a value, a
@@ -149,12 +157,14 @@ def fit(
         metrics=metrics,
         callbacks=callbacks,
         accumulate=accumulate,
+        clip_norm=clip_norm,
         sam_radius=sam_radius,
         skip_nonfinite=on_nonfinite == "skip",
         loss_scaling=loss_scaling,
     )
     prefetch = None if prefetch is None else whole("fit", "prefetch", prefetch)
     objective = isinstance(loss, Objective)
+    data, validation = held_out(data, validation, key, objective=objective)
     source = source_of(data, batch_size, objective)
     validation = None if validation is None else checked_data(validation, "validation data", objective=objective)
     names_read = [name for callback in callbacks for name in callback.hyperparameters]
@@ -162,7 +172,9 @@ def fit(
     given_config, config = config, config.with_lengths(source.steps_per_epoch, epochs)
     bound = config.problem.at()
     optimizer_of(optimizer, bound.values)
-    first = start(config, key, inputs_of(source.example), None if initial is None else weights_of(initial))
+    first = start(config, key, inputs_of(source.example, loss), None if initial is None else weights_of(initial))
+    for mistake in mistakes(bound.layer, loss, inputs_of(source.example, loss), callbacks, validation is not None):
+        warnings.warn(mistake, UserWarning, stacklevel=3)
     loss = loss if objective else loss_of(loss, bound.values)
     if not objective and (labels := labels_of(loss, bound.layer, source.example, first.params, first.state)):
         source.check_labels(labels)
@@ -185,7 +197,7 @@ def fit(
         executor.compile_seconds,
         bound.layer,
         loss,
-        dict(metrics or {}),
+        dict(config.metrics or {}),
         run.train_state,
     )
     if run.failure is not None:
@@ -236,7 +248,7 @@ def _diverged(step: int, fault: str) -> str:
         f"The data are the cause: {fault}"
         if fault
         else (
-            "Try a lower learning rate, clip gradients (optax.clip_by_global_norm), or look for extreme values in the data; "
+            "Try a lower learning rate, clip gradients (clip_norm=1.0), or look for extreme values in the data; "
             'on_nonfinite="raise" says where it came from'
         )
     )

@@ -40,6 +40,7 @@ class Callback:
             does an error.
         on_end: On the host, `on_end()`, when the run ends for any reason.
         hyperparameters: The names of the entries of `train_state.hyperparameters` that the callback reads.
+        prefers_validation: Whether a run without validation data is warned about.
 
     Example:
         Keep all weights between −1 and 1:
@@ -65,6 +66,7 @@ class Callback:
     on_epoch: Callable[[dict, Any], bool | None] | None = None
     on_end: Callable[[], None] | None = None
     hyperparameters: tuple[str, ...] = ()
+    prefers_validation: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

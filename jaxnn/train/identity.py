@@ -57,7 +57,7 @@ def config_identity(
         return problem.at(start).augment(problem.viewed(batch, start))
 
     def model(start, batch):
-        bound, x = problem.at(start), inputs_of(problem.viewed(batch, start))
+        bound, x = problem.at(start), inputs_of(problem.viewed(batch, start), problem.loss)
         return bound.layer.apply(start.params, start.state, x, key=bound.key, training=True)
 
     def loss(start, batch):
@@ -75,6 +75,8 @@ def config_identity(
     items: dict[str, Any] = {_VERSIONS: _versions() + shapes}
     for name in ("batch_size", "accumulate", "sam_radius", "loss_scaling", "skip_nonfinite"):
         items[name] = getattr(config, name)
+    if config.clip_norm is not None:  # runs saved before there was one have no such item
+        items["clip_norm"] = config.clip_norm
     for name, value in (*known.fixed, *known.numbers.items()):
         if name not in LENGTHS:
             items[f"hyperparameter {name!r}"] = float(value) if name in known.numbers else name_of(value)

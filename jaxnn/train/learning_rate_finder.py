@@ -134,7 +134,7 @@ def find_learning_rate(
     given = {**(hyperparameters or {}), "learning_rate": lambda step: low * (high / low) ** (step / (steps - 1))}
     config = TrainingConfig.of(model, loss, optimizer, hyperparameters=given, batch_size=batch_size)
     batch, bound = abstract_batch(data, batch_size), config.problem.at()
-    first = start(config, key, inputs_of(batch))
+    first = start(config, key, inputs_of(batch, loss))
     if not objective and (labels := labels_of(loss_of(loss, bound.values), bound.layer, batch, first.params, first.state)):
         labels.check(data[1])
 

@@ -1,9 +1,8 @@
-"""The progress of a run: a bar in a terminal or notebook, occasional lines in a log file."""
+"""The progress of a run: a bar in a terminal or notebook, lines in a log file."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,21 +10,23 @@ from typing import Any
 from jaxnn.train.rows import TIMES
 from jaxnn.train.watching import Watching, is_terminal, say
 
-LOG_SECONDS = 10.0  # between two lines of a log file
+MOST_LINES = 100  # of a log file
+_RATE = "learning_rate"
+_WITH_LENGTH = "{desc} {bar} {percentage:3.0f}%  {elapsed}<{remaining}{postfix}"
+_WITHOUT = "{desc}  {n} steps  {elapsed}{postfix}"
 
 
 class Progress:
     """Shows progress: `with Progress(epochs, steps_per_epoch, shown) as progress: progress.update(step, rows)`.
 
-    The bar needs tqdm (`pip install tqdm`) and a terminal or notebook. Otherwise there is a line for the first epoch, for
-    the last one, and every ten seconds in between. If it cannot be written, a warning says so once, and nothing more is
-    shown.
+    The bar needs tqdm (`pip install tqdm`) and a terminal or notebook. Otherwise there is a line for each epoch, or, of more
+    than a hundred epochs, for the first, the last and about a hundred in between. If it cannot be written, a warning says so
+    once, and nothing more is shown.
     """
 
     def __init__(self, epochs: int, steps_per_epoch: int | None, shown: bool):
         self._epochs, self._steps, self._shown = epochs, steps_per_epoch, shown
         self._bar: Any = None
-        self._last = -LOG_SECONDS
         self._latest = ""
         self._watching = Watching()
 
@@ -34,6 +35,14 @@ class Progress:
             if self._shown and _interactive():
                 self._open()
         return self
+
+    def compiled(self, step: int) -> None:
+        """Start the bar's clock: the program is compiled, and the run begins after `step` steps."""
+        with self._guarded():
+            if self._bar is not None:
+                self._bar.initial = step
+                self._bar.set_description_str("", refresh=False)
+                self._bar.reset()
 
     def update(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Show progress after `step` steps; `rows` are the history's rows for the epochs that ended since the last call."""
@@ -65,26 +74,31 @@ class Progress:
         # In a notebook, stderr is shown in red, and a bar of widgets is lost when the page is exported.
         stream = sys.stderr if is_terminal() else sys.stdout
         total = self._epochs * self._steps if self._steps else None
-        self._bar = tqdm(total=total, unit="step", unit_scale=True, file=stream)
+        shape = _WITH_LENGTH if total else _WITHOUT
+        self._bar = tqdm(total=total, file=stream, desc="compiling", bar_format=shape, dynamic_ncols=True)
 
     def _show(self, step: int, rows: list[dict[str, Any]]) -> None:
         if self._bar is not None:
             if rows:
-                self._bar.set_postfix_str(self._text(rows[-1]), refresh=False)
+                self._bar.set_description_str(self._text(rows[-1]), refresh=False)
+            rate = self._bar.format_dict["rate"]
+            self._bar.set_postfix_str(f"{rate:,.0f} steps/s" if rate else "", refresh=False)
             self._bar.update(step - self._bar.n)
             return
+        every = -(-self._epochs // MOST_LINES)
         for row in rows:
             self._latest = self._text(row)
-            if row["epoch"] in (1, self._epochs) or time.monotonic() - self._last >= LOG_SECONDS:
+            if row["epoch"] in (1, self._epochs) or row["epoch"] % every == 0:
                 self._print()
 
     def _text(self, row: dict[str, Any]) -> str:
-        values = {name: value for name, value in row.items() if isinstance(value, float) and name not in TIMES}
+        values = {name: value for name, value in row.items() if isinstance(value, float) and name not in (*TIMES, _RATE)}
+        values |= {_RATE: row[_RATE]} if _RATE in row and self._bar is None else {}  # last, and a bar has no room for it
         return "  ".join([f"epoch {row['epoch']}/{self._epochs}", *(f"{name} {value:.4g}" for name, value in values.items())])
 
     def _print(self) -> None:
         say(self._latest)
-        self._last, self._latest = time.monotonic(), ""
+        self._latest = ""
 
 
 def _interactive() -> bool:

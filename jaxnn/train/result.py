@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
 
+from jaxnn.core.html import layer_html
 from jaxnn.core.layer import Layer
 from jaxnn.train.history import History
 from jaxnn.train.rows import TIMES
@@ -47,9 +49,18 @@ class FitResult:
     train_state: TrainState
 
     def __repr__(self) -> str:
+        return f"<FitResult: {self._line()}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self._line())}</p>{layer_html(self.model, self.params)}"
+
+    def _line(self) -> str:
+        """How the run ended, and the values of the epoch that the parameters are of."""
+        made = len(self.history.rows)
         row = next((row for row in self.history.rows if row.get("epoch") == self.epoch), {})
         values = [f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "step", *TIMES)]
-        return f"<FitResult: {', '.join([self.stopped, f'epoch {self.epoch}', *values])}>"
+        kept = [f"parameters of epoch {self.epoch}"] if self.epoch != made else []
+        return ", ".join([self.stopped, f"{made} epoch{'s' * (made != 1)}", *kept, *values])
 
 
 class NonFiniteError(FloatingPointError):

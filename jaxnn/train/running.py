@@ -110,6 +110,7 @@ class Run:
         executor = self._executor
         executor.compile(self.train_state)
         step, budget = int(self.train_state.step), 8
+        self._progress.compiled(step)
         while int(self.train_state.epoch) < self._epochs and not bool(self.train_state.stopped):
             start = time.perf_counter() - executor.compile_seconds
             self.train_state, logs, self.bad = executor.call(self.train_state, budget)
@@ -167,5 +168,5 @@ class Run:
         def objective(model, params, state, batch, key):
             return problem.bound(bound.values, key, model).objective(params, state, batch, key)[0]
 
-        spec = bound.layer.setup(abstract(inputs_of(batch)))
+        spec = bound.layer.setup(abstract(inputs_of(batch, problem.loss)))
         return locate(objective, bound.layer, train_state.params, train_state.state, batch, bound.key, spec)

@@ -30,6 +30,7 @@ def source_of(data: Any, batch_size: int, objective: bool) -> Arrays | Rows | Ba
         batch_size: Samples per batch, for arrays.
         objective: Whether the loss is an `Objective`, which takes any pytree.
     """
+    data = getattr(data, "pair", data)
     if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
         if any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(data)):
             return Rows(data, batch_size, objective)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxnn.problem.batches import leading_size, over_batches
@@ -56,6 +57,10 @@ def weighted_step_of(config: TrainingConfig) -> Callable[[TrainState, Any], tupl
             gradients, _ = gradient(around, *arguments[1:])
         if scale is not None:
             gradients = jax.tree.map(lambda g: _wide(g) / scale.astype(_wide(g).dtype), gradients)
+        if config.clip_norm is not None:
+            size = optax.tree.norm(jax.tree.map(_wide, gradients))
+            factor = config.clip_norm / jnp.maximum(size, config.clip_norm)
+            gradients = jax.tree.map(lambda g: _wide(g) * factor.astype(_wide(g).dtype), gradients)
         gradients = jax.tree.map(lambda g, w: g.astype(w.dtype), gradients, train_state.params)
         value_fn = lambda params: objective(params, *arguments[1:])[1][0]  # noqa: E731
         extra = {"value": value, "grad": gradients, "value_fn": value_fn}  # for line searches
@@ -91,7 +96,7 @@ def _gradient(differentiate: Callable, parts: int, params: Any, state: Any, batc
         sums = jax.tree.map(lambda sum, new: sum + new * weight.astype(new.dtype), sums, new)
         return (state, index + 1, sums), predictions
 
-    gradients, (value, weight, *_) = jax.eval_shape(differentiate, params, state, batch, key)
+    gradients, (value, weight, _, shapes) = jax.eval_shape(differentiate, params, state, batch, key)
     carry = (
         state,
         jnp.zeros((), jnp.int32),
@@ -107,7 +112,13 @@ def _gradient(differentiate: Callable, parts: int, params: Any, state: Any, batc
     state, _, (gradients, value, weight) = carry
     divisor = jnp.where(weight == 0, 1.0, weight)
     gradients, value = jax.tree.map(lambda sum: sum / divisor.astype(sum.dtype), (gradients, value))
-    return gradients, (value, weight, state, jax.tree.map(lambda *parts: jnp.concatenate(parts), *made))
+    predictions = jax.tree.map(lambda *parts: jnp.concatenate(parts), *made)
+    sizes = np.full(min(parts, n), size) + (np.arange(min(parts, n)) < larger)
+
+    def joined(leaf, like):  # a number, which is a mean over its part
+        return leaf if like.shape else jnp.sum(leaf * jnp.asarray(sizes / n, leaf.dtype))
+
+    return gradients, (value, weight, state, jax.tree.map(joined, predictions, shapes))
 
 
 def _wide(x: jax.Array) -> jax.Array:

@@ -58,6 +58,7 @@ def training(
     callbacks: Sequence[Callback] = (),
     augment: Callable | None = None,
     accumulate: int = 1,
+    clip_norm: float | None = None,
     sam_radius: float = 0.0,
     skip_nonfinite: bool = False,
     loss_scaling: bool = False,
@@ -77,6 +78,7 @@ def training(
         accumulate: The number of parts of a batch whose gradients are taken one after another, which saves memory. Their sizes
             differ by at most one sample. The mean over all samples, or all unmasked elements, is the same; batch norm sees
             the parts.
+        clip_norm: The largest norm of a step's gradient, over all parameters together; a longer one is scaled down to it.
         sam_radius: ρ of sharpness-aware minimization (Foret et al. 2021): the gradient is taken at W + ρ g/‖g‖, with g the
             gradient at W, which doubles the cost of a step; 0 turns it off.
         skip_nonfinite: Leave parameters, state and optimizer as they were where the loss or a gradient is not finite.
@@ -119,6 +121,7 @@ def training(
         metrics=metrics,
         callbacks=callbacks,
         accumulate=accumulate,
+        clip_norm=clip_norm,
         sam_radius=sam_radius,
         skip_nonfinite=skip_nonfinite,
         loss_scaling=loss_scaling,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import jaxnn as nn
 from jaxnn.cli import main
 from jaxnn.data import NAMES
 
@@ -99,12 +100,31 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     options = (
         "data model epochs batch-size optimizer learning-rate weight-decay freeze schedule activation init dropout patience "
-        "seed out csv checkpoint resume"
+        "seed out csv checkpoint resume quiet version"
     )
+    assert "--grid" not in text
     for option in options.split():
         assert f"--{option} " in text
     for name in NAMES:
         assert name in text.replace("-\n                        ", "-")
+
+
+def test_sweep_has_its_own_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        main(["sweep", "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m jaxnn sweep --grid NAME=V,V [options]\n")
+    assert "--grid NAME=V,V " in text and "--seeds N " in text and "values of each network" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"jaxnn {nn.__version__}\n"
 
 
 def test_help_tells_the_initializers_apart(capsys, monkeypatch):

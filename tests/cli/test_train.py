@@ -46,7 +46,7 @@ def test_regression_reports_r_squared(run):
 def test_equal_seeds_give_equal_numbers(run):
     argv = ("--data", "wine", "--epochs", "3", "--dropout", "0.2", "--init", "lecun", "--schedule", "linear")
     first, again, other = (run(*argv, "--seed", seed)[1] for seed in ("5", "5", "6"))
-    assert "mlp, lecun initialization, adam at 0.01 (linear), 3 epochs, batches of 16, seed 5" in first
+    assert "mlp, lecun initialization, adam at 0.01 (linear),\n3 epochs, batches of 16, seed 5" in first
     numbers = [re.search(r"test accuracy.*\n.*", out)[0] for out in (first, again, other)]
     assert numbers[0] == numbers[1] != numbers[2]
 
@@ -114,6 +114,16 @@ def test_a_damaged_checkpoint_is_reported(run, tmp_path):
     with pytest.warns(RuntimeWarning, match="damaged checkpoint"):
         code, out = run(*argv)
     assert code == 0 and "trained for 2 epochs" in out
+
+
+def test_a_run_that_learned_nothing_says_so_and_a_picture_that_is_replaced(run):
+    code, out = run("--data", "iris", "--epochs", "1", "--learning-rate", "1e-7", "--quiet")
+    assert code == 0
+    assert re.search(r"the validation loss [\d.]+ is no better than that of a constant guess, 1\.\d+: .*--learning-rate", out)
+    assert out.startswith("trained for 1 epoch\n") and "picture: jaxnn-run/training.png\n" in out.replace(os.sep, "/")
+    again = run("--data", "iris", "--epochs", "2", "--learning-rate", "0.01")[1]
+    assert "constant guess" not in again
+    assert "training.png, in place of that of an earlier run\n" in again
 
 
 def test_divergence_is_reported(run):

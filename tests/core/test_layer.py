@@ -133,8 +133,61 @@ def test_a_layer_that_breaks_the_contract_is_an_error():
     with pytest.raises(TypeError, match=r"init must return \(params, state\)"):
         nn.Layer(lambda key, x: {}, lambda params, state, x, **_: (x, state), "wrong").init(KEY, X)
     forgetful = nn.Layer(lambda key, x: ({}, {"n": jnp.zeros(())}), lambda params, state, x, **_: (x, {}), "forgetful")
-    with pytest.raises(ValueError, match="the same entries as that of init"):
+    with pytest.raises(ValueError, match="the same entries, shapes and dtypes as that of init"):
         forgetful.init(KEY, X)
+
+
+def _grows(params, state, x, *, key=None, training=False):
+    return x, {"m": state["n"]} if training else state
+
+
+def _changes_dtype(params, state, x, *, key=None, training=False):
+    return x, {"n": state["n"].astype(jnp.int32)} if training else state
+
+
+@pytest.mark.parametrize(
+    ("apply", "error", "words"),
+    [
+        (lambda params, state, x, *, key=None, training=False: x, TypeError, r"must return \(y, state\), got float32\[2, 4\]"),
+        (lambda params, state, x, *, key=None, training=False: (x, x), TypeError, r"got \(float32\[2, 4\], float32\[2, 4\]\)"),
+        (lambda params, state, x: (x, state), TypeError, "define it as apply.*unexpected keyword argument 'key'"),
+        (lambda params, state, x, *, key=None: (x, state), TypeError, "define it as apply.*argument 'training'"),
+        (lambda params, x, *, key=None, training=False: x, TypeError, "define it as apply.*too many positional"),
+        (_grows, ValueError, r"given the state {n: float32\[\]} and returned {m: float32\[\]}"),
+        (_changes_dtype, ValueError, r"given the state {n: float32\[\]} and returned {n: int32\[\]}.*astype"),
+    ],
+)
+def test_an_apply_that_breaks_the_contract_is_named_by_its_path(apply, error, words):
+    wrong = nn.Layer(lambda key, x: ({}, {"n": jnp.zeros(())}), apply, "wrong")
+    model = nn.serial(first=nn.serial(second=wrong))
+    with pytest.raises(error, match=words) as raised:
+        params, state = model.init(KEY, X)
+        model.apply(params, state, X, training=True)
+    assert "in layer 'first/second': input float32[2, 4]" in notes(raised)
+
+
+def test_an_init_or_a_function_with_other_parameters_is_named_by_its_path():
+    for layer, words in (
+        (nn.Layer(lambda x: ({}, {}), lambda params, state, x, **_: (x, state), "wrong"), r"define it as init\(key, x\)"),
+        (nn.stateless(lambda x: {}, lambda params, x: x, "wrong"), r"define it as init\(key, x\) -> params"),
+        (nn.stateless(lambda key, x: {}, lambda params, state, x: x, "wrong"), r"define it as apply\(params, x\)"),
+    ):
+        with pytest.raises(TypeError, match=words) as raised:
+            nn.serial(second=layer).init(KEY, X)
+        assert "in layer 'second': input float32[2, 4]" in notes(raised)
+
+
+def test_numbers_in_params_and_state_become_arrays():
+    def apply(params, state, x, *, key=None, training=False):
+        return params["scale"] * x, {**state, "count": state["count"] + 1}
+
+    init = lambda key, x: ({"scale": 2.0}, {"count": 0, "done": True})  # noqa: E731
+    model = nn.serial(nn.Layer(init, apply, "counting"))
+    params, state = model.init(KEY, X)
+    y, after = model.apply(params, state, X, training=True)
+    np.testing.assert_array_equal(y, 2 * X)
+    assert [leaf.dtype for leaf in jax.tree.leaves((params, state))] == [jnp.float32, jnp.int32, jnp.bool_]
+    assert after["counting"]["count"] == 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The table of a model."""
 
 import gc
+import itertools
 import resource
 import time
 from html.parser import HTMLParser
@@ -41,7 +42,7 @@ def test_nested_repeated_and_shared_layers():
 
 
 def test_a_layer_alone_several_outputs_and_other_dtypes():
-    assert "dense  (B, 3)  float32  4·3 + 3 = 15" in str(nn.summary(nn.dense(3), jnp.ones((2, 4))))
+    assert "dense  (B, 3)  float32  4·3 + 3 = 15" in nn.summary(nn.dense(3), jnp.ones((2, 4))).text()
     both = nn.summary(nn.branch(nn.dense(2), nn.dense(3)), jnp.ones((2, 4)))
     assert [row.output for row in both.rows] == ["(B, 2)", "(B, 3)"]
     half = nn.summary(nn.dtype_policy(nn.dense(3), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16), jnp.ones((2, 4)))
@@ -212,3 +213,17 @@ def test_a_block_with_the_name_of_the_model_is_told_from_the_model():
     assert table.blocks["doubled/serial"] == table.blocks["doubled/serial/branch"] == "(B, 2), (B, 3)"
     page.feed(table._repr_html_())
     assert page.counts["details"] == 3
+
+
+def test_the_text_fits_its_width():
+    table = nn.summary(nn.models.cnn(10), jnp.ones((4, 28, 28, 1)))
+    everything = table.text()
+    heads = [table.text(width).splitlines()[0].split() for width in (200, 92, 80, 70, 60, 40)]
+    assert heads[0] == ["layer", "output", "dtype", "parameters", "share", "forward", "backward", "share", "kept"]
+    for one, other in itertools.pairwise(heads):
+        assert set(other) <= set(one)
+    for width in (80, 70, 60):
+        assert max(map(len, table.text(width).splitlines()[:-2])) <= width
+        assert "1,290" in table.text(width)
+    assert str(table) == table.text(80)
+    assert table.text(len(everything.splitlines()[1])) == everything

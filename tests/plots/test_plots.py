@@ -188,7 +188,7 @@ LABELS, SCORES = np.array([0, 1, 1, 0]), np.array([0.1, 0.8, 0.4, 0.6])
 PLOTS = {
     "plot_activations": lambda **o: nn.inspect.plot_activations({"relu": np.eye(3)}, **o),
     "plot_attention": lambda **o: nn.inspect.plot_attention(np.eye(3), ["a", "b", "c"], **o),
-    "plot_calibration": lambda **o: nn.inspect.plot_calibration(LABELS, SCORES, **o),
+    "plot_calibration": lambda **o: nn.inspect.plot_calibration(SCORES, LABELS, **o),
     "plot_confusion_matrix": lambda **o: nn.inspect.plot_confusion_matrix(LABELS, LABELS, 2, **o),
     "plot_decision_boundary": lambda **o: nn.inspect.plot_decision_boundary(lambda x: x, np.eye(2), [0, 1], points=5, **o),
     "plot_embeddings": lambda **o: nn.inspect.plot_embeddings(np.arange(8.0).reshape(4, 2), LABELS, **o),
@@ -203,8 +203,8 @@ PLOTS = {
         nn.LearningRates(np.array([0.1, 1.0]), np.array([2.0, 1.0]), np.array([2.0, 1.5]), 0.1), **o
     ),
     "plot_parallel_coordinates": lambda **o: nn.inspect.plot_parallel_coordinates(RUNS, "loss", **o),
-    "plot_precision_recall": lambda **o: nn.inspect.plot_precision_recall(LABELS, SCORES, **o),
-    "plot_roc": lambda **o: nn.inspect.plot_roc(LABELS, SCORES, **o),
+    "plot_precision_recall": lambda **o: nn.inspect.plot_precision_recall(SCORES, LABELS, **o),
+    "plot_roc": lambda **o: nn.inspect.plot_roc(SCORES, LABELS, **o),
     "plot_spectrum": lambda **o: nn.inspect.plot_spectrum([0.0, 1.0, 4.0], **o),
     "plot_sweep": lambda **o: nn.inspect.plot_sweep(RUNS, "learning_rate", "init", "loss", **o),
 }

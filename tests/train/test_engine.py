@@ -507,7 +507,7 @@ def test_target_time_budget_and_hooks_end_a_run():
 
 @pytest.mark.slow
 def test_callbacks_work_in_the_pure_run_and_under_vmap():
-    stop = nn.callbacks.early_stopping(2)
+    stop = nn.callbacks.early_stopping(2, monitor="loss")
     options = {"loss": nn.losses.mse, "epochs": 12, "batch_size": 20, "callbacks": [stop]}
     run = nn.train_run(LINEAR, optimizer=optax.sgd, hyperparameters={"learning_rate": 0.1}, **options)
     data = (jnp.asarray(X), jnp.asarray(TARGETS))

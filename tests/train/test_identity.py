@@ -43,7 +43,7 @@ def base():
         "batch_size": 10,
         "validation": (V, V[:, :1]),
         "metrics": {"error": error},
-        "callbacks": [nn.callbacks.ema(0.9), nn.callbacks.early_stopping(50)],
+        "callbacks": [nn.callbacks.ema(0.9), nn.callbacks.early_stopping(50, monitor="loss")],
         "augment": noise,
         "progress": False,
     }
@@ -81,11 +81,11 @@ OTHER = {
     "no augmentation": ({"augment": None}, "augmentation was noise, and is None now"),
     "the code of a metric": ({"metrics": {"error": lambda p, y: 2 * error(p, y)}}, "metric 'error' was error"),
     "the decay of a callback": (
-        {"callbacks": [nn.callbacks.ema(0.8), nn.callbacks.early_stopping(50)]},
+        {"callbacks": [nn.callbacks.ema(0.8), nn.callbacks.early_stopping(50, monitor="loss")]},
         "training step, its metrics and callbacks differs",
     ),
     "the patience of a callback": (
-        {"callbacks": [nn.callbacks.ema(0.9), nn.callbacks.early_stopping(5)]},
+        {"callbacks": [nn.callbacks.ema(0.9), nn.callbacks.early_stopping(5, monitor="loss")]},
         "end of an epoch, its metrics and callbacks differs",
     ),
 }

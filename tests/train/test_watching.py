@@ -1,6 +1,7 @@
 """What only watches a run ends no run: its errors are warnings, once each."""
 
 import io
+import re
 import sys
 
 import jax
@@ -69,6 +70,34 @@ def test_progress_needs_no_usable_stderr(train, stream, fails, monkeypatch):
         result = train()
     assert len(caught) <= 2  # of a sweep, the note at its end is another display
     assert result is not None
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_starts_after_compiling_and_shows_metrics_before_rates(monkeypatch):
+    pytest.importorskip("tqdm")
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", "80")
+    fit(metrics={"mae": nn.metrics.mae})
+    shown = [line.rstrip() for line in stream.getvalue().replace("\n", "\r").split("\r") if line.strip()]
+    assert shown[0].startswith("compiling")
+    assert "compiling" not in shown[-1]
+    assert re.fullmatch(r"epoch 3/3  loss [\d.]+  mae [\d.]+ \S+ 100%  00:00<00:00(, [\d,]+ steps/s)?", shown[-1]), shown
+    assert max(map(len, shown)) <= 80
+
+
+def test_a_log_has_a_line_per_epoch_up_to_a_hundred(monkeypatch):
+    for epochs, lines in ((3, 3), (250, 85)):
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        fit(epochs=epochs)
+        epochs_shown = [int(line.split()[1].partition("/")[0]) for line in stream.getvalue().splitlines()]
+        assert epochs_shown[0] == 1 and epochs_shown[-1] == epochs
+        assert len(epochs_shown) == lines
 
 
 def test_an_encoding_without_the_characters(monkeypatch):

@@ -167,10 +167,10 @@ def mean(function: Callable[[Any, Any], jax.Array]) -> Metric:
         return value.astype(float), None if weight is None else jnp.asarray(weight, float)
 
     def batch(predictions: Any, targets: Any, where: ArrayLike | None) -> Totals:
-        shape = jnp.shape(jax.tree.leaves(predictions)[0])
-        if not shape:
-            raise ValueError(f"{name}: predictions are a single number, expected a leading batch axis")
-        size = shape[0]
+        shapes = map(jnp.shape, jax.tree.leaves((predictions, targets)))
+        size = next((shape[0] for shape in shapes if shape), None)
+        if size is None:
+            raise ValueError(f"{name}: predictions and targets are single numbers, expected a leading batch axis")
         if where is None:
             if not size:  # the mean over no samples may be NaN
                 return running("sum", jnp.zeros((), float)) | running("count", jnp.zeros((), float))

@@ -55,6 +55,7 @@ from jaxnn.layers.recurrent_variants import conv_lstm, ind_rnn, minimal_gru
 from jaxnn.layers.reparametrization import spectral_norm, weight_norm, weight_standardization
 from jaxnn.layers.shapes import crop, flatten, pad, permute, pixel_shuffle, pixel_unshuffle, reshape, resize, upsample
 from jaxnn.layers.transformer import feed_forward, moe, transformer_block
+from jaxnn.layers.unpooling import max_unpool, unfold
 
 if TYPE_CHECKING:
     from jaxnn import data, inspect, io, models, population
@@ -148,6 +149,7 @@ __all__ = [
     "lp_pool",
     "lstm",
     "max_pool",
+    "max_unpool",
     "merge_lora",
     "metrics",
     "min_pool",
@@ -190,6 +192,7 @@ __all__ = [
     "training",
     "transformer_block",
     "trees",
+    "unfold",
     "unit_norm",
     "upsample",
     "weight_norm",

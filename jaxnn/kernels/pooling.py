@@ -257,6 +257,30 @@ def _geometry(x: jax.Array, kernel_size, strides, padding, dilation, ceil_mode: 
     return geometry
 
 
+def window_positions(x: jax.Array, kernel_size, strides, padding, dilation, ceil_mode: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The elements of every window, in row-major order.
+
+    Returns:
+        The positions in the flattened space, (*out_space, elements), and whether they lie inside of the input; those outside
+        are 0.
+
+    Example:
+        >>> at, inside = window_positions(jnp.ones((1, 3, 1)), 2, 2, ((1, 0),), 1, False)
+        >>> at.tolist(), inside.tolist()
+        ([[0, 0], [1, 2]], [[False, True], [True, True]])
+    """
+    geometry, sizes = _geometry(x, kernel_size, strides, padding, dilation, ceil_mode), x.shape[1:-1]
+    axes = len(sizes)
+    at, inside = np.zeros((1,) * (2 * axes), np.int32), np.ones((1,) * (2 * axes), bool)
+    for i, (n, k, s, (low, _), d, m) in enumerate(zip(sizes, *geometry[:5], strict=True)):
+        along = (np.arange(m)[:, None] * s + np.arange(k) * d - low).astype(np.int32)
+        along = np.expand_dims(along, [j for j in range(2 * axes) if j not in (i, axes + i)])
+        at, inside = at * n + along, inside & (along >= 0) & (along < n)
+    shape = (*geometry.out_sizes, math.prod(geometry.kernel_size))
+    at, inside = (np.broadcast_to(a, (*geometry.out_sizes, *geometry.kernel_size)).reshape(shape) for a in (at, inside))
+    return np.where(inside, at, 0), inside
+
+
 def _overhang(size: int, window: int, stride: int, padding: tuple[int, int]) -> int:
     """The length by which the last window that begins inside the input or its low padding exceeds the high padding."""
     low, high = padding

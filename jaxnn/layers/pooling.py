@@ -13,6 +13,7 @@ from jaxnn import kernels
 from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.masks import split_mask, zero_padding
+from jaxnn.kernels.pooling import window_positions
 from jaxnn.kernels.resampling import resample
 from jaxnn.layers.convolution import PerAxis, check_per_axis, spatial
 from jaxnn.layers.normalization import norm_order
@@ -27,6 +28,7 @@ def max_pool(
     padding: Padding = "VALID",
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
+    return_indices: bool = False,
 ) -> Layer:
     """Max pooling, the largest value in each window: y[p, c] = maxₖ x[s·p + d·k − pad, c], as in PyTorch and Keras.
 
@@ -39,9 +41,11 @@ def max_pool(
             result.
         dilation: The distance between the positions of a window.
         ceil_mode: Whether a last window that extends beyond the input is included, as in PyTorch.
+        return_indices: Whether to return `(y, indices)` for `max_unpool`, where the indices, int32, are the positions of the
+            largest values in the flattened space of x.
 
     Returns:
-        A `Layer` from (batch, *space, channels) to (batch, *space', channels).
+        A `Layer` from (batch, *space, channels) to (batch, *space', channels), or to a pair of such arrays.
 
     Raises:
         ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the number of values of
@@ -52,7 +56,18 @@ def max_pool(
         >>> nn.max_pool(2)({}, jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
         [[5.0, 7.0], [13.0, 15.0]]
     """
-    return _pool("max_pool", kernels.max_pool, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode)
+
+    def with_indices(x, window, **options):
+        y = kernels.max_pool(x, window, **options)
+        at, inside = window_positions(x, window, **options)
+        elements = jnp.take(flat_space(x), at, axis=1)  # (batch, *space', elements, channels)
+        largest = (elements == y[..., None, :]) | (elements != elements)  # or NaN, which is then the largest
+        first = jnp.argmax(largest & inside[None, ..., None], axis=-2, keepdims=True)
+        indices = jnp.take_along_axis(jnp.asarray(at)[None, ..., None], first, axis=-2)
+        return y, indices.squeeze(-2)
+
+    pool = with_indices if return_indices else kernels.max_pool
+    return windowed("max_pool", pool, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode)
 
 
 def min_pool(
@@ -92,7 +107,7 @@ def min_pool(
     def smallest(x, window, **options):
         return -kernels.max_pool(-_floating("min_pool", x), window, **options)
 
-    return _pool("min_pool", smallest, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode)
+    return windowed("min_pool", smallest, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode)
 
 
 def avg_pool(
@@ -130,7 +145,7 @@ def avg_pool(
         [[2.5, 4.5], [10.5, 12.5]]
     """
     options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
-    return _pool("avg_pool", kernels.avg_pool, kernel_size, strides, padding, dilation, **options)
+    return windowed("avg_pool", kernels.avg_pool, kernel_size, strides, padding, dilation, **options)
 
 
 def lp_pool(
@@ -166,7 +181,7 @@ def lp_pool(
         5.0
     """
     p = norm_order("lp_pool", p)
-    return _pool("lp_pool", kernels.lp_pool, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode, p=p)
+    return windowed("lp_pool", kernels.lp_pool, kernel_size, strides, padding, dilation, ceil_mode=ceil_mode, p=p)
 
 
 def global_avg_pool() -> Layer:
@@ -293,9 +308,10 @@ def adaptive_max_pool(size: PerAxis) -> Layer:
     return _adaptive("adaptive_max_pool", along, size)
 
 
-def _pool(
+def windowed(
     name: str, pool: Callable, kernel_size: PerAxis, strides: PerAxis | None, padding: Padding, dilation: PerAxis, **options
 ) -> Layer:
+    """The layer of a function `pool(x, kernel_size, strides=, padding=, dilation=, **options)`, without parameters."""
     check_per_axis(name, kernel_size=kernel_size, strides=1 if strides is None else strides, dilation=dilation)
 
     def apply(params, x):
@@ -333,6 +349,11 @@ def _windows(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     """The first and the last position, exclusive, of each of m windows over n values."""
     i = np.arange(m)
     return i * n // m, -(-(i + 1) * n // m)
+
+
+def flat_space(x: jax.Array) -> jax.Array:
+    """(batch, *space, channels) → (batch, positions, channels)."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 def _first_largest(x: jax.Array, axis: int) -> jax.Array:

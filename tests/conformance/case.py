@@ -62,7 +62,7 @@ def last(x):
     return x.movedim(1, -1)
 
 
-def compare(case: Case, tolerance: float) -> None:
+def compare(case: Case, tolerance: float, dtype=np.float32) -> None:
     """Compare outputs, the next state, and gradients with respect to the input and every parameter.
 
     The gradients are those of a randomly weighted sum of the outputs. Ours are computed in float32 and PyTorch's in float64
@@ -71,11 +71,12 @@ def compare(case: Case, tolerance: float) -> None:
     """
     shapes = jax.eval_shape(case.layer.init, jax.random.key(0), case.x)
     given = *(_filled(tree, draw) for tree, draw in zip(shapes, (normal, positive), strict=True)), case.x
+    given = jax.tree.map(lambda a: a.astype(dtype) if a.dtype == np.float32 else a, given)
     params, state, x = theirs = jax.tree.map(_tensor, given)
     expected = case.peer(params, state, x) if state else (case.peer(params, x), {})
     outputs, structure = jax.tree.flatten(expected)
     moves = [t.requires_grad for t in outputs]
-    weights = [normal(*t.shape, seed=i) for i, t in enumerate(outputs)]
+    weights = [normal(*t.shape, seed=i).astype(dtype) for i, t in enumerate(outputs)]
     sum((t * torch.tensor(w)).sum() for t, w, m in zip(outputs, weights, moves, strict=True) if m).backward()
 
     @jax.jit
@@ -106,4 +107,4 @@ def _filled(tree, draw):
 
 
 def _tensor(a):
-    return torch.tensor(a, dtype=torch.float64, requires_grad=True) if a.dtype == np.float32 else torch.tensor(a)
+    return torch.tensor(a, dtype=torch.float64, requires_grad=True) if a.dtype.kind == "f" else torch.tensor(a)

@@ -27,7 +27,7 @@ def pairs_of(padding, sizes, reach, strides):
 
 
 @st.composite
-def windows(draw, paddings, axes=None):
+def windows(draw, paddings, axes=None, longest=(4, 4, 4)):
     """The options of a convolution, and input sizes into which the kernel fits."""
     axes = draw(st.integers(1, 3)) if axes is None else axes
     per_axis = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731
@@ -42,7 +42,7 @@ def windows(draw, paddings, axes=None):
     else:
         pairs = pairs_of(padding, None, reach, strides)
         least = [max(r + 1 - a - b, 1 - min(a, 0) - min(b, 0)) for r, (a, b) in zip(reach, pairs, strict=True)]
-    sizes = tuple(n + more for n, more in zip(least, per_axis(0, 3), strict=True))
+    sizes = tuple(n + more for n, more in zip(least, per_axis(0, longest[axes - 1] - 1), strict=True))
     return {"kernel_size": kernel_size, "strides": strides, "dilation": dilation, "padding": padding}, sizes, reach
 
 
@@ -63,8 +63,8 @@ PADDINGS = ("SAME", "VALID", "pairs", "CAUSAL", "CIRCULAR", "REFLECT")
 
 
 @st.composite
-def conv(draw):
-    options, sizes, _ = draw(windows(PADDINGS))
+def conv(draw, **longest):
+    options, sizes, _ = draw(windows(PADDINGS, **longest))
     groups = draw(st.integers(1, 3))
     channels, features = (groups * draw(st.integers(1, 2)) for _ in range(2))
     more = {k: v for k, v in options.items() if k != "kernel_size"} | {"groups": groups}
@@ -96,11 +96,11 @@ def separable_conv(draw):
 
 
 @st.composite
-def conv_transpose(draw):
+def conv_transpose(draw, longest=(4, 4, 4)):
     """PyTorch's own paddings, and any others as what is cut off, or added in zeros to, its whole output."""
     axes, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     per_axis = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(axes))  # noqa: E731
-    sizes, kernel_size, strides, dilation = per_axis(1, 4), per_axis(1, 4), per_axis(1, 3), per_axis(1, 2)
+    sizes, kernel_size, strides, dilation = per_axis(1, longest[axes - 1]), per_axis(1, 4), per_axis(1, 3), per_axis(1, 2)
     spans = [(k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True)]
     whole = [(n - 1) * s + w for n, s, w in zip(sizes, strides, spans, strict=True)]
     padding = draw(st.sampled_from(["SAME", "VALID", "PyTorch's", "pairs"]))

@@ -26,7 +26,7 @@ def of_axes(name, x):
 
 
 @st.composite
-def windows(draw, dilated=True):
+def windows(draw, dilated=True, longest=(8, 8, 8)):
     """Options of a pooling layer, its padding as pairs, and an input into which the window fits."""
     axes = draw(st.integers(1, 3))
     window, strides, dilation = (
@@ -39,7 +39,7 @@ def windows(draw, dilated=True):
     if padding == "pairs":  # at most half of the window, as PyTorch requires
         padding = tuple((draw(st.integers(0, w // 2)),) * 2 for w in window)
     least = [1 if padding == "SAME" and set(dilation) == {1} else r + 1 for r in reach]
-    sizes = tuple(n + more for n, more in zip(least, per_axis(draw, axes, 0, 4), strict=True))
+    sizes = tuple(n + more for n, more in zip(least, per_axis(draw, axes, 0, longest[axes - 1] - 4), strict=True))
     options = {"strides": strides, "padding": padding, "ceil_mode": padding != "SAME" and draw(st.booleans())}
     options |= {"dilation": dilation} if dilated else {}
     return window, options, pairs_of(padding, sizes, reach, strides), ties(draw(st.integers(1, 2)), *sizes, 2)
@@ -54,8 +54,8 @@ def largest(x, window, pairs, *, strides, padding, dilation, ceil_mode):
 
 
 @st.composite
-def max_pool(draw):
-    window, options, pairs, x = draw(windows())
+def max_pool(draw, **sizes):
+    window, options, pairs, x = draw(windows(**sizes))
     return Case(nn.max_pool(window, **options), x, lambda p, x: largest(x, window, pairs, **options))
 
 
@@ -66,8 +66,8 @@ def min_pool(draw):
 
 
 @st.composite
-def avg_pool(draw):
-    window, options, pairs, x = draw(windows(dilated=False))
+def avg_pool(draw, **sizes):
+    window, options, pairs, x = draw(windows(dilated=False, **sizes))
     counted, strides, ceil_mode = draw(st.booleans()), options["strides"], options["ceil_mode"]
 
     def peer(p, x):
@@ -78,6 +78,24 @@ def avg_pool(draw):
         return last(total if counted else total / share)
 
     return Case(nn.avg_pool(window, **options, count_include_pad=counted), x, peer)
+
+
+@st.composite
+def unfold(draw):
+    window, strides, dilation = (per_axis(draw, 2, 1, high) for high in (3, 3, 2))
+    padding = tuple(draw(st.integers(0, (k - 1) * d)) for k, d in zip(window, dilation, strict=True))
+    x = normal(2, *((k - 1) * d + 1 + draw(st.integers(0, 3)) for k, d in zip(window, dilation, strict=True)), 2)
+    layer = nn.unfold(window, strides=strides, dilation=dilation, padding=tuple((p, p) for p in padding))
+
+    def peer(_, x):
+        y = F.unfold(first(x), window, dilation, padding, strides).movedim(-1, 1)
+        out = [
+            (n + 2 * p - (k - 1) * d - 1) // s + 1
+            for n, p, k, d, s in zip(x.shape[1:-1], padding, window, dilation, strides, strict=True)
+        ]
+        return y.unflatten(1, out)
+
+    return Case(layer, x, peer)
 
 
 @st.composite

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -61,6 +63,7 @@ LAYERS = {
     "adaptive_max_pool": Row(pooling.adaptive("max"), "functional.adaptive_max_pool1d, ...2d, ...3d"),
     "global_avg_pool": Row(pooling.global_pool("avg"), "functional.adaptive_avg_pool1d, ...2d, ...3d to size 1"),
     "global_max_pool": Row(pooling.global_pool("max"), "functional.adaptive_max_pool1d, ...2d, ...3d to size 1"),
+    "unfold": Row(pooling.unfold(), "functional.unfold", "the windows are the last axis"),
     # shapes
     "upsample": Row(pooling.upsample(), "functional.interpolate", "'pytorch_nearest' is 'nearest', 'pytorch_cubic' 'bicubic'"),
     "resize": Row(pooling.resize(), "functional.interpolate", "it smooths only where antialias=True"),
@@ -110,6 +113,7 @@ CHECKED_ELSEWHERE = {
     "add": ("a sum", "layers/test_linear.py::test_a_u_net_and_a_siamese_net"),
     "concatenate": ("no arithmetic", "layers/test_linear.py::test_a_u_net_and_a_siamese_net"),
     "multiply": ("a product", "layers/test_linear.py::test_a_u_net_and_a_siamese_net"),
+    "max_unpool": ("its input is that of max_pool", "layers/test_pooling.py::test_unpooling_against_pytorch"),
     "merge_lora": ("none in PyTorch: NumPy", "layers/test_linear.py::test_lora_adds_a_product_of_low_rank_and_merges"),
     "sinusoidal_positions": ("none in PyTorch: NumPy", "layers/test_embedding.py::test_sinusoidal_positions_are_the_papers"),
     "rotary": (
@@ -175,3 +179,21 @@ def test_the_table_agrees_with_docstrings_and_tests():
 def test_layers_are_pytorchs(row):
     drawn = settings(max_examples=6, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
     drawn(given(row.cases, st.just(row.tolerance))(compare))()
+
+
+LONGEST = (40, 16, 6)  # of one, two and three axes
+JOINT = {
+    "max_pool": pooling.max_pool(longest=LONGEST),
+    "avg_pool": pooling.avg_pool(longest=LONGEST),
+    "conv": convolution.conv(longest=LONGEST),
+    "conv_transpose": convolution.conv_transpose(longest=LONGEST),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", JOINT.values(), ids=JOINT)
+def test_options_of_windows_drawn_jointly_in_float64(cases):
+    """Sizes, windows, strides, dilations, groups, paddings, ceil mode and counted padding: values and all gradients."""
+    drawn = settings(max_examples=12, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
+    with jax.enable_x64(True):
+        drawn(given(cases)(lambda case: compare(case, 1e-11, np.float64)))()

@@ -1,5 +1,7 @@
 """Pooling and layers that rearrange values, against PyTorch; errors."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,6 +172,77 @@ def test_windows_of_every_kind_against_pytorch(data):
     for counted in (False, True):
         expected = f.avg_pool1d(channels_first, window, strides, padding, ceil, counted)
         same(nn.avg_pool(window, count_include_pad=counted, **options), expected)
+
+
+WINDOWS = [
+    ((2, 5, 2), 2, {"strides": 1, "padding": ((1, 1),)}),
+    ((2, 6, 5, 2), (3, 2), {"strides": (2, 1), "dilation": (1, 2), "padding": ((1, 0), (0, 1)), "ceil_mode": True}),
+]
+
+
+@pytest.mark.parametrize("shape, window, options", WINDOWS)
+def test_indices_are_the_first_of_the_largest_values(shape, window, options):
+    """A loop over windows, with ties, −∞ and NaN; the values are those of the layer without indices."""
+    x = np.random.default_rng(0).integers(-2, 3, shape).astype(np.float32)
+    x[0, 0], x[0, 1, ..., 0] = -np.inf, np.nan
+    y, indices = map(np.asarray, jax.jit(lambda x: nn.max_pool(window, return_indices=True, **options)({}, x))(x))
+    np.testing.assert_array_equal(y, nn.max_pool(window, **options)({}, x))
+    flat = x.reshape(shape[0], -1, shape[-1])
+    np.testing.assert_array_equal(
+        np.take_along_axis(flat, np.asarray(indices).reshape(shape[0], -1, shape[-1]), 1).reshape(y.shape), y
+    )
+    space, axes = shape[1:-1], len(shape) - 2
+    per_axis = lambda v: v if isinstance(v, tuple) else (v,) * axes  # noqa: E731
+    k, s, d = (per_axis(v) for v in (window, options["strides"], options.get("dilation", 1)))
+    for b, *at, c in np.ndindex(y.shape):
+        positions = [
+            [a * step + j * gap - low for j in range(n)]
+            for a, n, step, gap, (low, _) in zip(at, k, s, d, options["padding"], strict=True)
+        ]
+        inside = [p for p in itertools.product(*positions) if all(0 <= q < n for q, n in zip(p, space, strict=True))]
+        values = [x[(b, *p, c)] for p in inside]
+        best = next((i for i, v in enumerate(values) if np.isnan(v)), None)
+        best = int(np.argmax(values)) if best is None else best
+        assert indices[(b, *at, c)] == np.ravel_multi_index(inside[best], space)
+
+
+def test_unpooling_against_pytorch():
+    torch = pytest.importorskip("torch")
+    F, x = torch.nn.functional, np.random.default_rng(0).integers(-4, 5, (2, 7, 6, 3)).astype(np.float32)
+    options = {"strides": (2, 3), "padding": ((1, 1), (0, 0))}
+    pool, unpool = nn.max_pool(3, return_indices=True, **options), nn.max_unpool(3, **options)
+
+    def both(x, cotangent):
+        def f(x):
+            y, indices = pool({}, x)
+            return unpool({}, (y, indices)), (y, indices, nn.max_unpool(3, size=(8, 7))({}, (y, indices)))
+
+        y, back, aux = jax.vjp(f, x, has_aux=True)
+        return y, back(cotangent)[0], aux
+
+    cotangent = np.random.default_rng(1).normal(size=(2, 7, 6, 3)).astype(np.float32)
+    y, gradient, (pooled, indices, larger) = jax.jit(both)(x, cotangent)
+    inputs = torch.tensor(x)
+    values, theirs = F.max_pool2d(inputs.movedim(-1, 1), 3, (2, 3), (1, 0), return_indices=True)
+    unpooled = lambda **size: F.max_unpool2d(values, theirs, 3, (2, 3), (1, 0), **size).movedim(1, -1)  # noqa: E731
+    np.testing.assert_array_equal(pooled, values.movedim(1, -1).detach())
+    np.testing.assert_array_equal(indices, theirs.movedim(1, -1))
+    np.testing.assert_array_equal(y, unpooled().detach())
+    np.testing.assert_array_equal(larger, unpooled(output_size=(8, 7)).detach())
+    placed = np.zeros((2, 42, 3), np.float32)
+    np.put_along_axis(placed, np.asarray(indices).reshape(2, -1, 3), 1, axis=1)
+    # PyTorch counts a value that two windows share twice
+    np.testing.assert_allclose(gradient, cotangent * placed.reshape(x.shape), rtol=1e-6)
+
+
+def test_an_index_beyond_the_output_is_nan_and_unfold_is_a_loop():
+    y = nn.max_unpool(2)({}, (jnp.ones((1, 2, 2)), jnp.array([[[0, 1], [4, 3]]])))
+    np.testing.assert_array_equal(y[0], [[np.nan, 0], [np.nan, 1], [np.nan, 0], [np.nan, 1]])
+    x = np.random.default_rng(0).normal(size=(2, 6, 5, 3)).astype(np.float32)
+    y = nn.unfold((2, 3), strides=(2, 1), dilation=(3, 1))({}, x)
+    for i, j in np.ndindex(y.shape[1:-1]):
+        window = x[:, 2 * i : 2 * i + 4 : 3, j : j + 3]  # (batch, 2, 3, channels)
+        np.testing.assert_array_equal(y[:, i, j], window.transpose(0, 3, 1, 2).reshape(2, -1))
 
 
 @pytest.mark.parametrize("scale", [1, 0.7, 1.1, 2.3])

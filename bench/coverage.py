@@ -1,6 +1,6 @@
-"""Feature coverage of jaxnn and other libraries: the table in the README, from names that are looked up.
+"""Feature coverage of jaxnn and other libraries: the table of `jaxnn/pages/other_libraries.md`, from names that are looked up.
 
-python bench/coverage.py       # writes the table between its two comments in README.md
+python bench/coverage.py       # writes the table between its two comments
 
 The cell of another library is ✓ if the given name exists in the installed library (and, after a colon, a parameter of that
 name), "by hand" if a few lines with that library suffice, and – otherwise. optax's losses and schedules count for Flax,
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HAND = "by hand"
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "jaxnn" / "pages" / "other_libraries.md"
 BEGIN, END = "<!-- coverage: written by bench/coverage.py -->", "<!-- end of coverage -->"
 PEERS = {"flax": "Flax", "equinox": "Equinox", "haiku": "Haiku", "stax": "stax", "keras": "Keras 3", "torch": "PyTorch"}
 
@@ -212,12 +212,12 @@ def table() -> str:
 
 
 def main() -> None:
-    """Write the table into the README."""
+    """Write the table into its page."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     warnings.simplefilter("ignore")
-    before, rest = README.read_text().split(BEGIN)
+    before, rest = PAGE.read_text().split(BEGIN)
     _, after = rest.split(END)
-    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
     print(f"{sum(map(len, ROWS.values()))} rows", file=sys.stderr)
 
 

@@ -64,6 +64,10 @@ def write(folder: Path) -> None:
 
     pdoc.doc._remove_collections_abc = _short(namespaces)  # type: ignore[assignment]  # the last function that pdoc applies to the text of a type
     pdoc.render.configure(docformat="google", footer_text=f"jaxnn {jaxnn.__version__}")
+    for file in sorted((Path(__file__).parent / "pages").glob("*.md")):
+        page = ModuleType(file.stem, file.read_text(encoding="utf-8"))
+        page.__dict__["__all__"] = []
+        pages[file.stem] = pdoc.doc.Module(page)
     texts = {f"{name.replace('.', '/')}.html": pdoc.render.html_module(page, pages) for name, page in pages.items()}
     texts |= {"index.html": pdoc.render.html_index(pages), "search.js": pdoc.render.search_index(pages)}
     wide = "<style>@media (min-width: 770px) { main { width: calc(72rem + var(--sidebar-width)) } }</style></head>"

@@ -1,4 +1,4 @@
-"""The comparison with other libraries in the README: its names and tests exist, and the table is what the script writes."""
+"""The comparison with other libraries: its names and tests exist, and the table is what the script writes."""
 
 import ast
 import functools
@@ -38,8 +38,8 @@ def test_every_row_has_a_name_and_a_test():
             assert name in defined_in(file), row.test
 
 
-def test_the_readme_has_the_rows_and_the_column_of_jaxnn():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_has_the_rows_and_the_column_of_jaxnn():
+    text = script().PAGE.read_text()
     written = text.split(script().BEGIN)[1].split(script().END)[0].strip().splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")][1:3] for line in written]
     assert cells == [[row.what, script().ours(row)] for row in rows()]
@@ -51,7 +51,7 @@ def test_the_columns_of_the_other_libraries_are_current(monkeypatch):
     for peer in ("flax", "equinox", "haiku", "keras", "torch"):
         pytest.importorskip(peer)
     with warnings.catch_warnings(action="ignore"):
-        assert script().table() in (ROOT / "README.md").read_text()
+        assert script().table() in script().PAGE.read_text()
 
 
 def test_a_removed_name_is_an_error():

@@ -49,8 +49,9 @@ def test_every_public_name_exists_and_is_documented():
 
 
 def test_every_name_in_the_readme_exists():
-    """In the examples and in the table of other libraries' names."""
-    names = set(re.findall(r"\bnn((?:\.[A-Za-z_]\w*)+)", (ROOT.parent / "README.md").read_text(encoding="utf-8")))
+    """In the examples and in the tables of names, those of the reference's pages included."""
+    pages = [ROOT.parent / "README.md", *sorted((ROOT / "pages").glob("*.md"))]
+    names = set(re.findall(r"\bnn((?:\.[A-Za-z_]\w*)+)", "".join(page.read_text(encoding="utf-8") for page in pages)))
     assert len(names) > 30
     for name in names:
         operator.attrgetter(name[1:])(nn)

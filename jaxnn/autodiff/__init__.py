@@ -1,4 +1,4 @@
-"""What derivatives are good for: gradients of single examples, curvature, tangent kernels.
+"""What derivatives are good for: gradients of single examples, curvature, tangent kernels, Laplacians.
 
 A loss is `f(params, example) -> scalar`, `data` a pytree of arrays with a leading axis of examples, and every result a mean
 over the data, unless it is per example. `example_loss` makes such a loss of a `Problem`; where outputs and loss must be
@@ -20,6 +20,7 @@ from jaxnn.autodiff.estimates import (
 )
 from jaxnn.autodiff.examples import example_loss
 from jaxnn.autodiff.kernels import kernel_predict, tangent_kernel
+from jaxnn.autodiff.laplacian import divergence, jacobian_trace, laplacian
 from jaxnn.autodiff.norms import Moments, gradient_moments, gradient_norms, gradient_products
 from jaxnn.autodiff.products import Product, fisher, gauss_newton, hessian, solve
 from jaxnn.autodiff.records import Record, Records, records
@@ -35,6 +36,7 @@ __all__ = [
     "Spectrum",
     "clipped_gradient",
     "diagonal",
+    "divergence",
     "eigenpairs",
     "example_loss",
     "fisher",
@@ -43,7 +45,9 @@ __all__ = [
     "gradient_norms",
     "gradient_products",
     "hessian",
+    "jacobian_trace",
     "kernel_predict",
+    "laplacian",
     "log_determinant",
     "records",
     "solve",

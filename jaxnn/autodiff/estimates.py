@@ -91,7 +91,7 @@ def trace(product: Product, key: jax.Array, *, samples: int = 32) -> Estimate:
         v = flat.signs(key)
         return jnp.vdot(v, flat(v))
 
-    return _estimate(lax.map(one, probes))
+    return estimate_of(lax.map(one, probes))
 
 
 def diagonal(product: Product, key: jax.Array | None = None, *, samples: int = 32) -> Estimate:
@@ -134,7 +134,7 @@ def diagonal(product: Product, key: jax.Array | None = None, *, samples: int = 3
         v = flat.signs(key)
         return v * flat(v)
 
-    found = _estimate(lax.map(one, jax.random.split(check_key(key), samples)))
+    found = estimate_of(lax.map(one, jax.random.split(check_key(key), samples)))
     return Estimate(*map(flat.tree, found))
 
 
@@ -216,7 +216,7 @@ def spectrum(
     sigma = jnp.maximum(jnp.asarray(sigma, values.dtype), jnp.finfo(values.dtype).tiny)
     grid = jnp.linspace(low - 5 * sigma, high + 5 * sigma, points)
     bells = jax.scipy.stats.norm.pdf(grid[None, :, None], values[:, None], sigma)
-    return Spectrum(grid, *_estimate(jnp.einsum("sj,stj->st", weights, bells)))
+    return Spectrum(grid, *estimate_of(jnp.einsum("sj,stj->st", weights, bells)))
 
 
 def log_determinant(product: Product, key: jax.Array, *, damping: Any = 0.0, steps: int = 64, samples: int = 8) -> Estimate:
@@ -250,10 +250,11 @@ def log_determinant(product: Product, key: jax.Array, *, damping: Any = 0.0, ste
     damping = number("log_determinant", "damping", damping, 0)
     values, weights = _quadrature("log_determinant", product, key, steps, samples, signs=True)
     logs = jnp.where(weights > 0, jnp.log(values + jnp.asarray(damping, values.dtype)), 0)
-    return _estimate(product.shape[0] * jnp.sum(weights * logs, 1))
+    return estimate_of(product.shape[0] * jnp.sum(weights * logs, 1))
 
 
-def _estimate(each: jax.Array) -> Estimate:
+def estimate_of(each: jax.Array) -> Estimate:
+    """The mean over the leading axis, and its standard error."""
     n = len(each)
     return Estimate(each.mean(0), each.std(0, ddof=1) / n**0.5 if n > 1 else jnp.full_like(each[0], jnp.nan))
 

@@ -1,10 +1,9 @@
 """Derivatives of a network beyond its gradient, in units of one gradient of the mean loss.
 
-    python bench/autodiff.py [--rounds 5] [--only norms clipped products kernel] [--models mlp cnn lstm gpt physics]
+    python bench/autodiff.py [--rounds 5] [--only norms clipped products kernel] [--models mlp cnn lstm gpt]
 
 Norms and clipped sums of the gradients of single examples against `vmap(grad)`; products with the Hessian and the
-Gauss-Newton matrix, alone and twenty in a loop; the tangent kernel against the contraction of Jacobians; a Laplacian against
-the trace of `jax.hessian`. The megabytes are the temporary memory of the compiled program. Needs nothing beyond jaxnn.
+Gauss-Newton matrix, alone and twenty in a loop; the tangent kernel against the contraction of Jacobians. The megabytes are the temporary memory of the compiled program. Needs nothing beyond jaxnn.
 """
 
 from __future__ import annotations
@@ -111,19 +110,6 @@ def contenders(name: str, model: Any, x: Any, y: Any) -> dict[str, dict[str, Cal
     return {what: {k: _compiled(k, g, params) for k, g in functions.items()} for what, functions in found.items()}
 
 
-def physics() -> dict[str, Callable]:
-    """The Laplacian of an MLP in 10 inputs, at 256 points."""
-    model = nn.serial(*(nn.dense(64), nn.tanh) * 3, nn.dense(1))
-    points = jax.random.normal(KEY, (256, 10))
-    params, _ = model.init(KEY, points)
-    f = lambda params: lambda x: model(params, x[None])[0, 0]  # noqa: E731
-    functions = {
-        "laplacian": lambda params: jax.vmap(lambda x: ad.laplacian(f(params), x))(points),
-        "trace of jax.hessian": lambda params: jax.vmap(lambda x: jnp.trace(jax.hessian(f(params))(x)))(points),
-    }
-    return {name: _compiled(name, function, params) for name, function in functions.items()}
-
-
 def _compiled(name: str, function: Callable, params: Any) -> Callable:
     def prepare() -> tuple[str, Callable]:
         program = jax.jit(function).lower(params).compile()
@@ -136,14 +122,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=["norms", "clipped", "products", "kernel"])
-    parser.add_argument("--models", nargs="*", default=["mlp", "cnn", "lstm", "gpt", "physics"])
+    parser.add_argument("--models", nargs="*", default=["mlp", "cnn", "lstm", "gpt"])
     arguments = parser.parse_args()
     for name in arguments.models:
-        if name == "physics":
-            title, found = "MLP in 10 inputs, 256 points", {"Laplacian": physics()}
-        else:
-            title, *parts = models()[name]
-            found = {what: them for what, them in contenders(name, *parts).items() if what in arguments.only}
+        title, *parts = models()[name]
+        found = {what: them for what, them in contenders(name, *parts).items() if what in arguments.only}
         for what, functions in found.items():
             runs = dict(prepare() for prepare in functions.values())
             table(f"{title}: {what}", "ms", interleave(runs, arguments.rounds, 1e3), next(iter(runs)), ("jax",))

@@ -1,4 +1,4 @@
-"""What derivatives are good for: gradients of single examples, curvature, tangent kernels, Laplacians.
+"""What derivatives are good for: gradients of single examples, curvature, tangent kernels.
 
 A loss is `f(params, example) -> scalar`, `data` a pytree of arrays with a leading axis of examples, and every result a mean
 over the data, unless it is per example. `example_loss` makes such a loss of a `Problem`; where outputs and loss must be
@@ -8,6 +8,7 @@ apart, functions take the `Problem` itself. All functions are pure: `jax.jit`, `
 """
 
 from jaxnn.autodiff.clipping import Clipped, clipped_gradient
+from jaxnn.autodiff.divergences import divergence, jacobian_trace
 from jaxnn.autodiff.estimates import (
     Eigenpairs,
     Estimate,
@@ -20,7 +21,6 @@ from jaxnn.autodiff.estimates import (
 )
 from jaxnn.autodiff.examples import example_loss
 from jaxnn.autodiff.kernels import kernel_predict, tangent_kernel
-from jaxnn.autodiff.laplacian import divergence, jacobian_trace, laplacian
 from jaxnn.autodiff.norms import Moments, gradient_moments, gradient_norms, gradient_products
 from jaxnn.autodiff.products import Product, fisher, gauss_newton, hessian, solve
 from jaxnn.autodiff.records import Record, Records, records
@@ -47,7 +47,6 @@ __all__ = [
     "hessian",
     "jacobian_trace",
     "kernel_predict",
-    "laplacian",
     "log_determinant",
     "records",
     "solve",

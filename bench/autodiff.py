@@ -3,7 +3,8 @@
     python bench/autodiff.py [--rounds 5] [--only norms clipped products kernel] [--models mlp cnn lstm gpt]
 
 Norms and clipped sums of the gradients of single examples against `vmap(grad)`; products with the Hessian and the
-Gauss-Newton matrix, alone and twenty in a loop; the tangent kernel against the contraction of Jacobians. The megabytes are the temporary memory of the compiled program. Needs nothing beyond jaxnn.
+Gauss-Newton matrix, alone and twenty in a loop; the tangent kernel against the contraction of Jacobians. The megabytes are the
+temporary memory of the compiled program. Needs nothing beyond jaxnn.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ from jaxnn.layers.transformer import feed_forward, moe, transformer_block
 from jaxnn.layers.unpooling import max_unpool, unfold
 
 if TYPE_CHECKING:
-    from jaxnn import data, inspect, io, models, population
+    from jaxnn import autodiff, data, inspect, io, models, population
     from jaxnn.compiled import clear_programs
     from jaxnn.functional import losses, metrics, schedules
     from jaxnn.inspect import summary
@@ -99,6 +99,7 @@ __all__ = [
     "as_layer",
     "attend",
     "attention",
+    "autodiff",
     "avg_pool",
     "batch_norm",
     "bidirectional",
@@ -201,7 +202,7 @@ __all__ = [
 
 
 _LATER = {  # what is imported when it is first used: not every program trains, and models are built from the names above
-    **dict.fromkeys(("data", "inspect", "io", "models", "population"), ""),
+    **dict.fromkeys(("autodiff", "data", "inspect", "io", "models", "population"), ""),
     **dict.fromkeys(("losses", "metrics", "schedules"), "functional"),
     "callbacks": "train",
     "fit": "train.fit",

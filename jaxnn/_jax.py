@@ -357,6 +357,18 @@ def subprograms(eqn: Any) -> list[tuple[Any, Sequence[Any]]]:
     return [(getattr(program, "jaxpr", program), list(getattr(program, "consts", ()))) for program in programs]
 
 
+def program_file(eqn: Any) -> str:
+    """The path of the file in which the function of a call was written; "" if that is unknown.
+
+    Example:
+        >>> [eqn] = jax.make_jaxpr(jax.nn.relu)(1.0).eqns
+        >>> program_file(eqn).endswith(".py")
+        True
+    """
+    [(program, _)] = subprograms(eqn)
+    return program.debug_info.func_filename or ""
+
+
 def scan_counts(eqn: Any) -> tuple[int, int]:
     """The numbers of constants and of carried values among the operands of a `scan`; the others are scanned over.
 

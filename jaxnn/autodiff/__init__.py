@@ -1,0 +1,56 @@
+"""What derivatives are good for: gradients of single examples, curvature, tangent kernels.
+
+A loss is `f(params, example) -> scalar`, `data` a pytree of arrays with a leading axis of examples, and every result a mean
+over the data, unless it is per example. `example_loss` makes such a loss of a `Problem`; where outputs and loss must be
+apart, functions take the `Problem` itself. All functions are pure: `jax.jit`, `vmap`, `grad` and `shard_map` apply, and inside
+`shard_map` a result is that of the local examples. `where=` takes patterns of paths of the parameters that count;
+`batch_size=` evaluates the data batch by batch, with the same result up to rounding.
+"""
+
+from jaxnn.autodiff.clipping import Clipped, clipped_gradient
+from jaxnn.autodiff.divergences import divergence, jacobian_trace
+from jaxnn.autodiff.estimates import (
+    Eigenpairs,
+    Estimate,
+    Spectrum,
+    diagonal,
+    eigenpairs,
+    log_determinant,
+    spectrum,
+    trace,
+)
+from jaxnn.autodiff.examples import example_loss
+from jaxnn.autodiff.kernels import kernel_predict, tangent_kernel
+from jaxnn.autodiff.norms import Moments, gradient_moments, gradient_norms, gradient_products
+from jaxnn.autodiff.products import Product, fisher, gauss_newton, hessian, solve
+from jaxnn.autodiff.records import Record, Records, records
+
+__all__ = [
+    "Clipped",
+    "Eigenpairs",
+    "Estimate",
+    "Moments",
+    "Product",
+    "Record",
+    "Records",
+    "Spectrum",
+    "clipped_gradient",
+    "diagonal",
+    "divergence",
+    "eigenpairs",
+    "example_loss",
+    "fisher",
+    "gauss_newton",
+    "gradient_moments",
+    "gradient_norms",
+    "gradient_products",
+    "hessian",
+    "jacobian_trace",
+    "kernel_predict",
+    "log_determinant",
+    "records",
+    "solve",
+    "spectrum",
+    "tangent_kernel",
+    "trace",
+]

@@ -130,10 +130,10 @@ def name_of(value: Any) -> Any:
 
 def difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
     """The first item in which two identities differ, as text, or None."""
-    names = dict.fromkeys([*saved, *given])
+    names = dict.fromkeys(sorted([*given, *saved], key=lambda name: _PROGRAM in name))  # what is stored has lost its order
     versions = [name for name in given if name.startswith(_VERSIONS)]
     if not any(name in saved for name in versions):  # written before identities had all of today's items
-        names = {name: None for name in saved if name in given}
+        names = {name: None for name in names if name in saved and name in given}
     same_versions = all(saved.get(name) == given[name] for name in versions)
     for name in names:
         one, other = saved.get(name, "nothing"), given.get(name, "nothing")

@@ -272,7 +272,7 @@ WRONG = {
     "avg_pool strides": lambda: nn.avg_pool(2, strides=-1),
     "adaptive_avg_pool size": lambda: nn.adaptive_avg_pool(0),
     "resize size": lambda: nn.resize(2.5),
-    "upsample scale": lambda: nn.upsample(1.5),
+    "upsample scale": lambda: nn.upsample(0),
     "dense axis": lambda: nn.dense(3, axis=0.5),
     "dropout rate": lambda: nn.dropout(math.nan),
     "dropout broadcast_axes": lambda: nn.dropout(0.5, broadcast_axes=(1.5,)),

@@ -1,4 +1,4 @@
-"""Plots are drawn without a window, and no figure stays open after a test."""
+"""Plots are drawn without a window, and no figure of another test, nor of an example, is open."""
 
 import matplotlib
 import pytest
@@ -8,7 +8,8 @@ matplotlib.use("Agg")
 
 @pytest.fixture(autouse=True)
 def close_figures():
-    yield
     from matplotlib import pyplot
 
+    pyplot.close("all")
+    yield
     pyplot.close("all")

@@ -22,8 +22,8 @@ def padded(draw, x):
 
 
 def kept(function):
-    """`function(params, x)` that passes a mask on."""
-    return lambda p, x: (function(p, x[0]), x[1]) if isinstance(x, tuple) else function(p, x)
+    """`function(params, x)` that passes a mask on; the values at padded positions are replaced by zeros."""
+    return lambda p, x: (function(p, x[0] * x[1][..., None]), x[1]) if isinstance(x, tuple) else function(p, x)
 
 
 @st.composite

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
 import jaxnn as nn
 
@@ -178,7 +177,7 @@ def test_the_table_agrees_with_docstrings_and_tests():
 @pytest.mark.parametrize("row", LAYERS.values(), ids=LAYERS)
 def test_layers_are_pytorchs(row):
     drawn = settings(max_examples=6, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
-    drawn(given(row.cases, st.just(row.tolerance))(compare))()
+    drawn(given(row.cases)(lambda case: compare(case, row.tolerance)))()
 
 
 LONGEST = (40, 16, 6)  # of one, two and three axes
@@ -191,9 +190,10 @@ JOINT = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("cases", JOINT.values(), ids=JOINT)
 def test_options_of_windows_drawn_jointly_in_float64(cases):
     """Sizes, windows, strides, dilations, groups, paddings, ceil mode and counted padding: values and all gradients."""
-    drawn = settings(max_examples=12, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
+    drawn = settings(max_examples=30, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
     with jax.enable_x64(True):
         drawn(given(cases)(lambda case: compare(case, 1e-11, np.float64)))()

@@ -210,4 +210,4 @@ def test_without_biases_they_are_zero(make):
     less, _ = plain.init(jax.random.key(0), x)
     assert less.keys() == {"kernel", "recurrent_kernel"}
     zeroed = {k: jnp.zeros_like(v) if "bias" in k else v for k, v in params.items()}
-    np.testing.assert_array_equal(plain(less, x), layer(zeroed, x))
+    np.testing.assert_allclose(plain(less, x), layer(zeroed, x), rtol=1e-6)  # compiled apart, they may round apart

@@ -182,6 +182,7 @@ def test_sweeps_of_other_sizes_and_epochs_share_programs(traced):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), other.member(1).params, alone.params)
 
 
+@pytest.mark.slow
 def test_learning_rates_of_other_sizes_share_a_program_and_are_those_of_a_loop(traced):
     options = {"loss": nn.losses.mse, "optimizer": optax.sgd}
     rates = 1e-3 * 1e2 ** (np.arange(10) / 9)
@@ -203,6 +204,7 @@ def test_learning_rates_of_other_sizes_share_a_program_and_are_those_of_a_loop(t
     assert len(traced) == 1
 
 
+@pytest.mark.slow
 def test_predictions_of_members_for_other_sizes_share_a_program(traced):
     swept = nn.sweep(nn.dense(2), (X, Y), {"learning_rate": [0.1, 0.2]}, loss=nn.losses.cross_entropy, optimizer=optax.sgd,
                      epochs=1, key=KEY, progress=False)  # fmt: skip

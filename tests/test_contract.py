@@ -564,6 +564,7 @@ def test_inference_ignores_the_key(entry):
     close(with_key, run(entry, model, params, state, entry.x), rtol=0, atol=0)
 
 
+@pytest.mark.sample(5)
 @compiled
 def test_training_randomness_follows_the_key(entry):
     model, params, state = made(entry)

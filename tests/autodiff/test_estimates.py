@@ -66,6 +66,7 @@ def test_spectrum_is_the_density():
     np.testing.assert_allclose(np.trapezoid(density, grid), 1, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_diagonal_of_gauss_newton_is_exact():
     model = nn.serial(nn.conv(2, 3), nn.tanh, nn.flatten(), nn.dense(3))
     x, y = jax.random.normal(KEY, (4, 3, 1)), jnp.array([0, 2, 1, 1])

@@ -82,6 +82,7 @@ def check(loss, params, data, tolerance):
     close(products, rows @ rows.T, tolerance)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", sorted(DEFAULT))
 def test_every_layer_agrees_with_vmap_of_grad(name):
     loss, params, data = example_of(name, jnp.float32)
@@ -195,6 +196,7 @@ def all_verbs(batch_size):
     return [verb(LOSS, PARAMS, (X, Y), batch_size=batch_size) for verb in verbs]
 
 
+@pytest.mark.slow
 @settings(max_examples=2)
 @given(batch_size=st.integers(1, 8))
 def test_batches_give_the_same_as_all_at_once(batch_size):

@@ -95,6 +95,7 @@ def fisher_by_hand(params, state, data, kind):
     return jnp.einsum("nc,ncp,ncq->pq", p, gradients, gradients) / len(x)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["exact", "empirical"])
 def test_fisher(kind):
     params, state, data = set_up()
@@ -110,6 +111,7 @@ def test_fisher(kind):
     np.testing.assert_allclose(diagonal, jnp.diag(wanted), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_mean_of_sampled_fisher_matrices_is_the_exact_one():
     params, state, data = set_up()
     v = jax.tree.map(jnp.ones_like, params)
@@ -124,6 +126,7 @@ def test_the_mean_of_sampled_fisher_matrices_is_the_exact_one():
         assert np.all(np.abs(each.mean(0) - wanted) < 5 * each.std(0) / 20 + 1e-6)
 
 
+@pytest.mark.slow
 def test_fisher_of_a_loss_that_is_no_log_probability_is_nan():
     params, state, data = set_up()
     scaled = nn.Problem(MODEL, lambda z, y: 2 * nn.losses.cross_entropy(z, y))

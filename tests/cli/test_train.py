@@ -70,6 +70,7 @@ def test_optimizer_schedule_and_weight_decay(run):
     assert log["learning_rate"].argmax() == 0 and log["learning_rate"][-1] < 2e-3
 
 
+@pytest.mark.slow
 def test_frozen_parameters_keep_their_initial_values(run):
     code, _ = run("--data", "iris", "--epochs", "3", "--csv", "log.csv", "--freeze", "dense/*", "--freeze", "output/*")
     assert code == 0
@@ -116,6 +117,7 @@ def test_a_damaged_checkpoint_is_reported(run, tmp_path):
     assert code == 0 and "trained for 2 epochs" in out
 
 
+@pytest.mark.slow
 def test_a_run_that_learned_nothing_says_so_and_a_picture_that_is_replaced(run):
     code, out = run("--data", "iris", "--epochs", "1", "--learning-rate", "1e-7", "--quiet")
     assert code == 0
@@ -210,7 +212,7 @@ def test_defaults_reach_their_bar(run, argv, seeds, bar):
 # --- files, terminals and signals ---
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_terminal_without_the_characters(run, monkeypatch, encoding):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
@@ -221,6 +223,7 @@ def test_a_terminal_without_the_characters(run, monkeypatch, encoding):
     assert b"test R" in stream.buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_an_output_that_nothing_reads(run, tmp_path, monkeypatch):
     class Broken(io.StringIO):
         def write(self, text):

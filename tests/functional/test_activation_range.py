@@ -94,7 +94,7 @@ def derivatives():
         return jax.device_get(run({dtype: _points(dtype) for dtype in DTYPES}))
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", FORMULAS)
 def test_value_and_slope_over_the_whole_range(name, derivatives):
     with mp.workprec(PRECISION):

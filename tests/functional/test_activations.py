@@ -225,6 +225,7 @@ def test_formula_and_slope(name, x64):
 NEW = ["exponential", "hard_shrink", "soft_shrink", "softmin", "sparsemax", "tanh_shrink"]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", NEW)
 def test_dtypes_nan_and_integers(name):
     function = getattr(activations, name)

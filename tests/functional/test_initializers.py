@@ -68,7 +68,7 @@ def test_description_matches_the_distribution(name):
     np.testing.assert_allclose(offset + scale * z.ppf(quantiles), exact.ppf(quantiles), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @each
 def test_transformations_and_dtypes(name):
     initializer, _ = DRAWN[name]
@@ -93,7 +93,7 @@ def test_float64(name, x64):
     assert (drawn != drawn.astype(jnp.float32).astype(jnp.float64)).any()
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "make",
     [

@@ -129,7 +129,7 @@ def test_gradients_equal_pytorch(x64):
         np.testing.assert_allclose(a, b.transpose(1, 2).numpy(), atol=1e-10)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["blocks", "xla"])
 def test_extreme_values_and_empty_masks(form):
     args = operands(dtype="float32")

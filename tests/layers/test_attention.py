@@ -215,6 +215,7 @@ def test_separate_keys_and_values_a_bias_and_the_weights_against_pytorch(x64):
         np.testing.assert_allclose(g, np.nan_to_num(inputs[name].grad.numpy()), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_dropout_of_the_weights():
     """Weights are 0 or divided by 1 − rate, in the same places for blocks and for any form; at inference there is none."""
     layer, x = nn.attention(8, 2, dropout=0.4, return_weights=True, is_causal=True), jnp.asarray(random(2, 9, 8))

@@ -309,6 +309,7 @@ def test_members_are_validated_on_the_fold_left_out():
         close(here["loss"], member.row["val_loss"], 1e-4)
 
 
+@pytest.mark.slow
 def test_samples_of_weight_zero_have_no_influence():
     """Gradient descent on the training part of a fold converges to NumPy's least squares solution."""
     result = population.cross_validation(
@@ -391,13 +392,14 @@ def test_greedy_selection_is_at_least_as_good_as_the_best_member(classifiers):
     assert worst.argmax() == np.argmax([score(each, labels) for each in p])
 
 
+@pytest.mark.slow
 def test_a_soup_is_the_weighted_mean(classifiers):
     params = classifiers.groups[0].params
     close(population.soup(params, [1, 0, 0, 0])["dense"]["kernel"], params["dense"]["kernel"][0])
     close(population.soup(params)["dense"]["kernel"], params["dense"]["kernel"].mean(0))
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("resample", [population.cross_validation, population.bootstrap])
 def test_resampling_continues_from_checkpoints(resample, tmp_path, monkeypatch):
     pytest.importorskip("orbax.checkpoint")

@@ -124,6 +124,7 @@ def test_members_of_several_structures_are_not_stacked(mixed):
         mixed.member(24)
 
 
+@pytest.mark.slow
 def test_members_do_not_depend_on_the_number_of_members():
     space = [{"learning_rate": rate, "units": 4} for rate in (1e-3, 3e-3, 1e-2, 3e-2, 0.1)]
     crowd = sweep(space, seeds=[5, 2])
@@ -229,6 +230,7 @@ def test_all_kinds_of_structural_values_form_groups():
     assert nn.tanh.__name__ in result.table()
 
 
+@pytest.mark.slow
 def test_identical_programs_are_compiled_once():
     inits = {"normal": nn.initializers.normal(0.1), "uniform": nn.initializers.uniform(-0.1, 0.1)}
     space = {"init": list(inits), "learning_rate": [0.1]}
@@ -237,6 +239,7 @@ def test_identical_programs_are_compiled_once():
     assert "3 programs" in result.note  # two for the start, one for the epochs
 
 
+@pytest.mark.slow
 def test_the_epochs_of_a_space_appear_in_the_table():
     stop = [nn.callbacks.early_stopping(1, monitor="loss", min_delta=10.0)]
     result = sweep({"epochs": [2, 4]}, model=nn.dense(2), optimizer=optax.sgd(0.1), seeds=2, callbacks=stop)
@@ -245,6 +248,7 @@ def test_the_epochs_of_a_space_appear_in_the_table():
     assert len(result.by_setting()) == 2
 
 
+@pytest.mark.slow
 def test_a_space_may_consist_of_seeds_only():
     ensemble = sweep({}, model=nn.dense(2), optimizer=optax.sgd(0.1), seeds=3)
     assert [row["seed"] for row in ensemble.rows] == [0, 1, 2]
@@ -525,6 +529,7 @@ def test_distributions_and_sequences():
             bad()
 
 
+@pytest.mark.slow
 def test_jax_arrays_and_numpy_numbers_are_values():
     result = sweep({"learning_rate": jnp.array([0.1, 0.01]), "units": np.array([3])}, epochs=1)
     assert [row["learning_rate"] for row in result.rows] == pytest.approx([0.1, 0.01])

@@ -68,6 +68,7 @@ def test_odd_orders_are_as_frequent_as_even_ones(n):
     assert stats.binomtest(int(odd.sum()), len(odd)).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_a_traced_number_of_samples_gives_the_same_order():
     traced = jax.jit(shuffled, static_argnums=2)
     for size, numbers in {4: (1, 2, 3, 4), 256: (7, 255, 256), 1024: (257, 1000, 1024)}.items():
@@ -87,6 +88,7 @@ def test_the_sides_of_a_traced_number_are_those_of_a_known_one(n):
 SIDES = jax.jit(_sides)
 
 
+@pytest.mark.slow
 def test_large_orders_are_statistically_random():
     n = 10_007
     for seed in range(5):
@@ -117,6 +119,7 @@ def test_batches_cover_the_data_in_order(n, batch_size, shuffle):
     np.testing.assert_array_equal(seen, np.arange(n) if order is None else order)
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(st.integers(1, 40), st.integers(1, 45), st.booleans())
 def test_padded_data_have_the_same_batches(n, batch_size, shuffle):

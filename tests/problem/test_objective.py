@@ -25,6 +25,7 @@ def fit(data=X, loss=None, **options):
     return nn.fit(MODEL, data, loss=loss, **{**defaults, **options})
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_terms_of_an_objective_are_in_the_history_and_in_evaluate(accumulate):
     result = fit(validation=X[:7], accumulate=accumulate)

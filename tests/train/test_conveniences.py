@@ -93,6 +93,7 @@ def test_errors_of_a_share(validation, data, error, words):
         fit(data, validation=validation)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("clip_norm", [0.01, 1e6])
 def test_clipped_gradients_are_those_of_optax(clip_norm):
     result = fit(clip_norm=clip_norm)

@@ -46,7 +46,7 @@ def plain():
 # --- the length of a call and the source of the data do not change a run ---
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("budget", [1, 3, 5, 1000])
 def test_the_number_of_steps_per_call_changes_no_bit(budget, monkeypatch):
     from jaxnn.train.executors import ArrayExecutor
@@ -114,6 +114,7 @@ def test_a_torch_data_loader():
     close(whole.params, fit(data=lambda epoch: [(X, Y)], epochs=1).params)
 
 
+@pytest.mark.slow
 def test_a_grain_data_set():
     grain = pytest.importorskip("grain")
     samples = grain.MapDataset.source(list(zip(X, Y, strict=True)))
@@ -292,6 +293,7 @@ def test_a_schedule_of_the_epoch():
             regression(optimizer=optax.sgd, hyperparameters={"learning_rate": unknown})
 
 
+@pytest.mark.slow
 def test_a_flag_is_not_a_number():
     """1 and True are equal, and decide on different programs."""
     model = lambda flag: nn.serial(nn.dense(1), (lambda v: v * 100) if flag is True else (lambda v: v))  # noqa: E731

@@ -43,6 +43,7 @@ def test_decay_mask_chooses_by_name_and_rank():
     assert chosen == {"dense/kernel", "lstm/kernel", "lstm/recurrent_kernel"}
 
 
+@pytest.mark.slow
 def test_every_optimizer_of_optax_trains_with_a_traced_learning_rate():
     names = set(_factories())
     assert {"sgd", "adam", "adamw", "lion", "lamb", "lars", "adafactor", "sm3", "rprop", "lbfgs", "noisy_sgd"} <= names

@@ -162,6 +162,7 @@ def test_checkpoints_of_another_run_are_rejected(tmp_path, compilations):
     assert len(again.history.rows) == 4
 
 
+@pytest.mark.slow
 def test_a_long_history_is_packed_once_and_old_checkpoints_have_rows(tmp_path, monkeypatch):
     from jaxnn.train import saver
 
@@ -191,6 +192,7 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path):
     assert resumed.history.same_as(fit().history)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept(tmp_path):
     store = Checkpoints(tmp_path, keep=1, best=("val_loss", "min"))
     result = fit(store, validation=(X, Y), callbacks=[nn.callbacks.Callback("each", on_epoch=lambda row, state: False)])

@@ -36,6 +36,7 @@ def debugging():
     jax.config.update("jax_debug_infs", False)
 
 
+@pytest.mark.slow
 def test_a_diverging_run_has_its_own_outcome_under_debug_nans(debugging):
     with pytest.warns(RuntimeWarning, match="the loss of step [0-9]+ is not finite") as caught:
         result = fit(optimizer=optax.sgd(1e30), epochs=20)

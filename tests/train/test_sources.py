@@ -69,6 +69,7 @@ def containers(folder):
     }
 
 
+@pytest.mark.slow
 def test_the_container_of_the_data_changes_no_run(tmp_path):
     for name, data in containers(tmp_path).items():
         result = fit(data, validation=(X, Y) if "list" in name else None)

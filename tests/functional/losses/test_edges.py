@@ -17,6 +17,7 @@ def value_and_slope(loss, p, *rest, **options):
     return jax.value_and_grad(lambda p: loss(p, *rest, **options))(jnp.asarray(p, jnp.float32))
 
 
+@pytest.mark.slow
 def test_labels_and_rows_have_the_same_second_derivatives():
     curvature = lambda y: jax.hessian(lambda p: losses.cross_entropy(p, y))(LOGITS)  # noqa: E731
     np.testing.assert_allclose(curvature(LABELS), curvature(np.eye(4, dtype=np.float32)[LABELS]), atol=1e-7)

@@ -294,7 +294,7 @@ def slopes(case, arrays, cotangent):
     return gradients
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", CASES)
 def test_value_gradient_mask_weights_and_vmap(case, x64):
     name, (options, arrays, _) = case.split()[0].rstrip(","), CASES[case]

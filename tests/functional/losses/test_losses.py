@@ -143,7 +143,7 @@ def test_value_and_derivative_in_float64(case, x64):
     np.testing.assert_allclose(slope, derivative(np.asarray(p), np.asarray(t)), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @each_case
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 2e-5), ("bfloat16", 2e-5), ("float16", 2e-5)])
 def test_narrow_types_only_round_the_inputs(case, dtype, rtol):

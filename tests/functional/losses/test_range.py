@@ -219,6 +219,7 @@ def test_ctc_of_certain_and_of_improbable_alignments():
     np.testing.assert_allclose(slope, [[[0, 0], [0.5, -0.5]]], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_ctc_has_second_derivatives():
     labels = jnp.array([[1, 2]])
     slope = jax.jit(jax.grad(lambda x: losses.ctc(x, labels)))
@@ -232,6 +233,7 @@ def test_ctc_has_second_derivatives():
 # Options and dtypes
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 def test_narrow_labels(dtype):
     scores = jnp.asarray(RNG.normal(size=(2, 4, 300)), jnp.float32)

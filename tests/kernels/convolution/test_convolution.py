@@ -140,6 +140,7 @@ def test_every_transformation(name, x64):
     assert_close(everything("canonical"), everything("xla"))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("large", [0, 2**17])
 def test_kernel_gradients_of_depthwise_convolutions(large, monkeypatch, x64):
     # Long rows are split into blocks, large images are processed one by one; both must give the same sum.

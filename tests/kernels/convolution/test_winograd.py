@@ -169,7 +169,7 @@ def test_operations_are_those_of_the_direct_sum():
     assert count("canonical") == pytest.approx(count("xla"), rel=1e-3)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [(2, 2), (3, 2), (0, 5)])
 def test_nan_reaches_only_the_outputs_whose_window_contains_it(position, everywhere):
     x, kernel = jnp.zeros((3, 6, 7, 1)).at[1, *position].set(jnp.nan), jnp.ones((3, 3, 1, 1))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxnn.autodiff.factors import Factors, factors_of, gradients, products, squared_norms, sums
 from jaxnn.autodiff.tapped import Tapped, tapped, to_leaves, weight_gradients
 from jaxnn.core.dtypes import at_least_float32 as wide
+from jaxnn.core.dtypes import promote
 
 
 class Component(NamedTuple):
@@ -91,7 +92,8 @@ def squares(run: Tapped, cotangents: list[tuple], group: Callable[[int], Hashabl
             each = by_example(run, cotangents, component)
             found = {i: jnp.sum(wide(a).reshape(a.shape[0], -1) ** 2, 1) for i, a in zip(numbers, each, strict=False)}
         for i, square in found.items():
-            totals[group(i)] = totals[group(i)] + square if group(i) in totals else square
+            known = totals.get(group(i))
+            totals[group(i)] = square if known is None else jnp.add(*promote(known, square))
     return totals
 
 
@@ -172,7 +174,7 @@ def inner_products(one: Tapped, of_one: list[tuple], two: Tapped, of_two: list[t
     Returns:
         (a, c, b, d).
     """
-    total: Any = 0.0
+    total: Any = None
 
     def flat(run: Tapped, cotangents: list[tuple], component: Component) -> list[jax.Array]:
         each = jax.vmap(lambda g: by_example(run, g, component), 1, 1)({k: cotangents[k] for k in component.points})
@@ -183,10 +185,11 @@ def inner_products(one: Tapped, of_one: list[tuple], two: Tapped, of_two: list[t
         if made := factored(one, component):
             factors, x1 = made
             g1, g2 = (jax.vmap(factors.g, 1, 1)(g[k][0]) for g in (of_one, of_two))
-            total = total + products(factors, x1, g1, x1 if two is one else factors.x(two.inputs[k]), g2)
+            found = products(factors, x1, g1, x1 if two is one else factors.x(two.inputs[k]), g2)
         else:
             first = flat(one, of_one, component)
             second = first if two is one else flat(two, of_two, component)
-            total = total + sum(jnp.einsum("acp,bdp->acbd", a, b) for a, b in zip(first, second, strict=True))
+            found = sum(jnp.einsum("acp,bdp->acbd", a, b) for a, b in zip(first, second, strict=True))
+        total = found if total is None else jnp.add(*promote(total, found))
     shape = [n for g in (of_one, of_two) for n in jax.tree.leaves(g)[0].shape[:2]]
-    return jnp.broadcast_to(total, shape)
+    return jnp.broadcast_to(0.0 if total is None else total, shape)

@@ -25,7 +25,8 @@ BATCHED_STATE = ("stateful", "cached")  # layers whose state has an entry per ex
 
 
 def energy(y):
-    return sum(jnp.sum(jnp.sin(a)) + jnp.sum(a**2) for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.floating))
+    floating = [a.astype(float) for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.floating)]
+    return sum(jnp.sum(jnp.sin(a)) + jnp.sum(a**2) for a in floating)
 
 
 def example_of(name, dtype):
@@ -95,7 +96,7 @@ def test_every_layer_agrees_with_vmap_of_grad(name):
 def test_every_layer_agrees_with_vmap_of_grad_in_float64(name, x64):
     loss, params, data = example_of(name, jnp.float64)
     if params:
-        check(loss, params, data, 1e-9)
+        check(loss, params, data, 1e-5 if name in ("dtype_policy", "carried") else 1e-9)  # these two round to float32
 
 
 def tied(run, tokens):

@@ -175,6 +175,7 @@ def inner_products(one: Tapped, of_one: list[tuple], two: Tapped, of_two: list[t
         (a, c, b, d).
     """
     total: Any = None
+    found: Any
 
     def flat(run: Tapped, cotangents: list[tuple], component: Component) -> list[jax.Array]:
         each = jax.vmap(lambda g: by_example(run, g, component), 1, 1)({k: cotangents[k] for k in component.points})

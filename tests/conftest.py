@@ -40,10 +40,10 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark all cases of a test `slow` except the n that `@pytest.mark.sample(n)` asks for, evenly spread."""
+    """Mark cases `slow` until those left are the n that `@pytest.mark.sample(n)` asks for, evenly spread."""
     cases = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("sample"):
+        if item.get_closest_marker("sample") and not item.get_closest_marker("slow"):
             cases[item.path, item.originalname].append(item)
     for every in cases.values():
         (n,) = every[0].get_closest_marker("sample").args

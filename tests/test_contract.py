@@ -424,7 +424,7 @@ def test_setup_promises_what_apply_returns(entry):
     same_form(after, state)
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(3)
 @compiled
 def test_abstract_init_tells_the_truth(entry):
     model, params, state = made(entry)
@@ -432,7 +432,7 @@ def test_abstract_init_tells_the_truth(entry):
     same_form(tuple(promised), (params, state))
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @compiled
 def test_init_is_a_pure_function_of_its_key(entry):
     model, *drawn = made(entry)
@@ -444,7 +444,7 @@ def test_init_is_a_pure_function_of_its_key(entry):
         close(jax.tree.map(lambda a, i=i: a[i], together), alone, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(3)
 @compiled
 def test_apply_always_returns_a_pair_and_keeps_the_state_structure(entry):
     model, params, state = made(entry)
@@ -455,7 +455,7 @@ def test_apply_always_returns_a_pair_and_keeps_the_state_structure(entry):
         same_form(out[1], state)
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(3)
 @compiled
 @pytest.mark.parametrize("training", [False, True])
 def test_jit_gives_the_same(entry, training):
@@ -465,7 +465,7 @@ def test_jit_gives_the_same(entry, training):
     close(run(entry, model, params, state, entry.x, training), op_by_op)
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(3)
 @compiled
 def test_gradients_exist_and_are_finite(entry):
     model, params, state = made(entry)
@@ -476,7 +476,7 @@ def test_gradients_exist_and_are_finite(entry):
         assert any(bool((g != 0).any()) for g in jax.tree.leaves(gradients))
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @compiled
 def test_forward_mode_agrees_with_reverse_mode(entry):
     model, params, state = made(entry)
@@ -492,7 +492,7 @@ def test_forward_mode_agrees_with_reverse_mode(entry):
     np.testing.assert_allclose(*both(params), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @compiled
 def test_vmap_over_networks_equals_one_at_a_time(entry):
     model = entry.make()
@@ -504,7 +504,7 @@ def test_vmap_over_networks_equals_one_at_a_time(entry):
         close(jax.tree.map(lambda a, i=i: a[i], together), one, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @compiled
 def test_scan_over_steps_equals_a_loop(entry):
     model, params, state = made(entry)
@@ -523,7 +523,7 @@ def test_scan_over_steps_equals_a_loop(entry):
     close(last, state, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @compiled
 def test_bfloat16_policy_takes_the_whole_model(entry):
     model = nn.dtype_policy(entry.make(), dtype=jnp.bfloat16)
@@ -556,7 +556,7 @@ def test_no_tracer_leaks(entry):
         jitted.trace(params, state, entry.x, key=jax.random.key(0), training=True)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 @compiled
 def test_inference_ignores_the_key(entry):
     model, params, state = made(entry)
@@ -564,7 +564,7 @@ def test_inference_ignores_the_key(entry):
     close(with_key, run(entry, model, params, state, entry.x), rtol=0, atol=0)
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @compiled
 def test_training_randomness_follows_the_key(entry):
     model, params, state = made(entry)
@@ -588,6 +588,7 @@ def test_training_is_a_python_bool(entry, training):
         model.apply(params, state, entry.x, key=jax.random.key(0), training=training)
 
 
+@pytest.mark.sample(3)
 @compiled
 def test_old_keys_are_taken(entry):
     model, params, state = made(entry)
@@ -595,7 +596,7 @@ def test_old_keys_are_taken(entry):
     close(model.init(old, entry.x), (params, state))
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @compiled
 def test_numpy_inputs_are_taken(entry):
     model, params, state = made(entry)

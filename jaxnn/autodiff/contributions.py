@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnn.autodiff.factors import Factors, factors_of, gradients, products, squared_norms, sums
+from jaxnn.autodiff.factors import (
+    Factors,
+    factors_of,
+    gradients,
+    products,
+    squared_deviations,
+    squared_norms,
+    squared_sums,
+    sums,
+)
 from jaxnn.autodiff.tapped import Tapped, tapped, to_leaves, weight_gradients
 from jaxnn.core.dtypes import at_least_float32 as wide
 from jaxnn.core.dtypes import promote
@@ -140,24 +149,40 @@ def losses_and_cotangents(f: Callable, params: Any, data: Any, selected: Sequenc
     return run, run.pullback(jnp.ones_like(run.outputs))
 
 
-def square_sums(run: Tapped, cotangents: list[tuple]) -> list[jax.Array]:
-    """Σᵢ gᵢ² of every entry of the parameters, in at least float32."""
+def square_sums(run: Tapped, cotangents: list[tuple], *, about_mean: bool = False) -> list[jax.Array]:
+    """Σᵢ gᵢ² of every entry of the parameters, or Σᵢ (gᵢ − ḡ)², in at least float32.
+
+    Args:
+        run: The evaluated function.
+        cotangents: The cotangents of its points.
+        about_mean: Whether the mean over the examples is subtracted first.
+    """
     totals = [jnp.zeros_like(wide(leaf)) for leaf in run.leaves]
+
+    def formed(gradients: jax.Array) -> jax.Array:
+        a = wide(gradients)
+        return jnp.sum((a - a.mean(0, keepdims=True) if about_mean else a) ** 2, 0)
+
     for component in components(run, lambda i: ""):
         numbers, made, [k, *_] = sorted(component.leaves), factored(run, component), component.points
         if made and made[0].g(cotangents[k][0]).shape[-2] == 1:
             factors, x = made
-            g = factors.g(cotangents[k][0])
-            square = factors.put(sums(factors, x if factors.rows else x**2, g**2))
+            square = factors.put((squared_deviations if about_mean else squared_sums)(factors, x, factors.g(cotangents[k][0])))
         else:
             each = by_example(run, cotangents, component)
             if not component.alone:
                 for i, a in zip(numbers, each, strict=True):
-                    totals[i] = totals[i] + jnp.sum(wide(a) ** 2, 0)
+                    totals[i] = totals[i] + formed(a)
                 continue
-            square = jnp.sum(wide(each[0]) ** 2, 0)
+            square = formed(each[0])
         # each entry is that of one entry of a parameter, and goes back to its place
-        for i, a in to_leaves(run, [k], numbers)({k: [square.astype(run.weights[k][0].dtype)]}).items():
+        dtype = run.weights[k][0].dtype
+        if dtype == square.dtype:
+            back = to_leaves(run, [k], numbers)({k: [square]})
+        else:  # a narrow dtype has the range of the root
+            roots = to_leaves(run, [k], numbers)({k: [jnp.sqrt(square).astype(dtype)]})
+            back = {i: wide(a) ** 2 for i, a in roots.items()}
+        for i, a in back.items():
             totals[i] = totals[i] + wide(a)
     return totals
 

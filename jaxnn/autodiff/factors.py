@@ -62,6 +62,32 @@ def sums(factors: Factors, x: jax.Array, g: jax.Array) -> jax.Array:
     return gradients(factors, join(x), join(g))
 
 
+def squared_sums(factors: Factors, x: jax.Array, g: jax.Array) -> jax.Array:
+    """Σᵢ gᵢ² of every entry of the gradients of the examples, (s, n, m), where each has one position."""
+    return sums(factors, x if factors.rows else x**2, g**2)
+
+
+def squared_deviations(factors: Factors, x: jax.Array, g: jax.Array) -> jax.Array:
+    """Σᵢ (gᵢ − ḡ)² of every entry of the gradients of the examples, (s, n, m), where each has one position.
+
+    A difference of sums of squares would lose the digits of a mean that is large beside the deviations. So with aᵢ = xᵢ − x̄,
+    bᵢ = gᵢ − ḡ and c = Σᵢ aᵢ bᵢ / N, the deviation of the product xᵢ gᵢ is x̄ bᵢ + aᵢ ḡ + (aᵢ bᵢ − c), whose square is summed
+    term by term; Σ aᵢ = Σ bᵢ = 0. Of a unit vector, the k examples that chose a row deviate from their own mean r, and r² k
+    (N − k) / N is added.
+    """
+    n = len(g)
+    if factors.rows:
+        count = sums(factors, x, jnp.ones_like(g[..., :1]))
+        mean = sums(factors, x, g) / jnp.maximum(count, 1)
+        own = jax.vmap(jax.vmap(lambda mean, rows: mean.at[rows].get(mode="fill", fill_value=0)), (None, 0))(mean, x)
+        return sums(factors, x, (g - own) ** 2) + mean**2 * count * (n - count) / n
+    x_mean, g_mean = x.mean(0)[:, 0, :, None], g.mean(0)[:, 0, None, :]  # (s, n, 1), (s, 1, m)
+    a, b = x - x.mean(0, keepdims=True), g - g.mean(0, keepdims=True)
+    ab, a2b2, ab2, a2b = (sums(factors, *pair) for pair in ((a, b), (a**2, b**2), (a, b**2), (a**2, b)))
+    linear = x_mean**2 * (b**2).sum(0)[:, 0, None, :] + (a**2).sum(0)[:, 0, :, None] * g_mean**2 + 2 * x_mean * g_mean * ab
+    return jnp.maximum(linear + 2 * (x_mean * ab2 + g_mean * a2b) + a2b2 - ab**2 / n, 0)
+
+
 def squared_norms(factors: Factors, x: jax.Array, g: jax.Array) -> jax.Array:
     """The squared norm of each example's gradient, (batch,), the cheaper way."""
     t, m = g.shape[-2:]
@@ -69,7 +95,8 @@ def squared_norms(factors: Factors, x: jax.Array, g: jax.Array) -> jax.Array:
     if t == 1 and factors.rows is None:
         each = jnp.sum(x**2, (-1, -2)) * jnp.sum(g**2, (-1, -2))
     elif (t < n) if factors.rows else (t * (n + m) < n * m):
-        each = jnp.sum(_gram(factors, x, x, g.dtype) * _gram(None, g, g, g.dtype), (-1, -2))
+        pairs = jnp.sum(_gram(factors, x, x, g.dtype) * _gram(None, g, g, g.dtype), (-1, -2))
+        each = jnp.maximum(pairs, 0)  # terms of both signs may cancel up to rounding
     else:
         each = jnp.sum(gradients(factors, x, g) ** 2, (-1, -2))
     return each.sum(1)

@@ -88,9 +88,9 @@ class Moments(NamedTuple):
 def gradient_moments(f: Callable, params: Any, data: Any, *, where: Where = None, batch_size: int | None = None) -> Moments:
     """Mean, variance, signal-to-noise ratio and noise scale of the gradients of single examples.
 
-    Σᵢ gᵢ² of a dense layer with one position is (x²)ᵀ(h²), a product of the squared inputs and cotangents (Dangel et al. 2020,
-    arXiv:1912.10985). The variance is a difference of sums of squares, so it has no more digits than the square of the mean
-    leaves it.
+    The squares of a dense layer with one position are summed as products of the powers of inputs and cotangents (Dangel et al.
+    2020, arXiv:1912.10985), both without their means, so that a mean that is large beside the noise costs no digits. With
+    several batches, the data are evaluated twice: for the mean, and for the deviations from it.
 
     Args:
         f: The loss of one example, `f(params, example) -> scalar`; `example_loss` makes one of a `Problem`.
@@ -123,11 +123,20 @@ def gradient_moments(f: Callable, params: Any, data: Any, *, where: Where = None
 
     def totals(batch: Any) -> tuple:
         run, cotangents = losses_and_cotangents(loss, params, batch, selected)
-        return [wide(a) for a in weighted_sum(run, cotangents)], square_sums(run, cotangents)
+        return [wide(a) for a in weighted_sum(run, cotangents)], square_sums(run, cotangents, about_mean=True)
 
-    sums, squared = summed(totals, data, batch_size)
-    mean = [a / n for a in sums]
-    variance = [jnp.maximum(s - n * m**2, 0) / (n - 1) for m, s in zip(mean, squared, strict=True)]
+    if batch_size == n:
+        sums, squared = totals(data)
+        mean = [a / n for a in sums]
+    else:
+        mean = [a / n for a in summed(lambda batch: totals(batch)[0], data, batch_size)]
+
+        def about_mean(batch: Any) -> list:  # of all batches: the deviations in a batch, and those of its own mean
+            size, (sums, squared) = leading_size(batch), totals(batch)
+            return [s + size * (a / size - m) ** 2 for a, s, m in zip(sums, squared, mean, strict=True)]
+
+        squared = summed(about_mean, data, batch_size)
+    variance = [s / (n - 1) for s in squared]
     ratio = [jnp.where(m == 0, 0, jnp.abs(m) / jnp.sqrt(jnp.where(m == 0, 1, v))) for m, v in zip(mean, variance, strict=True)]
     trace = sum(map(jnp.sum, variance))
     signal = sum(jnp.sum(m**2) for m in mean) - trace / n

@@ -275,3 +275,34 @@ def test_examples_may_be_spread_over_a_mesh():
 def test_errors(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_variances_of_gradients_whose_noise_is_small(batch_size):
+    """A mean 10,000 times as large as the deviations leaves their digits."""
+    rng = np.random.default_rng(0)
+    x, g = 1 + 1e-4 * rng.normal(size=(20, 3)), 2 + 1e-4 * rng.normal(size=(20, 2))
+    token = np.array([0] * 19 + [1])
+    params = {"dense": jnp.ones((3, 2)), "table": jnp.ones((3, 2))}
+    f = lambda p, e: jnp.vdot(e[0] @ p["dense"] + p["table"][e[2]], e[1])  # noqa: E731
+    data = jnp.asarray(x, jnp.float32), jnp.asarray(g, jnp.float32), jnp.asarray(token)
+    variance = ad.gradient_moments(f, params, data, batch_size=batch_size).variance
+    x, g = np.float64(data[0]), np.float64(data[1])
+    np.testing.assert_allclose(variance["dense"], (x[:, :, None] * g[:, None]).var(0, ddof=1), rtol=2e-3)
+    np.testing.assert_allclose(variance["table"], (np.eye(3)[token][:, :, None] * g[:, None]).var(0, ddof=1), rtol=2e-3)
+
+
+def test_squares_of_narrow_gradients_do_not_overflow():
+    f = lambda p, x: jnp.vdot(p["w"], x)  # noqa: E731
+    x = jnp.array([[300.0, 1.0], [900.0, 2.0]], jnp.float16)
+    moments = ad.gradient_moments(f, {"w": jnp.ones(2, jnp.float16)}, x)
+    np.testing.assert_allclose(moments.variance["w"], np.float64(x).var(0, ddof=1), rtol=2e-3)
+
+
+def test_a_gradient_whose_positions_cancel_has_the_norm_0():
+    x = jax.random.normal(jax.random.key(0), (50, 1, 40))
+    g = jax.random.normal(jax.random.key(1), (50, 1, 30))
+    f = lambda p, e: jnp.vdot(jnp.broadcast_to(e[0], (3, 40)) @ p["w"], e[1])  # noqa: E731
+    clipped = ad.clipped_gradient(f, {"w": jnp.ones((40, 30))}, (x, jnp.concatenate([0.3 * g, 0.6 * g, -0.9 * g], 1)), 1.0)
+    assert clipped.nonfinite == 0
+    np.testing.assert_allclose(clipped.norms, 0, atol=0.1)

@@ -53,6 +53,8 @@ def sweep(
     alone or among any others: it has the same weights at the start, order, dropout and stopping. Its numbers differ by
     rounding only, as sums are taken in another order, which a long run at a high learning rate amplifies.
 
+    Likely mistakes are warnings, as in `fit`.
+
     Args:
         model: A `Layer`, or a function of hyperparameters that returns one.
         data: `(x, y)` or `(x, y, weights)`, as in `fit`; any pytree of arrays with an `Objective`.

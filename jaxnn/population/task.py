@@ -30,6 +30,7 @@ from jaxnn.problem.objective import Objective
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.hooks import Callback
 from jaxnn.train.interrupts import deferred_interrupt
+from jaxnn.train.mistakes import mistakes
 from jaxnn.train.watching import Watching, is_terminal, say
 
 LINE_SECONDS = 10.0  # between two lines of progress
@@ -131,14 +132,21 @@ class Task:
         strategy = strategy_for(mesh, memory)
         multiple = 1 if strategy.mesh is None else strategy.mesh.size
         runs = [GroupRun(group, data, validation, key, np.asarray(numbers, np.uint32), multiple, hold) for group in groups]
-        for run in runs if not objective else ():
-            one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), run.weights())
+        likely: dict[str, None] = {}
+        for run in runs:
             problem, values = run.group.config.problem, run.group.values(0)
+            layer = model_of(problem.model, values)
+            likely |= dict.fromkeys(mistakes(layer, loss, run.x, callbacks, validation is not None))
+            if objective:
+                continue
+            one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), run.weights())
             batch = abstract_batch(data, run.group.config.batch_size)
-            if labels := labels_of(loss_of(problem.loss, values), model_of(problem.model, values), batch, *one):
+            if labels := labels_of(loss_of(problem.loss, values), layer, batch, *one):
                 for part in (data, validation):
                     if part is not None:
                         labels.check(part[1])
+        for mistake in likely:
+            warnings.warn(mistake, UserWarning, stacklevel=4)
         return cls(settings, numbers, key, runs, data, validation, strategy, start_time)
 
     def saver(self, checkpoints: Any, **search: Any) -> AbstractContextManager[Saver | None]:

@@ -68,8 +68,7 @@ def checked_data(data: Any, what: str = "data", *, objective: bool = False) -> A
             raise ValueError(f"{name} has {fault}: drop these samples or replace the values")
     if not objective:
         _check_weights(data, what)
-        if len(data) == 3 and not data[2].any():  # of a single batch they may be
-            raise ValueError(f"weights of the {what} are all 0, and there is no mean: at least one must be positive")
+        check_some_weight(data, what)
     return jax.tree.map(_on_device, data)
 
 
@@ -177,6 +176,12 @@ def _check_leaves(leaves: list, what: str) -> None:
 def _check_weights(data: Any, what: str) -> None:
     if len(data) == 3 and not bool((data[2] >= 0).all()):
         raise ValueError(f"weights of the {what} must be at least 0, got {data[2].min()} at index {int(data[2].argmin())}")
+
+
+def check_some_weight(data: Any, what: str) -> None:
+    """Raise an error if all samples have the weight 0, as those of a single batch may."""
+    if len(data) == 3 and not data[2].any():
+        raise ValueError(f"weights of the {what} are all 0, and there is no mean: at least one must be positive")
 
 
 def _nonfinite(tree: Any, samples: np.ndarray | None = None) -> str:

@@ -63,6 +63,9 @@ def fit(
     What only watches ends no run: if progress, a log or a checkpoint cannot be written, there is one warning. JAX's
     `debug_nans` and `transfer_guard` do not apply inside.
 
+    A likely mistake is a warning: a softmax before a loss that computes it too, images with their channels first, early
+    stopping without validation data.
+
     Args:
         model: The model, or a function of hyperparameters that returns it.
         data: `(x, y)`, pytrees of arrays with one leading axis of samples, or `(x, y, weights)` with one weight per sample,
@@ -116,9 +119,6 @@ def fit(
 
     Returns:
         A `FitResult` with `params`, `state` and `history`.
-
-    A likely mistake is a warning: a softmax before a loss that computes it too, images with their channels first, early
-    stopping without validation data.
 
     Raises:
         TypeError: If an argument has the wrong type: a model that is not a `Layer`, an optimizer that lacks a value, a

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxnn.problem.batches import abstract_batch, leading_size
-from jaxnn.problem.checks import as_data, checked_batch, checked_data
+from jaxnn.problem.checks import as_data, check_some_weight, checked_batch, checked_data
 from jaxnn.problem.labels import Labels
 
 
@@ -58,6 +58,8 @@ class Rows:
 
     def __init__(self, data: Any, batch_size: int, objective: bool):
         data = as_data(data, objective=objective, memory_maps=True)
+        if not objective:
+            check_some_weight(data, "data")
         self.data = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, data)
         self._batch_size, self._objective = batch_size, objective
         self._labels: Labels | None = None
@@ -109,8 +111,13 @@ class Batches:
         begun, self._begun = self._begun, None
         if begun is None or (epoch > 1 and not self._ends):
             begun = self._iterator(epoch)
+        last, has_weight = None, bool(first) or self._objective  # of the batches before the first nothing is known
         for batch in itertools.islice(begun, first, None):
-            yield checked_batch(batch, objective=self._objective, labels=self._labels)
+            last = checked_batch(batch, objective=self._objective, labels=self._labels)
+            has_weight = has_weight or len(last) < 3 or bool(last[2].any())
+            yield last
+        if last is not None and not has_weight:
+            check_some_weight(last, f"batches of epoch {epoch}")
 
     def _iterator(self, epoch: int) -> Iterator[Any]:
         source = self._source(epoch) if callable(self._source) else self._source

@@ -57,7 +57,7 @@ def weighted_step_of(config: TrainingConfig) -> Callable[[TrainState, Any], tupl
             gradients, _ = gradient(around, *arguments[1:])
         if scale is not None:
             gradients = jax.tree.map(lambda g: _wide(g) / scale.astype(_wide(g).dtype), gradients)
-        if config.clip_norm is not None:
+        if config.clip_norm is not None:  # optax.clip_by_global_norm sums the squares in the gradients' own dtype
             size = optax.tree.norm(jax.tree.map(_wide, gradients))
             factor = config.clip_norm / jnp.maximum(size, config.clip_norm)
             gradients = jax.tree.map(lambda g: _wide(g) * factor.astype(_wide(g).dtype), gradients)

@@ -72,3 +72,12 @@ def test_a_result_is_a_line_and_a_tree_with_shapes():
     assert "nn.summary" in model._repr_html_()
     early = dataclasses.replace(result, epoch=1, stopped="early")
     assert repr(early).startswith("<FitResult: early, 2 epochs, parameters of epoch 1, loss ")
+
+
+def test_a_sweep_warns_once_for_all_its_members():
+    x, y = np.eye(4, dtype=np.float32), np.arange(4) % 3
+    space, options = {"learning_rate": [0.1, 0.2]}, {"loss": nn.losses.cross_entropy, "optimizer": optax.sgd}
+    with pytest.warns(UserWarning) as caught:
+        nn.sweep(SOFTMAX, (x, y), space, epochs=1, key=jax.random.key(0), progress=False, **options)
+    assert [str(warning.message).split(",")[0] for warning in caught] == ["the model ends with softmax"]
+    assert caught[0].filename == __file__

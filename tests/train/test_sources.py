@@ -239,6 +239,16 @@ def test_bad_values_are_named_and_not_the_learning_rate(tmp_path):
     assert 7 in raised.value.samples and raised.value.found.phase == "input"
 
 
+def test_weights_that_are_all_0_have_no_mean(tmp_path):
+    none, some = np.zeros(4, np.float32), np.ones(4, np.float32)
+    with pytest.raises(ValueError, match="weights of the data are all 0"):
+        fit((memory_map(X, tmp_path), Y, np.zeros(12, np.float32)))
+    with pytest.raises(nn.DataError, match="weights of the batches of epoch 1 are all 0"):
+        fit(lambda epoch: [(*batch, none) for batch in BATCHES])
+    weighted = fit(lambda epoch: [(*BATCHES[0], none), (*BATCHES[1], some)])
+    assert np.isfinite(weighted.history["loss"]).all()
+
+
 # --- initialization ---
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
+from jaxnn.programs.independence import is_independent
 
 
 @dataclass(frozen=True, eq=False)
@@ -554,6 +555,20 @@ def test_no_tracer_leaks(entry):
         jax.jit(model.init).trace(jax.random.key(0), entry.x)
         jitted = jax.jit(model.apply, static_argnames="training")
         jitted.trace(params, state, entry.x, key=jax.random.key(0), training=True)
+
+
+@pytest.mark.sample(3)
+@compiled
+def test_samples_said_to_be_independent_are(entry):
+    model, x = entry.make(), jax.tree.map(lambda a: jnp.concatenate([a] * 4)[:4], entry.x)
+    params, state = jax.jit(model.init)(jax.random.key(0), x)
+    forward = lambda x: model.apply(params, state, x, key=jax.random.key(1), training=True)[0]  # noqa: E731
+    if not is_independent(forward, x):
+        return
+    other = lambda a: a[1] * 1.5 + 0.5 if jnp.issubdtype(a.dtype, jnp.floating) else a[1]  # noqa: E731
+    moved = jax.tree.map(lambda a: a.at[2].set(other(a)), x)
+    for before, after in zip(jax.tree.leaves(forward(x)), jax.tree.leaves(forward(moved)), strict=True):
+        np.testing.assert_array_equal(np.delete(before, 2, 0), np.delete(after, 2, 0))
 
 
 @pytest.mark.sample(3)

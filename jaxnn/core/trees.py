@@ -116,6 +116,6 @@ def abstract(tree: Any) -> Any:
             leaf = np.asarray(leaf)
             if leaf.dtype == object:
                 raise TypeError(f"an input must be an array or a pytree of arrays, and one leaf is {leaf.item()!r}")
-        return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+        return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True))
 
     return jax.tree.map(struct, tree, is_leaf=lambda leaf: hasattr(leaf, "initializer"))

@@ -215,7 +215,7 @@ def greedy_selection(
         The weights, `(members,)`, which sum to 1.
 
     Raises:
-        ValueError: If the mode is neither.
+        ValueError: If the mode is neither; if every score of a step is NaN.
 
     Example:
         >>> import jaxnn as nn
@@ -226,11 +226,21 @@ def greedy_selection(
     if mode not in ("min", "max"):
         raise ValueError(f'mode is {mode!r}, expected "min" or "max"')
     sign = 1.0 if mode == "min" else -1.0
-    counts = np.zeros(len(predictions))
-    total = jnp.zeros_like(predictions[0])
-    scores_with = jax.jit(lambda total, n: lax.map(lambda p: jnp.asarray(score((total + p) / n, targets)), predictions))
-    for n in range(1, whole("greedy_selection", "size", size) + 1):
-        best = int(np.argmin(sign * np.nan_to_num(np.asarray(scores_with(total, float(n))), nan=sign * np.inf)))
+    counts, size = np.zeros(len(predictions)), whole("greedy_selection", "size", size)
+    predictions, targets = jnp.asarray(predictions), jax.tree.map(jnp.asarray, targets)
+    predictions = predictions.astype(jnp.result_type(predictions.dtype, float))
+    total, numbers = jnp.zeros_like(predictions[0]), np.arange(1, size + 1).astype(predictions.dtype)
+
+    def scores_with(total, n, predictions, targets):
+        return lax.map(lambda p: jnp.asarray(score((total + p) / n, targets)), predictions)
+
+    arguments = total, numbers[0], predictions, targets
+    program = compiled.program("greedy selection", lambda: scores_with, (score,), arguments)
+    for n in numbers:
+        scores = sign * np.asarray(program(total, n, predictions, targets))
+        if np.isnan(scores).all():
+            raise ValueError("greedy_selection: all scores are NaN; are there NaN in the predictions?")
+        best = int(np.nanargmin(scores))
         counts[best] += 1
         total = total + predictions[best]
     return counts / counts.sum()

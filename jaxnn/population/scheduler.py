@@ -25,7 +25,9 @@ from jaxnn import _jax
 from jaxnn.compiled import Program
 from jaxnn.population.group_run import GroupRun
 from jaxnn.population.programs import MOST_EPOCHS, Block, program_for, select_settings
-from jaxnn.problem.batches import even_size, leading_size, padded
+from jaxnn.problem.batches import abstract_batch, in_batches, padded
+from jaxnn.train.epoch import epoch_parts
+from jaxnn.train.filling import may_fill
 
 CALL_SECONDS = 0.5  # per call, as in `fit`
 CPU_MEMBERS = 16  # per block: more gain nothing on a core, and fewer blocks can be spread over the cores
@@ -94,12 +96,8 @@ class Scheduler:
 
     def __init__(self, runs: Sequence[GroupRun], data: Any, validation: Any, strategy: Strategy):
         self._strategy = strategy
-        sizes = {run.group.config.batch_size for run in runs}
-        self._data = {size: padded(data, size) for size in sizes}
-        self._validation: dict[int, Any] = dict.fromkeys(sizes)
-        if validation is not None:
-            n = leading_size(validation)
-            self._validation = {size: padded(validation, even_size(n, size)) for size in sizes}
+        self._padded: dict[tuple, Any] = {}  # shared by groups whose batches are alike
+        self._data_of = {id(run): self._batches(run, data, validation) for run in runs}
         self._requests: queue.SimpleQueue = queue.SimpleQueue()  # functions for the calling thread, with futures
         self._lock = threading.Condition()
         self._jobs: list[Callable] = [partial(self._prepare, run) for run in runs]
@@ -212,11 +210,22 @@ class Scheduler:
 
     def _epochs(self, run: GroupRun, block: Block) -> Callable:
         until = jax.ShapeDtypeStruct((), np.int32)
-        return self._compiled(run, "epochs", block.epochs.shape, block, *self._data_of(run), until)
+        return self._compiled(run, "epochs", block.epochs.shape, block, *self._data_of[id(run)], until)
 
-    def _data_of(self, run: GroupRun) -> tuple[Any, Any]:
-        size = run.group.config.batch_size
-        return self._data[size], self._validation[size]
+    def _batches(self, run: GroupRun, data: Any, validation: Any) -> tuple[Any, Any]:
+        """The data and the validation data of a group's runs, in batches."""
+        config, start = run.group.config, run.start
+        size, example = config.batch_size, abstract_batch(data, config.batch_size)
+        fill = epoch_parts(config).fills(start, example)
+        if ("data", size, fill) not in self._padded:
+            self._padded["data", size, fill] = padded(data, size, fill=fill)
+        if validation is None:
+            return self._padded["data", size, fill], None
+        given = config.problem, config.metrics, start.params, start.state
+        evenly = may_fill(*given, abstract_batch(validation, size))
+        if ("validation", size, evenly) not in self._padded:
+            self._padded["validation", size, evenly] = in_batches(validation, size, fill=evenly)
+        return self._padded["data", size, fill], self._padded["validation", size, evenly]
 
     # A block of a group.
 
@@ -229,7 +238,7 @@ class Scheduler:
         while True:
             program = self._epochs(run, block)
             start = time.perf_counter()
-            block, logs, ended = program(block, *self._data_of(run), np.int32(min(epoch + budget, run.until)))
+            block, logs, ended = program(block, *self._data_of[id(run)], np.int32(min(epoch + budget, run.until)))
             logs, ended = jax.device_get((logs, ended))
             seconds_per_epoch = (time.perf_counter() - start) / max(ended, 1)
             run.keep_logs(seeds, settings, epoch, {name: values[:ended] for name, values in logs.items()})

@@ -45,25 +45,27 @@ def even_size(n: int, most: int) -> int:
 class Padded:
     """Samples with further rows after them, so that data of different sizes share programs.
 
-    The number of samples is traced; that of the last, smaller batch is not, so every batch has its exact size. No row
-    after the samples is ever read.
+    The number of full batches is traced. The number of samples in the last, smaller batch is traced only if that batch is
+    `filled`, with copies of its last sample that have weight 0. No row after the samples is ever read.
 
     Attributes:
-        data: A pytree of arrays.
+        data: A pytree of arrays; `(x, y)` or `(x, y, weights)` if the last batch is filled.
         full: The number of full batches, int32; None if there is none.
+        last: The number of samples in the last, smaller batch, int32, if it is filled; otherwise None.
         batch_size: The number of samples per batch.
-        rest: The number of samples in the last batch, if it is smaller.
+        rest: The number of rows in the last, smaller batch; 0 if there is none.
     """
 
     data: Any
     full: jax.Array | None
+    last: jax.Array | None
     batch_size: int = field(metadata={"static": True})
     rest: int = field(metadata={"static": True})
 
     @property
     def samples(self) -> Any:
         """The number of samples."""
-        return (0 if self.full is None else self.full) * self.batch_size + self.rest
+        return (0 if self.full is None else self.full) * self.batch_size + (self.rest if self.last is None else self.last)
 
     @property
     def batches(self) -> Any:
@@ -73,22 +75,99 @@ class Padded:
     def batch(self, i: Any, order: jax.Array | None = None, *, last: bool = False) -> Any:
         """Full batch number i, or the last, smaller one, of the data in their order or in another one."""
         low, size = i * self.batch_size, self.rest if last else self.batch_size
+        if last and self.last is not None:
+            index = low + _repeated(size, self.last)
+            return _weighted(_gathered(self.data, index if order is None else order[index]), self.last)
         cut = lambda a: jax.lax.dynamic_slice_in_dim(a, low, size)  # noqa: E731
         if order is None:
             return jax.tree.map(cut, self.data)
         return _gathered(self.data, cut(order))
 
 
-def padded(data: Any, batch_size: int) -> Padded:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Filled:
+    """Samples in batches of one size, for loops whose result does not depend on it; all have weights, as `filled` ones.
+
+    Attributes:
+        data: `(x, y)` or `(x, y, weights)`, with rows after the samples that are never read.
+        samples: The number of samples, int32.
+        batch_size: The number of samples per batch.
+    """
+
+    data: Any
+    samples: Any
+    batch_size: int = field(metadata={"static": True})
+
+    def batch(self, i: Any) -> Any:
+        """Batch number i."""
+        low = i * self.batch_size
+        count = jnp.minimum(self.samples - low, self.batch_size)
+        return _weighted(_gathered(self.data, low + _repeated(self.batch_size, count)), count)
+
+
+def filled(batch: Any, size: int) -> Any:
+    """A batch `(x, y)` or `(x, y, weights)` with `size` rows: copies of its last sample that have weight 0 are added.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> filled((jnp.array([[3.0], [4.0]]), jnp.array([1, 0])), 3)[2]
+        Array([1., 1., 0.], dtype=float32)
+    """
+    n = leading_size(batch)
+    return _weighted(_gathered(batch, _repeated(size, n)), n)
+
+
+def filled_size(n: int, most: int) -> int:
+    """The number of rows to fill a batch of n samples to, at most `most`: 16, 32, 64, …
+
+    Example:
+        >>> filled_size(3, 100), filled_size(17, 100), filled_size(70, 100), filled_size(3, 8)
+        (16, 32, 100, 8)
+    """
+    return min(16 << max(math.ceil(math.log2(n / 16)), 0), most)
+
+
+def _repeated(size: int, n: Any) -> jax.Array:
+    """0 … n − 1, followed by further n − 1."""
+    return jnp.minimum(jnp.arange(size, dtype=jnp.int32), jnp.asarray(n, jnp.int32) - 1)
+
+
+def _weighted(batch: Any, n: Any) -> Any:
+    """A batch whose samples from number n on have weight 0."""
+    x, y, *weights = batch
+    weight = weights[0] if weights else jnp.ones(leading_size(batch), jnp.float32)
+    return x, y, jnp.where(jnp.arange(weight.shape[0]) < n, weight, jnp.zeros((), weight.dtype))
+
+
+def padded(data: Any, batch_size: int, *, fill: bool = False) -> Padded:
     """Pad data on the device to one of few numbers of rows.
 
     Args:
         data: A pytree of arrays that share the length of their leading axis.
         batch_size: The number of samples per batch.
+        fill: Whether to fill the last batch with samples of weight 0, if it is smaller.
     """
     full, rest = divmod(leading_size(data), batch_size)
+    rows, last = rest, None
+    if fill and rest:
+        rows, last = filled_size(rest, batch_size), np.int32(rest)
     size = padded_size(data)
-    return Padded(with_rows(data, size), np.int32(full) if full else None, batch_size, rest)  # type: ignore[arg-type]
+    return Padded(with_rows(data, size), np.int32(full) if full else None, last, batch_size, rows)  # type: ignore[arg-type]
+
+
+def in_batches(data: Any, batch_size: int, *, fill: bool) -> Padded | Filled:
+    """Pad data on the device likewise, for loops whose result does not depend on the batch size.
+
+    Args:
+        data: A pytree of arrays that share the length of their leading axis.
+        batch_size: The number of samples per batch, at most.
+        fill: Whether to fill the last batch with samples of weight 0.
+    """
+    n = leading_size(data)
+    if not fill:
+        return padded(data, even_size(n, batch_size))
+    return Filled(with_rows(data, padded_size(data)), np.int32(n), filled_size(n, batch_size))
 
 
 def padded_size(data: Any) -> int:
@@ -129,13 +208,16 @@ def over_batches(
     Args:
         step: The function of a step, as for `jax.lax.scan`.
         carry: The initial carry.
-        data: A pytree of arrays that share the length of their leading axis, or such data `Padded`.
+        data: A pytree of arrays that share the length of their leading axis, or such data `Padded` or `Filled`.
         batch_size: The number of samples per batch.
         order: The indices of the samples in the order of the loop; by default the order of the data.
 
     Returns:
-        The final carry, and the outputs concatenated along their leading axis; None for `Padded` data.
+        The final carry, and the outputs concatenated along their leading axis; None for `Padded` and `Filled` data.
     """
+    if isinstance(data, Filled):
+        batches = -(-data.samples // data.batch_size)
+        return jax.lax.fori_loop(0, batches, lambda i, carry: step(carry, data.batch(i))[0], carry), None
     if isinstance(data, Padded):
         if data.full is not None:
             carry = jax.lax.fori_loop(0, data.full, lambda i, carry: step(carry, data.batch(i, order))[0], carry)

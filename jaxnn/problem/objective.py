@@ -85,7 +85,7 @@ def objective_of(loss: Any, values: Mapping[str, Any]) -> Objective:
         except TypeError as error:
             name = getattr(loss, "__name__", "the loss")
             raise TypeError(f"a loss is called as loss(predictions, y), which {name} does not allow: {error}") from None
-    bound = _no_loss if loss is None else loss_of(loss, values)
+    bound = no_loss if loss is None else loss_of(loss, values)
 
     def supervised(model, params, state, batch, key):
         x, y, *weights = batch
@@ -129,7 +129,8 @@ def _term(name: str) -> Metric:
     return averaged(name, batch)
 
 
-def _no_loss(predictions: Any, y: Any, reduction: str = "mean") -> jax.Array:
+def no_loss(predictions: Any, y: Any, reduction: str = "mean") -> jax.Array:
+    """A loss of 0, where there is none."""
     return jnp.zeros(()) if reduction == "mean" else jnp.zeros(jax.tree.leaves(predictions)[0].shape[:1])
 
 

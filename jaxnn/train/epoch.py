@@ -11,11 +11,22 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn.core.naming import child_key
-from jaxnn.problem.batches import Padded, abstract_batch, leading_size, over_batches, scan, shuffled
+from jaxnn.problem.batches import (
+    Filled,
+    Padded,
+    abstract_batch,
+    filled,
+    filled_size,
+    leading_size,
+    over_batches,
+    scan,
+    shuffled,
+)
 from jaxnn.problem.objective import inputs_of
 from jaxnn.problem.running import check_numbers, totals_of, with_validation
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.evaluation import evaluation
+from jaxnn.train.filling import may_fill
 from jaxnn.train.hooks import after_epoch, after_step, evaluated_weights
 from jaxnn.train.state import TrainState, start
 from jaxnn.train.step import weighted_step_of
@@ -26,11 +37,16 @@ class EpochParts(NamedTuple):
 
     Attributes:
         order: `order(train_state, data)`, the order of the samples in the current epoch.
+        fills: `fills(train_state, batch)`, whether the last batch of an epoch, if it is smaller than this one, is filled with
+            samples of weight 0.
+        fill: `fill(train_state, batch) -> batch`, the batch of a step, filled if it is the last one and may be.
         advance: `advance(train_state, batch) -> (train_state, loss)`, one step with totals and callbacks.
         finish: `finish(train_state, validation) -> (train_state, logs)`, the end of an epoch.
     """
 
     order: Callable[[TrainState, Any], jax.Array]
+    fills: Callable[[TrainState, Any], bool]
+    fill: Callable[[TrainState, Any], Any]
     advance: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
     finish: Callable[[TrainState, Any], tuple[TrainState, dict]]
 
@@ -48,6 +64,16 @@ def epoch_parts(config: TrainingConfig) -> EpochParts:
             return order_of(train_state.key, first, data.samples, leading_size(data.data))
         return order_of(train_state.key, first, leading_size(data))
 
+    def fills(train_state: TrainState, batch: Any) -> bool:
+        given = train_state.params, train_state.state, batch, train_state.key
+        return config.accumulate == 1 and may_fill(problem, config.metrics, *given)
+
+    def fill(train_state: TrainState, batch: Any) -> Any:
+        n = leading_size(batch)
+        return (
+            filled(batch, filled_size(n, config.batch_size)) if n < config.batch_size and fills(train_state, batch) else batch
+        )
+
     def advance(train_state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
         batch = problem.viewed(batch, train_state)
         after, value, weight, predictions = step(train_state, batch)
@@ -58,7 +84,7 @@ def epoch_parts(config: TrainingConfig) -> EpochParts:
         return after_step(callbacks, after._replace(totals=new, position=train_state.position + 1)), value
 
     def _viewed(data: Any, train_state: TrainState) -> Any:
-        if isinstance(data, Padded):
+        if isinstance(data, Padded | Filled):
             return replace(data, data=problem.viewed(data.data, train_state))
         return problem.viewed(data, train_state)
 
@@ -79,7 +105,7 @@ def epoch_parts(config: TrainingConfig) -> EpochParts:
         )
         return after_epoch(callbacks, ended, logs, weights), logs
 
-    return EpochParts(order, advance, finish)
+    return EpochParts(order, fills, fill, advance, finish)
 
 
 def order_of(key: jax.Array, first: jax.Array, n: Any, rows: int | None = None) -> jax.Array:
@@ -93,7 +119,7 @@ def epoch_of(config: TrainingConfig) -> Callable[..., tuple[TrainState, dict]]:
 
     def epoch(train_state: TrainState, data: Any, validation: Any = None):
         order = parts.order(train_state, data)
-        one = lambda train_state, batch: (parts.advance(train_state, batch)[0], None)  # noqa: E731
+        one = lambda train_state, batch: (parts.advance(train_state, parts.fill(train_state, batch))[0], None)  # noqa: E731
         train_state, _ = over_batches(one, train_state, data, config.batch_size, order)
         return parts.finish(train_state, validation)
 

@@ -11,12 +11,24 @@ import jax
 from jaxnn import compiled
 from jaxnn.core.checks import whole
 from jaxnn.core.layer import Layer
-from jaxnn.problem.batches import Padded, abstract_batch, even_size, leading_size, over_batches, padded, padded_size, with_rows
+from jaxnn.problem.batches import (
+    Filled,
+    Padded,
+    abstract_batch,
+    even_size,
+    filled_size,
+    in_batches,
+    leading_size,
+    over_batches,
+    padded_size,
+    with_rows,
+)
 from jaxnn.problem.checks import checked_data, checked_inputs
 from jaxnn.problem.labels import labels_of
 from jaxnn.problem.objective import Objective, with_terms
 from jaxnn.problem.problem import Problem
 from jaxnn.problem.running import totals_of
+from jaxnn.train.filling import may_fill
 
 
 @jax.transfer_guard("allow")
@@ -65,7 +77,8 @@ def evaluate(
     data = checked_data(data, objective=objective)
     if not objective and (labels := labels_of(loss, model, abstract_batch(data, batch_size), params, state)):
         labels.check(data[1])
-    data = padded(data, even_size(leading_size(data), batch_size))
+    fill = may_fill(Problem(model, loss), metrics, params, state, abstract_batch(data, batch_size))
+    data = in_batches(data, batch_size, fill=fill)
     program = compiled.program(
         "evaluate",
         lambda: evaluation(Problem(model, loss), metrics),
@@ -129,7 +142,7 @@ def errors_for(make: Callable[[], Callable], *arguments: Any) -> Iterator[None]:
 def evaluation(problem: Problem, metrics: Mapping[str, Any] | None, batch_size: int = 0) -> Callable:
     """`run(params, state, data, hyperparameters=None, step=0, epoch=0) -> logs`, pure; the hyperparameters are the traced ones.
 
-    The data may be `Padded`, which has a batch size of its own.
+    The data may be `Padded` or `Filled`, which has a batch size of its own.
     """
     totals = totals_of(metrics)
 
@@ -140,7 +153,13 @@ def evaluation(problem: Problem, metrics: Mapping[str, Any] | None, batch_size: 
             value, (weight, _, predictions) = bound.weighted(params, state, batch, None)
             return totals.update(carry, value, weight, predictions, batch), None
 
-        size = data.batch_size if isinstance(data, Padded) else even_size(leading_size(data), batch_size)
+        if isinstance(data, Padded | Filled):
+            size = data.batch_size
+        elif may_fill(problem, metrics, params, state, abstract_batch(data, batch_size)):
+            size = filled_size(leading_size(data), batch_size)
+            data = Filled(data, leading_size(data), size)
+        else:
+            size = even_size(leading_size(data), batch_size)
         last, _ = over_batches(one, totals.start(), data, size)
         logs = totals.finish(last)
         return logs if problem.loss is not None else {k: v for k, v in logs.items() if k != "loss"}

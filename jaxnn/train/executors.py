@@ -16,12 +16,13 @@ import numpy as np
 from jax import lax
 
 from jaxnn import compiled
-from jaxnn.problem.batches import even_size, leading_size, padded
+from jaxnn.problem.batches import abstract_batch, in_batches, leading_size, padded
 from jaxnn.problem.running import check_numbers
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.epoch import array_program, epoch_parts, order_of
 from jaxnn.train.evaluation import as_numbers
 from jaxnn.train.feed import Block, DataError, Feed
+from jaxnn.train.filling import may_fill
 from jaxnn.train.sources import Arrays, Batches, Rows
 from jaxnn.train.state import TrainState
 
@@ -33,6 +34,7 @@ def executor_for(
     config: TrainingConfig,
     source: Arrays | Rows | Batches,
     validation: Any,
+    start: TrainState,
     *,
     epochs: int,
     one_epoch_per_call: bool,
@@ -44,21 +46,26 @@ def executor_for(
         config: The run's configuration.
         source: The source of the data.
         validation: The validation data on the device, or None.
+        start: The train state at the start of the run.
         epochs: The number of epochs.
         one_epoch_per_call: Whether no call may go beyond the end of an epoch, as callbacks on the host need it.
         prefetch: The number of batches on the device at a time, at most, for data that do not lie there.
     """
     if isinstance(source, Arrays):
-        return ArrayExecutor(config, source, validation, epochs, 1 if one_epoch_per_call else MOST_EPOCHS)
-    return StreamExecutor(config, source, validation, prefetch)
+        return ArrayExecutor(config, source, validation, start, epochs, 1 if one_epoch_per_call else MOST_EPOCHS)
+    return StreamExecutor(config, source, validation, start, prefetch)
 
 
 class Executor(abc.ABC):
     """Makes the steps of a run, some per call."""
 
-    def __init__(self, config: TrainingConfig, validation: Any):
+    def __init__(self, config: TrainingConfig, validation: Any, start: TrainState):
         self.config, self.compile_seconds = config, 0.0
-        self._validation = None if validation is None else padded(validation, _even(validation, config.batch_size))
+        self._validation = None
+        if validation is not None:
+            example = abstract_batch(validation, config.batch_size)
+            fill = may_fill(config.problem, config.metrics, start.params, start.state, example)
+            self._validation = in_batches(validation, config.batch_size, fill=fill)
         self._calls: dict[tuple, Callable] = {}
 
     @abc.abstractmethod
@@ -107,10 +114,13 @@ class Executor(abc.ABC):
 class ArrayExecutor(Executor):
     """Steps over data that lie on the device: one program for any number of steps."""
 
-    def __init__(self, config: TrainingConfig, source: Arrays, validation: Any, epochs: int, most_epochs: int):
-        super().__init__(config, validation)
+    def __init__(
+        self, config: TrainingConfig, source: Arrays, validation: Any, start: TrainState, epochs: int, most_epochs: int
+    ):
+        super().__init__(config, validation, start)
         self._source, self._epochs, self._most_epochs = source, epochs, most_epochs
-        self._data = padded(source.data, config.batch_size)
+        fill = epoch_parts(config).fills(start, source.example)
+        self._data = padded(source.data, config.batch_size, fill=fill)
 
     def compile(self, train_state: TrainState) -> None:
         """Compile the program."""
@@ -153,8 +163,10 @@ class StreamExecutor(Executor):
     At most three blocks of batches are on the device at a time: one in use, one ready, one on its way.
     """
 
-    def __init__(self, config: TrainingConfig, source: Rows | Batches, validation: Any, prefetch: int | None):
-        super().__init__(config, validation)
+    def __init__(
+        self, config: TrainingConfig, source: Rows | Batches, validation: Any, start: TrainState, prefetch: int | None
+    ):
+        super().__init__(config, validation, start)
         self._source = source
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(source.example))
         self._length = min(max(BLOCK_BYTES // max(size, 1), 1), MOST_BATCHES) if prefetch is None else max(prefetch // 3, 1)
@@ -197,7 +209,9 @@ class StreamExecutor(Executor):
 
     def _run(self, train_state: TrainState, block: Block, steps: int) -> tuple:
         number = jax.ShapeDtypeStruct((), jnp.int32)
-        program = self._program("block", self._block_program, (train_state, block.batches, number))
+        program = self._program(
+            f"block of {type(self._source).__name__}", self._block_program, (train_state, block.batches, number)
+        )
         return waited(program(train_state, block.batches, np.int32(steps)))
 
     def _ended(self, train_state: TrainState) -> tuple[TrainState, list[dict], int]:
@@ -212,13 +226,13 @@ class StreamExecutor(Executor):
         return after, [row], -1
 
     def _block_program(self) -> Callable:
-        advance = epoch_parts(self.config).advance
+        parts, fills = epoch_parts(self.config), isinstance(self._source, Rows)  # as they are filled on the device
 
         def program(train_state: TrainState, batches: Any, count: jax.Array):
             def step(i, carry):
                 train_state, bad = carry
                 batch = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), batches)
-                after, value = advance(train_state, batch)
+                after, value = parts.advance(train_state, parts.fill(train_state, batch) if fills else batch)
                 return after, jnp.where((bad < 0) & ~jnp.isfinite(value), train_state.step, bad)
 
             return lax.fori_loop(0, count, step, (train_state, jnp.asarray(-1, jnp.int32)))
@@ -233,10 +247,6 @@ class StreamExecutor(Executor):
             return after, check_numbers(logs)
 
         return program
-
-
-def _even(data: Any, batch_size: int) -> int:
-    return even_size(leading_size(data), batch_size)
 
 
 def waited(out: tuple) -> tuple:

@@ -184,7 +184,9 @@ def fit(
     if checkpoints is not None:
         saver = _saver(checkpoints, given_config, source, validation, first, epochs)
     one_epoch_per_call = any(callback.on_epoch for callback in callbacks) or (saver is not None and saver.each_epoch)
-    executor = executor_for(config, source, validation, epochs=epochs, one_epoch_per_call=one_epoch_per_call, prefetch=prefetch)
+    executor = executor_for(
+        config, source, validation, first, epochs=epochs, one_epoch_per_call=one_epoch_per_call, prefetch=prefetch
+    )
     run = Run(executor, first, epochs, callbacks, saver, source.steps_per_epoch, progress)
     outcome = run.outcome(on_nonfinite)
     epoch, (params, state) = final_weights(config.callbacks, run.train_state)

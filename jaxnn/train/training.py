@@ -25,8 +25,8 @@ class Training(NamedTuple):
             the update. A batch is `(x, y)`, or `(x, y, weights)` with one weight per sample, which makes the loss
             Σ wᵢ lᵢ / Σ wᵢ.
         epoch: `epoch(train_state, data, validation=None) -> (train_state, logs)`: a new order of the data, every sample
-            once, the last batch as it is. `logs` has the mean loss over the samples and the metrics, and with validation
-            data `"val_loss"` and so on.
+            once, the remaining ones in a last, smaller batch. `logs` has the mean loss over the samples and the metrics, and
+            with validation data `"val_loss"` and so on.
         run: `run(key, data, validation=None, hyperparameters=None) -> (train_state, history)`, the whole run; the
             hyperparameters given here replace those of the same name. `history` has an array of `epochs` values by name,
             NaN after a callback ended the run.

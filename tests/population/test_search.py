@@ -388,6 +388,8 @@ def test_greedy_selection_is_at_least_as_good_as_the_best_member(classifiers):
     weights = population.greedy_selection(p, labels, score, size=10)
     assert weights.sum() == pytest.approx(1)
     assert score(jnp.tensordot(weights.astype(np.float32), p, 1), labels) <= min(score(each, labels) for each in p) + 1e-6
+    with pytest.raises(ValueError, match="all scores are NaN"):
+        population.greedy_selection(jnp.nan * p, labels, score, size=1)
     worst = population.greedy_selection(p, labels, score, size=1, mode="max")
     assert worst.argmax() == np.argmax([score(each, labels) for each in p])
 

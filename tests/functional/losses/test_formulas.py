@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+import jaxnn as nn
 from jaxnn.functional import losses
 
 RNG = np.random.default_rng(0)
@@ -292,6 +293,19 @@ def slopes(case, arrays, cotangent):
                 gradient[index] = (ends[0] - ends[1]) / 2e-6
             gradients.append(gradient)
     return gradients
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if len(CASES[c][1]) == 2 and c not in ("nt_xent", "circle")])
+def test_the_loss_of_a_data_set_is_the_mean_over_its_samples(case):
+    """Where batches are filled with samples of weight 0, and where they are not."""
+    name, (options, arrays, _) = case.split()[0].rstrip(","), CASES[case]
+    model = (nn.as_layer(nn.identity), {}, {})
+    data = tuple(jnp.asarray(a, jnp.float32 if a.dtype.kind == "f" else jnp.int32) for a in arrays)
+    loss = functools.partial(getattr(losses, name), **options)
+    for batch_size in (8,) if name == "info_nce" else (4, 8):  # where samples meet, the batch is all of them
+        value = nn.evaluate(model, data, loss=loss, batch_size=batch_size)["loss"]
+        assert value == pytest.approx(formula_of(case)(*arrays).mean(), rel=1e-4)
 
 
 @pytest.mark.sample(5)

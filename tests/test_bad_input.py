@@ -178,6 +178,8 @@ CALLS = {
     "nn.repeat(nn.dense(3), 1.5)": r"\bn\b",
     "init(nn.repeat(nn.dense(3), 2), X)": "shape|input",
     "init(nn.residual(nn.dense(3)), X)": r"\[8, 3\]",
+    "init(nn.residual(nn.attention(4, 2, return_weights=True)), SEQUENCES)": "same structure",
+    "init(nn.transformer_block(nn.attention(4, 2, return_weights=True), nn.feed_forward(4, 8)), SEQUENCES)": "adds attention",
     "init(nn.parallel(nn.dense(3), nn.dense(3)), X)": "tuple|inputs",
     "nn.block(3)": "forward|function",
     "nn.block(lambda run, x: x, child=4)": "layer",

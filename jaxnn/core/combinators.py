@@ -59,7 +59,8 @@ def residual(*layers: Any, shortcut: Any = None, **named: Any) -> Layer:
         A `Layer`; the name of the shortcut among its children is `"shortcut"`.
 
     Raises:
-        ValueError: If the two branches differ in shape, since nothing is broadcast, or another layer is called `shortcut`.
+        ValueError: If the two branches differ in structure or shape, since nothing is broadcast, or another layer is called
+            `shortcut`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -78,6 +79,11 @@ def residual(*layers: Any, shortcut: Any = None, **named: Any) -> Layer:
     def forward(run, x):
         y = chain(run, x)
         x = x if shortcut is None else run("shortcut", x)
+        if jax.tree.structure(x) != jax.tree.structure(y):
+            raise ValueError(
+                f"residual adds its output to its input, which must have the same structure: expected {array_text(x)}, got "
+                f"{array_text(y)}"
+            )
         return jax.tree.map(_added, x, y)
 
     return compose("residual", children, forward, traced=True)

@@ -17,6 +17,7 @@ from jaxnn.core.initialize import is_undrawn, param
 from jaxnn.core.layer import Layer, Spec, as_layer, from_setup
 from jaxnn.core.masks import split_mask, zero_padding
 from jaxnn.core.naming import child_key, inside
+from jaxnn.core.text import array_text
 from jaxnn.functional.activations import gelu
 from jaxnn.functional.initializers import glorot_uniform, zeros
 from jaxnn.layers.dropout import dropout as dropout_layer
@@ -130,11 +131,12 @@ def transformer_block(
 
         for name in layers:
             y = run(name, input_of(name, run(f"{name}_norm", x) if pre_norm else x))
-            y = run("dropout", split_mask(y, any_shape=True)[0])
-            if y.shape != x.shape:
+            y = split_mask(y, any_shape=True)[0]
+            if getattr(y, "shape", None) != x.shape:  # such as the pair of attention(return_weights=True)
                 raise ValueError(
-                    f"transformer_block adds {name}'s output to its input, got shapes {list(y.shape)} and {list(x.shape)}"
+                    f"transformer_block adds {name}'s output to its input, expected {array_text(x)}, got {array_text(y)}"
                 )
+            y = run("dropout", y)
             x = jnp.add(*promote(x, y))
             x = x if pre_norm else run(f"{name}_norm", x)
         y = x if mask is None else (x, mask)

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from jaxnn.train.evaluation import evaluate, predict
     from jaxnn.train.feed import DataError
     from jaxnn.train.fit import fit
+    from jaxnn.train.generation import generate
     from jaxnn.train.history import History
     from jaxnn.train.learning_rate_finder import LearningRates, find_learning_rate
     from jaxnn.train.optimizers import by_path, decay_mask, named_optimizer
@@ -131,6 +132,7 @@ __all__ = [
     "flatten",
     "gaussian_dropout",
     "gaussian_noise",
+    "generate",
     "global_avg_pool",
     "global_max_pool",
     "group_norm",
@@ -212,6 +214,7 @@ _LATER = {  # what is imported when it is first used: not every program trains, 
     "TrainState": "train.state",
     **dict.fromkeys(("Training", "init_train_state", "train_epoch", "train_run", "train_step", "training"), "train.training"),
     **dict.fromkeys(("evaluate", "predict"), "train.evaluation"),
+    "generate": "train.generation",
     "DataError": "train.feed",
     "Problem": "problem.problem",
     "clear_programs": "compiled",

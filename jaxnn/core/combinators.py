@@ -79,7 +79,8 @@ def residual(*layers: Any, shortcut: Any = None, **named: Any) -> Layer:
     def forward(run, x):
         y = chain(run, x)
         x = x if shortcut is None else run("shortcut", x)
-        if jax.tree.structure(x) != jax.tree.structure(y):
+        given: Any = jax.tree.structure(x)
+        if given != jax.tree.structure(y):
             raise ValueError(
                 f"residual adds its output to its input, which must have the same structure: expected {array_text(x)}, got "
                 f"{array_text(y)}"

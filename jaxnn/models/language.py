@@ -44,14 +44,12 @@ def gpt2(
         >>> nn.trees.count(params)
         124439808
 
-        Greedy decoding, one token at a time:
+        A text is continued by `nn.generate`:
 
         >>> model = nn.models.gpt2(10, features=8, layers=2, heads=2, context=16, cache=True)
         >>> params, state = model.init(jax.random.key(0), tokens)
-        >>> logits, state = jax.jit(model.apply)(params, state, tokens)
-        >>> logits, state = jax.jit(model.apply)(params, state, logits[:, -1:].argmax(-1))
-        >>> logits.shape, state["blocks"]["attention"]["cache"]["seen"].tolist()
-        ((1, 1, 10), [9, 9])
+        >>> nn.generate(model, params, state, tokens, steps=4).shape
+        (1, 4)
     """
     init, output_init = nn.initializers.normal(0.02), nn.initializers.normal(0.02 / math.sqrt(2 * layers))
     block = nn.transformer_block(
@@ -89,7 +87,8 @@ def lstm_language_model(
         features: The number of features of the embedding and of each LSTM.
         layers: The number of LSTMs.
         dropout: The dropout rate before, between and after the LSTMs.
-        stateful: Whether the carry is kept in the state, so that a text can be passed in parts, as in the paper.
+        stateful: Whether the carry is kept in the state, so that a text can be passed in parts, as in the paper, or continued
+            by `nn.generate`.
 
     Returns:
         A `Layer` from integer tokens (batch, time) to logits (batch, time, vocabulary).

@@ -58,7 +58,7 @@ from jaxnn.layers.transformer import feed_forward, moe, transformer_block
 from jaxnn.layers.unpooling import max_unpool, unfold
 
 if TYPE_CHECKING:
-    from jaxnn import autodiff, data, inspect, io, models, population
+    from jaxnn import autodiff, data, estimators, inspect, io, models, population
     from jaxnn.compiled import clear_programs
     from jaxnn.functional import losses, metrics, schedules
     from jaxnn.inspect import summary
@@ -125,6 +125,7 @@ __all__ = [
     "dtype_policy",
     "einsum",
     "embedding",
+    "estimators",
     "evaluate",
     "feed_forward",
     "find_learning_rate",
@@ -204,7 +205,7 @@ __all__ = [
 
 
 _LATER = {  # what is imported when it is first used: not every program trains, and models are built from the names above
-    **dict.fromkeys(("autodiff", "data", "inspect", "io", "models", "population"), ""),
+    **dict.fromkeys(("autodiff", "data", "estimators", "inspect", "io", "models", "population"), ""),
     **dict.fromkeys(("losses", "metrics", "schedules"), "functional"),
     "callbacks": "train",
     "fit": "train.fit",

@@ -76,6 +76,7 @@ ALLOWED = {
     "train": "_jax compiled core functional kernels problem programs distributed io plots",
     "population": "_jax compiled core functional kernels problem programs distributed io plots train",
     "data": "_jax core",
+    "estimators": "nn",
 }
 ANYTHING = {"nn", "__main__", "cli", "reference"}
 LAZY = {("train", "io"), ("train", "plots"), ("population", "io"), ("population", "plots")}  # only inside functions

@@ -112,7 +112,8 @@ def gaps(space, name, value):
     if isinstance(value, type):
         parameters = [] if issubclass(value, BaseException) else inspect.signature(value).parameters
         named = [name for name in parameters if not name.startswith("_")]
-        if named != entries(found.get("Args", "")) + entries(found.get("Attributes", "")) and parameters:
+        arguments, attributes = (entries(found.get(title, "")) for title in ("Args", "Attributes"))
+        if parameters and named not in (arguments, arguments + attributes):
             lacks.append(f"Args or Attributes {named}")
         for method_name, method in methods(value):
             lacks += [f"{method_name}: {lack}" for lack in lacking(method, sections(inspect.getdoc(method) or ""))]

@@ -13,7 +13,7 @@ from jaxnn.functional.metrics.stream import Metric, Totals, add, positive_intege
 
 
 def multi_output(metric: Metric, outputs: int, *, average: str = "macro") -> Metric:
-    """Make the metric of several outputs per sample: the mean over outputs of the metric of each.
+    """Make the metric of several outputs per sample, the mean of the metric m of each: (1/k) Σⱼ m(ŷ·ⱼ, y·ⱼ).
 
     scikit-learn's `multioutput="uniform_average"`, and its macro average over labels that do not exclude each other. Each
     output has totals of its own, so that all count alike, whatever their scale.

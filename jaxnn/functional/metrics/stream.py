@@ -171,7 +171,7 @@ class Metric:
 
 
 def weighted(metric: Metric | Callable[[Any, Any], jax.Array]) -> Metric:
-    """Make a metric whose totals are those of samples with weights, and to which `fit` and `evaluate` pass those of the data.
+    """Make a metric to which `fit` and `evaluate` pass the weights of the data, so that a mean becomes Σᵢ wᵢ vᵢ / Σᵢ wᵢ.
 
     Other metrics count each sample of the data once, and leave out those of weight 0. Keras's `weighted_metrics`.
 

@@ -249,6 +249,7 @@ def apply_rotary(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: b
             "apply_rotary takes (batch, time, heads, features) and tables (time, n) or (batch, time, n) for 2n features, "
             f"got {list(x.shape)}, cos {list(cos.shape)} and sin {list(sin.shape)}"
         )
+    (x,) = promote(x)
     wide = at_least_float32(x)
     cos, sin = (jnp.expand_dims(v.astype(wide.dtype), -2) for v in (cos, sin))
     cos, sin = (v if v.ndim == 4 else v[None] for v in (cos, sin))  # (batch or 1, time, 1, n)

@@ -194,7 +194,7 @@ def global_avg_pool() -> Layer:
     `(x, mask)` it is the mean over the positions where the mask is true, and 0 where there are none.
 
     Returns:
-        The `Layer`.
+        The `Layer`; the mean of integers is float32.
 
     Raises:
         ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the mask not
@@ -209,10 +209,11 @@ def global_avg_pool() -> Layer:
     def apply(params, x):
         x, mask = _values("global_avg_pool", x)
         wide, space = zero_padding(at_least_float32(x, linear=True), mask), tuple(range(1, x.ndim - 1))
+        dtype = promote(x)[0].dtype
         if mask is None:
-            return jnp.mean(wide, space).astype(x.dtype)
+            return jnp.mean(wide, space).astype(dtype)
         n = jnp.maximum(mask.sum(space, dtype=jnp.int32), 1).astype(wide.dtype)
-        return (wide.sum(space) / n[:, None]).astype(x.dtype)
+        return (wide.sum(space) / n[:, None]).astype(dtype)
 
     return stateless(_no_params, apply)
 

@@ -260,7 +260,8 @@ def _resized(name: str, sizes_of: Callable, method: str, align_corners: bool, an
         raise ValueError(f'{name} takes align_corners only with a method that interpolates, got method="{method}"')
 
     def apply(params, x):
-        y = at_least_float32(x, linear=True)
+        is_whole = not jnp.issubdtype(x.dtype, jnp.inexact)
+        y = x if nearest and is_whole else at_least_float32(x, linear=True)
         for axis, (n, (m, scale)) in enumerate(zip(x.shape[1:-1], sizes_of(x), strict=True), 1):
             if n == m and (scale == 1 or align_corners or known not in (_CLAMPED, jax.image.ResizeMethod.NEAREST)):
                 continue  # PyTorch as well ignores a scale that does not change the size, except with these methods
@@ -271,7 +272,7 @@ def _resized(name: str, sizes_of: Callable, method: str, align_corners: bool, an
                 y = jnp.take(y, np.minimum(np.array(old, np.int32), n - 1), axis)
             else:
                 y = resample(y, _resize_weights(n, m, float(scale), known, align_corners, antialias), axis)
-        return y.astype(x.dtype)
+        return y if is_whole else y.astype(x.dtype)
 
     return stateless(_no_params, apply, name)
 

@@ -28,6 +28,7 @@ from jaxnn.layers.convolution import conv, conv_transpose, depthwise_conv, separ
 from jaxnn.layers.dropout import alpha_dropout, drop_path, dropout, gaussian_dropout, gaussian_noise, spatial_dropout
 from jaxnn.layers.embedding import alibi, apply_rotary, attend, embedding, learned_positions, rotary, sinusoidal_positions
 from jaxnn.layers.linear import bilinear, dense, einsum
+from jaxnn.layers.locally_connected import locally_connected
 from jaxnn.layers.lora import lora, merge_lora
 from jaxnn.layers.merging import add, concatenate, multiply
 from jaxnn.layers.normalization import (
@@ -53,7 +54,19 @@ from jaxnn.layers.recurrence import bidirectional, carried
 from jaxnn.layers.recurrent import gru, lstm, rnn
 from jaxnn.layers.recurrent_variants import conv_lstm, ind_rnn, minimal_gru
 from jaxnn.layers.reparametrization import spectral_norm, weight_norm, weight_standardization
-from jaxnn.layers.shapes import crop, flatten, pad, permute, pixel_shuffle, pixel_unshuffle, reshape, resize, upsample
+from jaxnn.layers.sampling import grid_sample
+from jaxnn.layers.shapes import (
+    channel_shuffle,
+    crop,
+    flatten,
+    pad,
+    permute,
+    pixel_shuffle,
+    pixel_unshuffle,
+    reshape,
+    resize,
+    upsample,
+)
 from jaxnn.layers.transformer import feed_forward, moe, transformer_block
 from jaxnn.layers.unpooling import max_unpool, unfold
 
@@ -110,6 +123,7 @@ __all__ = [
     "by_path",
     "callbacks",
     "carried",
+    "channel_shuffle",
     "clear_programs",
     "concatenate",
     "conv",
@@ -136,6 +150,7 @@ __all__ = [
     "generate",
     "global_avg_pool",
     "global_max_pool",
+    "grid_sample",
     "group_norm",
     "gru",
     "ind_rnn",
@@ -148,6 +163,7 @@ __all__ = [
     "layer_norm",
     "learned_positions",
     "local_response_norm",
+    "locally_connected",
     "lora",
     "losses",
     "lp_pool",

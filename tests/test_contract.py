@@ -84,6 +84,12 @@ LAYERS = {
     ),
     "pixel_shuffle": Entry(lambda: nn.pixel_shuffle(2), floats(2, 2, 3, 4), {}),
     "pixel_unshuffle": Entry(lambda: nn.pixel_unshuffle(2), floats(2, 2, 4, 3), {}),
+    "channel_shuffle": Entry(lambda: nn.channel_shuffle(2), floats(2, 3, 4), {}),
+    "grid_sample": Entry(nn.grid_sample, (floats(2, 3, 4, 2), 0.9 * jnp.tanh(floats(2, 2, 3, 2))), {}),
+    "locally_connected": Entry(lambda: nn.locally_connected(3, 2), floats(2, 4, 2), {"bias": (3, 3), "kernel": (3, 2, 2, 3)}),
+    "embedding of bounded vectors": Entry(
+        lambda: nn.embedding(9, 4, max_norm=1.5), jnp.array([[0, 8], [3, 3]]), {"embedding": (9, 4)}
+    ),
     "pad": Entry(lambda: nn.pad(2), floats(2, 2, 3, 4), {}),
     "crop": Entry(lambda: nn.crop(1), floats(2, 3, 4, 2), {}),
     "upsample": Entry(lambda: nn.upsample(2), floats(2, 2, 3, 4), {}),

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxnn.core.checks import number
 from jaxnn.core.norms import power_norm
 from jaxnn.kernels.forms import form_scope, widen
 from jaxnn.kernels.windows import MAX_TAPS, Padding, dilated_size, output_sizes, per_axis, resolve_padding
@@ -102,6 +103,7 @@ def avg_pool(
     dilation: int | Sequence[int] = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = False,
+    divisor: float | None = None,
 ) -> jax.Array:
     """Take the mean of each window, over the elements that lie inside the input (padding does not count by default).
 
@@ -119,12 +121,13 @@ def avg_pool(
         ceil_mode: Whether to include a last window that overhangs the padded input, if it begins inside the input or
             its low padding (PyTorch's rule). The overhang never counts.
         count_include_pad: Whether padding counts, as zeros.
+        divisor: What every sum is divided by, a number other than 0, in place of the number of elements.
 
     Returns:
         (batch, *out_space, C), in x's dtype; half precision is summed in float32.
 
     Raises:
-        ValueError: If the input, kernel_size, strides and padding do not match.
+        ValueError: If the input, kernel_size, strides and padding do not match, or the divisor is 0.
         TypeError: If x is not floating-point.
 
     Example:
@@ -137,8 +140,24 @@ def avg_pool(
     geometry = _geometry(x, kernel_size, strides, padding, dilation, ceil_mode)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"avg_pool takes floating-point numbers, got {x.dtype}; cast with .astype")
+    check_divisor(divisor)
     total = _reduce_window(widen(x), 0, lax.add, geometry)
-    return (total / jnp.asarray(_count(x.shape[1:-1], geometry, count_include_pad), total.dtype)).astype(x.dtype)
+    count = _count(x.shape[1:-1], geometry, count_include_pad) if divisor is None else divisor
+    return (total / jnp.asarray(count, total.dtype)).astype(x.dtype)
+
+
+def check_divisor(divisor: float | None) -> None:
+    """Check the divisor of `avg_pool`.
+
+    Raises:
+        TypeError: If it is neither None nor a number.
+        ValueError: If it is 0 or not finite.
+
+    Example:
+        >>> check_divisor(4)
+    """
+    if divisor is not None and not isinstance(number("avg_pool", "divisor", divisor), jax.Array) and divisor == 0:
+        raise ValueError("avg_pool takes a divisor other than 0, got 0: None divides by the number of elements")
 
 
 def sum_pool(

@@ -216,6 +216,9 @@ def _in_training(name: str, noisy: Callable[[jax.Array, jax.Array], jax.Array], 
     def apply(params, state, x, *, key=None, training=False):
         if not training or (not isinstance(strength, jax.Array) and strength == 0):
             return x, state
-        return noisy(jnp.asarray(x), require_key(key)), state
+        x = jnp.asarray(x)
+        if not jnp.issubdtype(x.dtype, jnp.inexact):  # the result would be cut off
+            raise TypeError(f"{name} takes floating-point numbers, got {x.dtype}; cast with .astype")
+        return noisy(x, require_key(key)), state
 
     return positionwise(Layer(init, apply, name))

@@ -14,16 +14,26 @@ from jaxnn.core.dtypes import as_index, at_least_float32, promote
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.masks import split_mask, zero_padding
+from jaxnn.core.norms import power_norm, power_of_two
 from jaxnn.functional.initializers import normal, zeros
 
 
-def embedding(vocabulary: int, features: int, *, padding_index: int | None = None, embedding_init=normal(1.0)) -> Layer:
+def embedding(
+    vocabulary: int,
+    features: int,
+    *,
+    padding_index: int | None = None,
+    max_norm: float | None = None,
+    embedding_init=normal(1.0),
+) -> Layer:
     """An embedding, one learned vector per token: y = E[x], as PyTorch's `Embedding`.
 
     Args:
         vocabulary: The number of tokens, which are numbered from 0.
         features: The length of each vector.
         padding_index: A token whose vector is always 0 and is not learned.
+        max_norm: The largest norm of a vector, to which longer ones are scaled; None for no limit. The parameters stay as they
+            are, and gradients are those of the scaled vectors; PyTorch scales the parameters themselves.
         embedding_init: Initializer of E, (vocabulary, features); N(0, 1) by default, as in PyTorch.
 
     Returns:
@@ -32,7 +42,7 @@ def embedding(vocabulary: int, features: int, *, padding_index: int | None = Non
 
     Raises:
         TypeError: If the input is not an integer array.
-        ValueError: If `padding_index` is not in the vocabulary.
+        ValueError: If `padding_index` is not in the vocabulary, or `max_norm` is not positive.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -46,6 +56,9 @@ def embedding(vocabulary: int, features: int, *, padding_index: int | None = Non
     if padding_index is not None and whole("embedding", "padding_index", padding_index, 0) >= vocabulary:
         raise ValueError(f"embedding takes a padding_index from 0 to {vocabulary - 1}, got {padding_index}")
 
+    if max_norm is not None:
+        number("embedding", "max_norm", max_norm, 0, above=True)
+
     def init(key, x):
         return {"embedding": param(embedding_init, (vocabulary, features))}
 
@@ -54,6 +67,7 @@ def embedding(vocabulary: int, features: int, *, padding_index: int | None = Non
             raise TypeError(f"embedding takes integer tokens from 0 to {vocabulary - 1}, got {x.dtype}")
         x = as_index(x)
         y = _rows(params["embedding"], x)
+        y = y if max_norm is None else _limited(y, max_norm)
         return y if padding_index is None else jnp.where((x == padding_index)[..., None], jnp.zeros_like(y), y)
 
     def apply(params, x):
@@ -235,6 +249,7 @@ def apply_rotary(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: b
             "apply_rotary takes (batch, time, heads, features) and tables (time, n) or (batch, time, n) for 2n features, "
             f"got {list(x.shape)}, cos {list(cos.shape)} and sin {list(sin.shape)}"
         )
+    (x,) = promote(x)
     wide = at_least_float32(x)
     cos, sin = (jnp.expand_dims(v.astype(wide.dtype), -2) for v in (cos, sin))
     cos, sin = (v if v.ndim == 4 else v[None] for v in (cos, sin))  # (batch or 1, time, 1, n)
@@ -284,6 +299,16 @@ def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
     """
     index = jnp.where(index < 0, len(table), index)  # a negative index would count from the end
     return jnp.take(at_least_float32(table), index, axis=0, mode="fill", fill_value=jnp.nan).astype(table.dtype)
+
+
+def _limited(vectors: jax.Array, max_norm: float) -> jax.Array:
+    """The vectors, scaled down to `max_norm` where they are longer."""
+    wide = at_least_float32(vectors)
+    axes = (wide.ndim - 1,)
+    scale = power_of_two(wide, axes)  # the squares of norms, in derivatives, would overflow or underflow
+    norm, limit = power_norm(wide / scale, axes), max_norm / scale
+    is_longer = norm > limit
+    return (wide * (jnp.where(is_longer, limit, 1) / jnp.where(is_longer, norm, 1))).astype(vectors.dtype)
 
 
 def _angles(at: jax.Array, n: int, step: float, base: float, dtype: Any) -> jax.Array:

@@ -13,7 +13,7 @@ from jax import lax
 from jaxnn import kernels
 from jaxnn.core.checks import axes_of, number, whole
 from jaxnn.core.combinators import positionwise
-from jaxnn.core.dtypes import at_least_float32
+from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.initialize import param
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.masks import split_mask, zero_padding
@@ -73,6 +73,7 @@ def batch_norm(
     def apply(params, state, x, *, key=None, training=False):
         _check_running("batch_norm", state, momentum)
         x, mask = split_mask(x)
+        (x,) = promote(x)  # normalized integers are not integers
         wide = zero_padding(at_least_float32(x), mask)
         if not training or (x.size == 0 and axis_name is None):
             y = _normalized(wide, state["mean"], state["var"], epsilon, params)
@@ -181,7 +182,7 @@ def layer_norm(
         return _affine(tuple(x.shape[i] for i in _axes("layer_norm", axis, x)), use_scale, use_bias)
 
     def apply(params, x):
-        axes = _axes("layer_norm", axis, x)
+        axes, (x,) = _axes("layer_norm", axis, x), promote(x)
         difference, var = centered(at_least_float32(x), axes)
         return _normalized(difference, None, var, epsilon, params, axes).astype(x.dtype)
 
@@ -218,7 +219,8 @@ def rms_norm(*, axis: int | Sequence[int] = -1, epsilon: float = 1e-6, use_scale
         return _affine(tuple(x.shape[i] for i in _axes("rms_norm", axis, x)), use_scale, False)
 
     def apply(params, x):
-        axes, wide = _axes("rms_norm", axis, x), at_least_float32(x)
+        axes, (x,) = _axes("rms_norm", axis, x), promote(x)
+        wide = at_least_float32(x)
         squares = jnp.mean(wide**2, axes, keepdims=True)
         return _normalized(wide, None, squares, epsilon, params, axes).astype(x.dtype)
 
@@ -297,6 +299,7 @@ def instance_norm(
 
     def apply(params, state, x, *, key=None, training=False):
         _check_running("instance_norm", state, momentum)
+        (x,) = promote(x)
         wide, space = at_least_float32(x), tuple(range(1, x.ndim - 1))
         if not training or x.size == 0:
             return _normalized(wide, state["mean"], state["var"], epsilon, params).astype(x.dtype), state
@@ -336,6 +339,7 @@ def local_response_norm(size: int = 5, *, alpha: float = 1e-4, beta: float = 0.7
     k = number("local_response_norm", "k", k, 0)
 
     def apply(params, x):
+        (x,) = promote(x)
         wide = at_least_float32(x)
         channels = x.shape[-1]
         around = [(0, 0)] * (x.ndim - 1) + [(size // 2, (size - 1) // 2)]
@@ -371,7 +375,8 @@ def unit_norm(*, axis: int | Sequence[int] = -1, p: float = 2.0, epsilon: float 
     p = norm_order("unit_norm", p)
 
     def apply(params, x):
-        axes, wide = _axes("unit_norm", axis, x), at_least_float32(x)
+        axes, (x,) = _axes("unit_norm", axis, x), promote(x)
+        wide = at_least_float32(x)
         scale = power_of_two(wide, axes)
         wide = wide / scale
         length = jnp.maximum(power_norm(wide, axes, p), epsilon / scale)
@@ -398,7 +403,7 @@ def _grouped(name: str, groups_of, epsilon: float, use_scale: bool, use_bias: bo
         return _affine(x.shape[-1:], use_scale, use_bias)
 
     def apply(params, x):
-        groups = groups_of(x.shape[-1])
+        groups, (x,) = groups_of(x.shape[-1]), promote(x)
         wide = at_least_float32(x).reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
         difference, var = centered(wide, (*range(1, x.ndim - 1), x.ndim))
         y = (difference * lax.rsqrt(var + epsilon)).reshape(x.shape)

@@ -13,7 +13,7 @@ from jaxnn import kernels
 from jaxnn.core.dtypes import at_least_float32, promote
 from jaxnn.core.layer import Layer, stateless
 from jaxnn.core.masks import split_mask, zero_padding
-from jaxnn.kernels.pooling import window_positions
+from jaxnn.kernels.pooling import check_divisor, window_positions
 from jaxnn.kernels.resampling import resample
 from jaxnn.layers.convolution import PerAxis, check_per_axis, spatial
 from jaxnn.layers.normalization import norm_order
@@ -118,6 +118,7 @@ def avg_pool(
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = False,
+    divisor: float | None = None,
 ) -> Layer:
     """Average pooling, the mean of each window: y[p, c] = (1/n) Σₖ x[s·p + d·k − pad, c], as in PyTorch and Keras.
 
@@ -131,20 +132,22 @@ def avg_pool(
         ceil_mode: Whether a last window that extends beyond the input is included, as in PyTorch; what lies beyond is not
             counted.
         count_include_pad: Whether padding is counted, as zeros, which is PyTorch's default and not Keras's.
+        divisor: What the sum of a window is divided by in place of n, a number other than 0; PyTorch's `divisor_override`.
 
     Returns:
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
         ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the number of values of
-            an option is not the number of spatial axes.
+            an option is not the number of spatial axes; or if the divisor is 0.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
         >>> nn.avg_pool(2)({}, jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
         [[2.5, 4.5], [10.5, 12.5]]
     """
-    options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+    check_divisor(divisor)
+    options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad, "divisor": divisor}
     return windowed("avg_pool", kernels.avg_pool, kernel_size, strides, padding, dilation, **options)
 
 
@@ -191,7 +194,7 @@ def global_avg_pool() -> Layer:
     `(x, mask)` it is the mean over the positions where the mask is true, and 0 where there are none.
 
     Returns:
-        The `Layer`.
+        The `Layer`; the mean of integers is float32.
 
     Raises:
         ValueError: If the input is not (batch, *space, channels) with one to three spatial axes, or the mask not
@@ -206,10 +209,11 @@ def global_avg_pool() -> Layer:
     def apply(params, x):
         x, mask = _values("global_avg_pool", x)
         wide, space = zero_padding(at_least_float32(x, linear=True), mask), tuple(range(1, x.ndim - 1))
+        dtype = promote(x)[0].dtype
         if mask is None:
-            return jnp.mean(wide, space).astype(x.dtype)
+            return jnp.mean(wide, space).astype(dtype)
         n = jnp.maximum(mask.sum(space, dtype=jnp.int32), 1).astype(wide.dtype)
-        return (wide.sum(space) / n[:, None]).astype(x.dtype)
+        return (wide.sum(space) / n[:, None]).astype(dtype)
 
     return stateless(_no_params, apply)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import jax
@@ -112,7 +114,8 @@ def pad(padding: Margins, *, mode: str = "constant", value: float = 0.0) -> Laye
     """Pad the spatial axes, n → low + n + high, by `jax.numpy.pad`.
 
     Args:
-        padding: The number of values to add on every side, or one pair `(low, high)` per spatial axis.
+        padding: The number of values to add on every side, or one pair `(low, high)` per spatial axis. With
+            `mode="constant"`, a negative number crops, as in PyTorch.
         mode: The mode of `jnp.pad`: `"constant"`, `"reflect"`, `"symmetric"`, `"edge"` (PyTorch's 'replicate') or
             `"wrap"` (PyTorch's 'circular').
         value: The constant for `mode="constant"`.
@@ -121,7 +124,7 @@ def pad(padding: Margins, *, mode: str = "constant", value: float = 0.0) -> Laye
         A `Layer` from (batch, *space, channels) to (batch, *space', channels).
 
     Raises:
-        ValueError: If `mode` is unknown, or the number of pairs is not the number of spatial axes.
+        ValueError: If `mode` is unknown, the number of pairs is not the number of spatial axes, or nothing is left.
 
     Example:
         >>> import jax.numpy as jnp, jaxnn as nn
@@ -133,11 +136,13 @@ def pad(padding: Margins, *, mode: str = "constant", value: float = 0.0) -> Laye
         raise ValueError(f"pad takes one of the modes {', '.join(modes)}, got {mode!r}")
 
     def apply(params, x):
-        edges = [(0, 0), *_margins("pad", "padding", padding, x), (0, 0)]
+        edges = [(0, 0), *_margins("pad", "padding", padding, x, minimum=-sys.maxsize * (mode == "constant")), (0, 0)]
         if mode == "constant":
+            if any(low + n + high < 1 <= n for n, (low, high) in zip(x.shape[1:-1], edges[1:-1], strict=True)):
+                raise ValueError(f"pad removes {edges[1:-1]} from an input of shape {list(x.shape)}, which leaves nothing")
             if jnp.issubdtype(x.dtype, jnp.integer) and value != int(value):
                 raise TypeError(f"pad takes a whole number as value for an input of {x.dtype}, got {value}")
-            return jnp.pad(x, edges, constant_values=jnp.asarray(value, x.dtype))
+            return jax.lax.pad(x, jnp.asarray(value, x.dtype), [(low, high, 0) for low, high in edges])
         wide = x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x  # the gradient sums over the copies
         return jnp.pad(wide, edges, mode=mode).astype(x.dtype)
 
@@ -255,7 +260,8 @@ def _resized(name: str, sizes_of: Callable, method: str, align_corners: bool, an
         raise ValueError(f'{name} takes align_corners only with a method that interpolates, got method="{method}"')
 
     def apply(params, x):
-        y = at_least_float32(x, linear=True)
+        is_whole = not jnp.issubdtype(x.dtype, jnp.inexact)
+        y = x if nearest and is_whole else at_least_float32(x, linear=True)
         for axis, (n, (m, scale)) in enumerate(zip(x.shape[1:-1], sizes_of(x), strict=True), 1):
             if n == m and (scale == 1 or align_corners or known not in (_CLAMPED, jax.image.ResizeMethod.NEAREST)):
                 continue  # PyTorch as well ignores a scale that does not change the size, except with these methods
@@ -266,7 +272,7 @@ def _resized(name: str, sizes_of: Callable, method: str, align_corners: bool, an
                 y = jnp.take(y, np.minimum(np.array(old, np.int32), n - 1), axis)
             else:
                 y = resample(y, _resize_weights(n, m, float(scale), known, align_corners, antialias), axis)
-        return y.astype(x.dtype)
+        return y if is_whole else y.astype(x.dtype)
 
     return stateless(_no_params, apply, name)
 
@@ -373,14 +379,44 @@ def pixel_unshuffle(scale: int) -> Layer:
     return stateless(_no_params, apply)
 
 
-def _margins(layer: str, option: str, value: Margins, x) -> tuple[tuple[int, int], ...]:
+def channel_shuffle(groups: int) -> Layer:
+    """Interleave the channels of g groups, so that the next grouped convolution sees all of them (Zhang et al. 2018).
+
+    y[..., j·g + i] = x[..., i·n + j], where n = channels / g; PyTorch's `ChannelShuffle`.
+
+    Args:
+        groups: The number of groups g, a divisor of the number of channels.
+
+    Returns:
+        A `Layer` from (..., channels) to the same shape.
+
+    Raises:
+        ValueError: If the number of channels is not a multiple of g.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnn as nn
+        >>> nn.channel_shuffle(2)({}, jnp.arange(6.0)[None]).tolist()
+        [[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]]
+    """
+    groups = whole("channel_shuffle", "groups", groups)
+
+    def apply(params, x):
+        if not x.ndim or x.shape[-1] % groups:
+            raise ValueError(f"channel_shuffle takes a multiple of {groups} channels, got an input of shape {list(x.shape)}")
+        return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups).swapaxes(-1, -2).reshape(x.shape)
+
+    return stateless(_no_params, apply)
+
+
+def _margins(layer: str, option: str, value: Margins, x, minimum: int = 0) -> tuple[tuple[int, int], ...]:
     """`value` as one (low, high) pair per spatial axis of `x`."""
     axes = len(spatial(layer, option, 1, x))
     if not isinstance(value, Sequence):
-        return ((whole(layer, option, value, minimum=0),) * 2,) * axes
+        return ((whole(layer, option, value, minimum=minimum),) * 2,) * axes
     if len(value) != axes or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in value):
         raise ValueError(f"{layer} takes {option} as a number or {axes} (low, high) pairs for {list(x.shape)}, got {value!r}")
-    return tuple((whole(layer, option, low, minimum=0), whole(layer, option, high, minimum=0)) for low, high in value)
+    checked = partial(whole, layer, option, minimum=minimum)
+    return tuple((checked(low), checked(high)) for low, high in value)
 
 
 def _no_params(key, x):

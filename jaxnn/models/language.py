@@ -15,6 +15,7 @@ def gpt2(
     heads: int = 12,
     context: int = 1024,
     dropout: float = 0.1,
+    attention_dropout: float = 0.0,
     cache: bool = False,
 ) -> nn.Layer:
     """GPT-2 (Radford et al. 2019): a transformer decoder whose output is tied to its embedding.
@@ -31,7 +32,8 @@ def gpt2(
         layers: The number of blocks, which are one `nn.repeat`.
         heads: The number of heads of each attention layer.
         context: The number of positions, the length of the longest input.
-        dropout: The dropout rate on the embeddings and before each residual sum; attention weights are not dropped.
+        dropout: The dropout rate on the embeddings and before each residual sum.
+        attention_dropout: The dropout rate of attention weights; 0.1 in the published model, where it is `attn_pdrop`.
         cache: Whether the state keeps keys and values for decoding; each input then continues the sequence.
 
     Returns:
@@ -54,7 +56,13 @@ def gpt2(
     init, output_init = nn.initializers.normal(0.02), nn.initializers.normal(0.02 / math.sqrt(2 * layers))
     block = nn.transformer_block(
         nn.attention(
-            features, heads, is_causal=True, cache=context if cache else None, kernel_init=init, output_init=output_init
+            features,
+            heads,
+            is_causal=True,
+            cache=context if cache else None,
+            dropout=attention_dropout,
+            kernel_init=init,
+            output_init=output_init,
         ),
         nn.feed_forward(features, 4 * features, kernel_init=init, output_init=output_init),
         dropout=dropout,

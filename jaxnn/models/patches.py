@@ -22,6 +22,7 @@ def vit(
     layers: int = 12,
     heads: int = 6,
     dropout: float = 0.0,
+    attention_dropout: float = 0.0,
 ) -> nn.Layer:
     """A vision transformer (Dosovitskiy et al. 2021): attention between the patches of an image and a class token.
 
@@ -37,6 +38,7 @@ def vit(
         layers: The number of blocks, which are one `nn.repeat`.
         heads: The number of heads of each attention layer.
         dropout: The dropout rate on the embeddings and before each residual sum.
+        attention_dropout: The dropout rate of attention weights; torchvision's `attention_dropout`.
 
     Returns:
         A `Layer` from (batch, height, width, channels) to (batch, outputs), for images of the size given at `init`.
@@ -54,7 +56,7 @@ def vit(
     init = nn.initializers.glorot_uniform()
     norm = partial(nn.layer_norm, epsilon=1e-6)
     block = nn.transformer_block(
-        nn.attention(features, heads, kernel_init=init),
+        nn.attention(features, heads, dropout=attention_dropout, kernel_init=init),
         nn.feed_forward(features, 4 * features, activation=_exact_gelu, kernel_init=init),
         norm=norm,
         dropout=dropout,

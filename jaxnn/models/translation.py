@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -79,6 +80,7 @@ def transformer(
     heads: int = 8,
     hidden: int = 2048,
     dropout: float = 0.1,
+    attention_dropout: float = 0.0,
 ) -> nn.Layer:
     """The transformer, encoder and decoder (Vaswani et al. 2017).
 
@@ -94,6 +96,8 @@ def transformer(
         heads: The number of heads of each attention layer.
         hidden: The number of hidden neurons of each feed-forward layer.
         dropout: The dropout rate on the embeddings and before each residual sum.
+        attention_dropout: The dropout rate of attention weights: 0 as in the paper; PyTorch's `nn.Transformer` drops them
+            at the rate `dropout`.
 
     Returns:
         A `Layer` from (source, target) to logits (batch, target time, vocabulary). Both are integer tokens (batch, time); a
@@ -120,7 +124,7 @@ def transformer(
         y, _ = run("decoder", (target, run("encoder", source)))
         return nn.attend(run.params("embedding"), y)
 
-    causal, cross = nn.attention(features, heads, is_causal=True), nn.attention(features, heads)
+    attention = partial(nn.attention, features, heads, dropout=attention_dropout)
     return nn.block(
         transformer,
         embedding=nn.embedding(vocabulary, features, embedding_init=nn.initializers.normal(features**-0.5)),
@@ -129,8 +133,8 @@ def transformer(
             positions=nn.sinusoidal_positions(),
             dropout=nn.dropout(dropout),
         ),
-        encoder=nn.repeat(block(attention=nn.attention(features, heads)), layers),
-        decoder=nn.repeat(block(attention=causal, cross=cross), layers),
+        encoder=nn.repeat(block(attention=attention()), layers),
+        decoder=nn.repeat(block(attention=attention(is_causal=True), cross=attention()), layers),
     )
 
 

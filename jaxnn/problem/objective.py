@@ -112,7 +112,7 @@ def with_terms(metrics: Mapping[str, Any] | None, loss: Any) -> Mapping[str, Any
 
 
 def _term(name: str) -> Metric:
-    def batch(predictions: Any, targets: Any, where: Any) -> dict[str, jax.Array]:
+    def batch(predictions: Any, targets: Any, where: Any, weights: Any) -> dict[str, jax.Array]:
         if not isinstance(predictions, dict) or name not in predictions:
             raise ValueError(
                 f"the objective has the term {name!r}: expected predictions that are a dict with a number of this name, got "

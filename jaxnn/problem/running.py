@@ -20,7 +20,7 @@ class Totals(NamedTuple):
     Attributes:
         start: `start() -> totals`.
         update: `update(totals, loss, weight, predictions, batch) -> totals`, the loss being the batch's mean and `weight` its
-            weight. Metrics leave out samples of weight 0; other weights count in the loss only.
+            weight. Metrics leave out samples of weight 0; other weights count in the loss and in `weighted` metrics.
         finish: `finish(totals) -> logs`, by name.
     """
 
@@ -42,7 +42,16 @@ def totals_of(metrics: Mapping[str, Any] | None) -> Totals:
     def update(totals, loss, weight, predictions, batch):
         before, states = totals
         where = {"where": batch[2] > 0} if _has_weights(batch) else {}
-        states = {k: m.update(states[k], predictions, targets_of(batch), **where) for k, m in streams.items()}
+        weights = {"weights": batch[2]} if _has_weights(batch) else {}
+        for name, metric in streams.items():
+            given = where | (weights if metric.is_weighted else {})
+            after = metric.update(states[name], predictions, targets_of(batch), **given)
+            if jax.tree.map(jnp.shape, after) != jax.tree.map(jnp.shape, states[name]):
+                raise ValueError(
+                    f"the totals of the metric {name!r} change their shapes, expected one output per sample: for several, pass "
+                    "nn.metrics.multi_output(metric, outputs)"
+                )
+            states = states | {name: after}
         return add(before, sums(jnp.asarray(loss, jnp.float32) * weight, weight)), states
 
     def finish(totals):

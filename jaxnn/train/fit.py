@@ -86,7 +86,8 @@ def fit(
         batch_size: Samples per step; the last step of an epoch uses the remaining samples.
         validation: Data to evaluate on after each epoch; or a share of the data to hold out for it, such as 0.2. Which samples
             are held out follows from the key, class by class where `y` are labels.
-        metrics: Metrics by name, such as `{"accuracy": nn.metrics.accuracy}`; they leave out samples of weight 0.
+        metrics: Metrics by name, such as `{"accuracy": nn.metrics.accuracy}`; they leave out samples of weight 0
+            and count others once; `nn.metrics.weighted(metric)` takes the weights.
         hyperparameters: Values by name for the parameters of the functions given as model, optimizer and loss. A float is
             traced; an int, string, bool or None is fixed; a function of `step` (or `count`) or `epoch`, both counted from 0,
             is a schedule; another function is a value, such as an activation. Schedules and factories may also name

@@ -99,14 +99,20 @@ def embedding(draw):
     vocabulary, features = draw(st.integers(1, 6)), draw(st.integers(1, 4))
     padding_index = draw(st.sampled_from([None, 0, vocabulary - 1]))
     tokens = padded(draw, np.random.default_rng(0).integers(0, vocabulary, shape_of(draw)))
+    max_norm = draw(st.sampled_from([None, 0.5, 2.0]))
 
     def peer(p, x):
         table = p["embedding"]
+        if max_norm is not None:  # PyTorch writes the scaled vectors into the table, which no gradient sees
+            theirs = F.embedding(torch.arange(vocabulary), table.detach().clone(), max_norm=max_norm)
+            table = table * (max_norm / table.norm(dim=-1, keepdim=True)).clamp(max=1)
+            assert torch.allclose(table, theirs, rtol=1e-6)
         if padding_index is not None:  # PyTorch keeps that vector and only gives it no gradient
             table = table.masked_fill((torch.arange(vocabulary) == padding_index)[:, None], 0)
         return F.embedding(x, table, padding_index)
 
-    return Case(nn.embedding(vocabulary, features, padding_index=padding_index), tokens, kept(peer))
+    layer = nn.embedding(vocabulary, features, padding_index=padding_index, max_norm=max_norm)
+    return Case(layer, tokens, kept(peer))
 
 
 @st.composite

@@ -69,15 +69,18 @@ def min_pool(draw):
 def avg_pool(draw, **sizes):
     window, options, pairs, x = draw(windows(dilated=False, **sizes))
     counted, strides, ceil_mode = draw(st.booleans()), options["strides"], options["ceil_mode"]
+    divisors = [None, 3, -5] if x.ndim > 3 and options["padding"] != "SAME" else [None]  # PyTorch's 1-D pooling has none
+    divisor = draw(st.sampled_from(divisors))
+    theirs = {} if divisor is None else {"divisor_override": divisor}
 
     def peer(p, x):
         pool = of_axes("avg_pool", x)
         if options["padding"] != "SAME":
-            return last(pool(first(x), window, strides, [low for low, _ in pairs], ceil_mode, counted))
+            return last(pool(first(x), window, strides, [low for low, _ in pairs], ceil_mode, counted, **theirs))
         total, share = (pool(F.pad(first(v), surroundings(pairs)), window, strides) for v in (x, torch.ones_like(x)))
         return last(total if counted else total / share)
 
-    return Case(nn.avg_pool(window, **options, count_include_pad=counted), x, peer)
+    return Case(nn.avg_pool(window, **options, count_include_pad=counted, divisor=divisor), x, peer)
 
 
 @st.composite
@@ -158,6 +161,23 @@ def resize(draw):
 
 
 @st.composite
+def grid_sample(draw):
+    axes, (align, nearest) = draw(st.integers(2, 3)), draw(st.tuples(st.booleans(), st.booleans()))
+    padding = draw(st.sampled_from(["zeros", "border", "reflection"]))
+    x, grid = normal(2, *per_axis(draw, axes, 1, 5), 2), 1.3 * normal(2, *per_axis(draw, axes, 1, 3), axes, seed=1)
+    mode = {"mode": "nearest" if nearest else "bilinear", "padding_mode": padding, "align_corners": align}
+    layer = nn.grid_sample(method="nearest" if nearest else "linear", padding=padding, align_corners=align)
+    return Case(layer, (x, grid.astype(np.float32)), lambda p, x: last(F.grid_sample(first(x[0]), x[1], **mode)))
+
+
+@st.composite
+def channel_shuffle(draw):
+    groups, channels, axes = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    x = normal(2, *per_axis(draw, axes, 1, 3), groups * channels)
+    return Case(nn.channel_shuffle(groups), x, lambda p, x: last(F.channel_shuffle(first(x), groups)))
+
+
+@st.composite
 def pixel_shuffle(draw, name):
     r, (height, width), channels = draw(st.integers(1, 3)), per_axis(draw, 2, 1, 3), draw(st.integers(1, 2))
     shape = (height, width, channels * r**2) if name == "pixel_shuffle" else (height * r, width * r, channels)
@@ -170,7 +190,9 @@ def pad(draw):
     mode, theirs = draw(st.sampled_from([("constant",) * 2, ("reflect",) * 2, ("edge", "replicate"), ("wrap", "circular")]))
     sizes = per_axis(draw, axes, 1, 4)
     most = {"constant": 3, "replicate": 3}
-    pairs = tuple(tuple(draw(st.integers(0, most.get(theirs, n - (theirs == "reflect")))) for _ in range(2)) for n in sizes)
+    least = -1 if mode == "constant" and min(sizes) > 2 else 0
+    high = lambda n: most.get(theirs, n - (theirs == "reflect"))  # noqa: E731
+    pairs = tuple(tuple(draw(st.integers(least, high(n))) for _ in range(2)) for n in sizes)
     layer = nn.pad(pairs, mode=mode)
     return Case(layer, normal(2, *sizes, 2), lambda p, x: last(F.pad(first(x), surroundings(pairs), mode=theirs)))
 

@@ -25,7 +25,9 @@ LAYERS = {
     "einsum": Row(linear.einsum(), "einsum"),
     "lora": Row(linear.lora(), "functional.linear of the sum of its kernels"),
     "embedding": Row(
-        linear.embedding(), "functional.embedding", "the padding index has a vector, initially zero, that is not learned"
+        linear.embedding(),
+        "functional.embedding",
+        "the padding index has a vector, initially zero, that is not learned; max_norm scales the parameters",
     ),
     "attend": Row(linear.attend(), "functional.linear with the embedding"),
     "learned_positions": Row(linear.learned_positions(), "functional.embedding of the positions"),
@@ -50,7 +52,7 @@ LAYERS = {
     "min_pool": Row(pooling.min_pool(), "-functional.max_pool1d, max_pool2d, max_pool3d of -x", POOL_PADDING),
     "avg_pool": Row(
         pooling.avg_pool(),
-        "functional.avg_pool1d, avg_pool2d, avg_pool3d",
+        "functional.avg_pool1d, avg_pool2d, avg_pool3d; divisor_override",
         f"count_include_pad is true by default; {POOL_PADDING}",
     ),
     "lp_pool": Row(
@@ -66,6 +68,8 @@ LAYERS = {
     # shapes
     "upsample": Row(pooling.upsample(), "functional.interpolate", "'pytorch_nearest' is 'nearest', 'pytorch_cubic' 'bicubic'"),
     "resize": Row(pooling.resize(), "functional.interpolate", "it smooths only where antialias=True"),
+    "grid_sample": Row(pooling.grid_sample(), "functional.grid_sample"),
+    "channel_shuffle": Row(pooling.channel_shuffle(), "functional.channel_shuffle"),
     "pixel_shuffle": Row(pooling.pixel_shuffle("pixel_shuffle"), "functional.pixel_shuffle"),
     "pixel_unshuffle": Row(pooling.pixel_shuffle("pixel_unshuffle"), "functional.pixel_unshuffle"),
     "pad": Row(pooling.pad(), "functional.pad", "'edge' is 'replicate', 'wrap' 'circular'; there is no 'symmetric'"),
@@ -113,6 +117,7 @@ CHECKED_ELSEWHERE = {
     "concatenate": ("no arithmetic", "layers/test_linear.py::test_a_u_net_and_a_siamese_net"),
     "multiply": ("a product", "layers/test_linear.py::test_a_u_net_and_a_siamese_net"),
     "max_unpool": ("its input is that of max_pool", "layers/test_pooling.py::test_unpooling_against_pytorch"),
+    "locally_connected": ("none in PyTorch: NumPy", "layers/test_sampling.py::test_locally_connected_is_its_formula"),
     "merge_lora": ("none in PyTorch: NumPy", "layers/test_linear.py::test_lora_adds_a_product_of_low_rank_and_merges"),
     "sinusoidal_positions": ("none in PyTorch: NumPy", "layers/test_embedding.py::test_sinusoidal_positions_are_the_papers"),
     "rotary": (
@@ -186,6 +191,8 @@ JOINT = {
     "avg_pool": pooling.avg_pool(longest=LONGEST),
     "conv": convolution.conv(longest=LONGEST),
     "conv_transpose": convolution.conv_transpose(longest=LONGEST),
+    "grid_sample": pooling.grid_sample(),
+    "embedding": linear.embedding(),
 }
 
 

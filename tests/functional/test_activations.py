@@ -236,6 +236,37 @@ def test_dtypes_nan_and_integers(name):
     assert jnp.isnan(activations.threshold(jnp.nan, 0.0, 1.0))
 
 
+@pytest.mark.sample(1)
+@pytest.mark.parametrize(("beta", "threshold"), [(1.0, 20.0), (0.1, 20.0), (7.0, 3.0), (2.0, -1.0)])
+def test_softplus_against_torch(beta, threshold, x64):
+    torch = pytest.importorskip("torch")
+    x = np.concatenate([X, [-1e300, -50, 2.9, 3.1, 30, 250, 1e300, 1e308]])
+    t = torch.tensor(x, requires_grad=True)
+    expected = torch.nn.functional.softplus(t, beta, threshold)
+    expected.sum().backward()
+    value, pull = jax.vjp(lambda x: activations.softplus(x, beta, threshold), jnp.asarray(x))
+    np.testing.assert_allclose(value, expected.detach(), rtol=1e-13)
+    np.testing.assert_allclose(pull(jnp.ones_like(value))[0], t.grad, rtol=1e-13)
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+def test_softplus_of_any_sharpness(dtype):
+    """Against the formula in float64, over the whole range of the dtype; the second derivative is finite."""
+    x = np.array([-np.inf, -6e4, -3.0, -1e-3, 0, 1e-3, 3.0, 50.0, 6e4, np.inf], dtype)
+    wide = x.astype(np.float64)
+    for beta in (1.0, 0.3, 10.0):
+        f = lambda x, beta=beta: activations.softplus(x, beta)  # noqa: E731
+        expected = np.logaddexp(0, beta * wide) / beta
+        tiny = float(jnp.finfo(dtype).tiny)
+        np.testing.assert_allclose(np.asarray(f(x), np.float64), expected, rtol=2 * float(jnp.finfo(dtype).eps), atol=tiny)
+        slopes = np.asarray(jax.vmap(jax.grad(f))(x), np.float64)
+        np.testing.assert_allclose(slopes, 1 / (1 + np.exp(-np.clip(beta * wide, -700, 700))), rtol=2e-3, atol=1e-7)
+        assert jnp.isfinite(jax.vmap(jax.grad(jax.grad(f)))(x[1:-1])).all()
+    with pytest.raises(ValueError, match="beta is 0"):
+        activations.softplus(x, 0.0)
+
+
 def test_softmax_and_related_functions_against_torch():
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32) * 3

@@ -219,7 +219,7 @@ def test_bad_labels_are_nan_under_jit():
         (lambda: metrics.confusion_matrix(3)(LOGITS, LABELS), ValueError, ["num_classes=3", "[71, 5]"]),
         (lambda: metrics.confusion_matrix(2.5), ValueError, ["num_classes is 2.5"]),
         (lambda: metrics.r2(Y, Y[:, None]), ValueError, ["targets[:, 0]"]),
-        (lambda: metrics.r2(LOGITS, LOGITS), ValueError, ["one output"]),
+        (lambda: metrics.r2(LOGITS[None], LOGITS[None]), ValueError, ["(batch, outputs)"]),
         (lambda: metrics.mse(Y, Y[:3]), ValueError, ["[71]", "[3]"]),
         (lambda: metrics.mse(1.0, 1.0), ValueError, ["leading batch axis"]),
         (lambda: metrics.mean(lambda p, t: p - t)(Y, Y), ValueError, ["float32[71]", "scalar"]),

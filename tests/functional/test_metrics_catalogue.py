@@ -317,7 +317,7 @@ def test_bleu():
         (lambda: metrics.f1()(LOGITS, LABELS), ValueError, ["[71, 6]", "differ in shape"]),
         (lambda: metrics.roc_auc()(LOGIT, BITS, np.ones(N)), TypeError, ["where != 0"]),
         (lambda: metrics.roc_auc(capacity=1.5), ValueError, ["capacity is 1.5"]),
-        (lambda: metrics.spearman(9)(LOGITS, LOGITS), ValueError, ["spearman", "one output"]),
+        (lambda: metrics.spearman(9)(LOGITS[None], LOGITS[None]), ValueError, ["spearman", "(batch, outputs)"]),
         (lambda: metrics.pearson(GUESSES, NUMBERS[:, None]), ValueError, ["targets[:, 0]"]),
         (lambda: metrics.calibration_error(0), ValueError, ["bins is 0"]),
         (lambda: metrics.log_loss(LOGITS, LABELS[:4]), ValueError, ["[71, 6]", "[4]"]),

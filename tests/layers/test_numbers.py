@@ -294,3 +294,45 @@ def test_wrong_numbers_are_refused_by_name(name):
     layer, option = name.split()
     with pytest.raises((TypeError, ValueError), match=rf"{layer} (takes|has).*{option}"):
         WRONG[name]()
+
+
+OF_INTEGERS = {
+    "layer_norm": nn.layer_norm(),
+    "batch_norm": nn.batch_norm(),
+    "global_avg_pool": nn.global_avg_pool(),
+    "group_norm": nn.group_norm(2),
+    "instance_norm": nn.instance_norm(),
+    "instance_norm, running": nn.instance_norm(track_running_stats=True),
+    "local_response_norm": nn.local_response_norm(3),
+    "resize": nn.resize(5),
+    "rms_norm": nn.rms_norm(),
+    "unit_norm": nn.unit_norm(),
+    "upsample": nn.upsample(2, method="pytorch_cubic"),
+}
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("name", OF_INTEGERS)
+@pytest.mark.parametrize("training", [False, True])
+def test_integers_are_numbers(name, training):
+    """Pixels and counts give what they give as floats, and nothing is cut off or wraps around."""
+    layer, x = OF_INTEGERS[name], np.random.default_rng(0).integers(0, 255, (2, 4, 4)).astype(np.uint8)
+    params, state = layer.init(jax.random.key(0), x.astype(np.float32))
+    apply = jax.jit(lambda x: layer.apply(params, state, x, training=training)[0])
+    np.testing.assert_array_equal(apply(x), apply(x.astype(np.float32)))
+
+
+@pytest.mark.slow
+def test_integers_that_no_float_holds_are_copied():
+    x = jnp.array([2**24 + 1, 2**30 + 3]).reshape(1, 2, 1)
+    for method in ("nearest", "pytorch_nearest"):
+        np.testing.assert_array_equal(nn.upsample(2, method=method)({}, x).ravel(), np.repeat(x, 2))
+    heads, turn = jnp.arange(4).reshape(1, 1, 1, 4), jnp.full((1, 2), 0.5)
+    turned = nn.apply_rotary(heads, turn, turn)
+    np.testing.assert_array_equal(turned, nn.apply_rotary(heads.astype(jnp.float32), turn, turn))
+
+
+@pytest.mark.parametrize("layer", [nn.gaussian_noise(0.5), nn.alpha_dropout(0.5), nn.dropout(0.5, broadcast_axes=(1,))])
+def test_noise_on_integers_is_refused(layer):
+    with pytest.raises(TypeError, match="takes floating-point numbers, got int32"):
+        layer.apply({}, {}, jnp.ones((2, 3), jnp.int32), key=jax.random.key(0), training=True)

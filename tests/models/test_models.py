@@ -1,5 +1,7 @@
 """Models: parameter counts of the papers or reference implementations, and one small training step of each."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -256,3 +258,23 @@ def test_a_vae_draws_in_training_only():
     step = compiled(lambda key: model.apply(params, {}, x, key=key, training=True)[0], jax.random.key(1))
     (a, mean, _), (b, same, _) = step(jax.random.key(1)), step(jax.random.key(2))
     assert (np.asarray(a) != b).any() and (np.asarray(mean) == same).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "vit", "transformer"])
+def test_dropout_of_attention_weights_acts_in_training_only(name):
+    make, x = {
+        "gpt2": (partial(M.gpt2, 11, features=8, layers=1, heads=2, context=6, dropout=0.0), integers(2, 6)),
+        "vit": (partial(M.vit, 3, patch_size=4, features=8, layers=1, heads=2), floats(2, 8, 8, 3)),
+        "transformer": (
+            partial(M.transformer, 11, features=8, layers=1, heads=2, hidden=12, dropout=0.0),
+            (integers(2, 5), integers(2, 4)),
+        ),
+    }[name]
+    plain, dropped = make(), make(attention_dropout=0.5)
+    x = drawn(x)
+    params, state = drawn(jax.eval_shape(plain.init, jax.random.key(0), x))
+    run = lambda model, training: model.apply(params, state, x, key=jax.random.key(1), training=training)[0]  # noqa: E731
+    np.testing.assert_array_equal(run(dropped, False), run(plain, False))
+    np.testing.assert_allclose(run(plain, True), run(plain, False), rtol=1e-6)
+    assert jnp.abs(run(dropped, True) - run(plain, True)).max() > 1e-4

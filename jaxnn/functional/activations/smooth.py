@@ -196,24 +196,34 @@ def mish(x: ArrayLike) -> jax.Array:
     return jnp.asarray(x) * jnp.tanh(jax.nn.softplus(jnp.minimum(x, 50)))
 
 
+@option("threshold", lambda threshold: True, "number")
+@option("beta", lambda beta: beta > 0, "positive number")
 @jax.jit
 @widened
-def softplus(x: ArrayLike) -> jax.Array:
-    """A smooth ReLU: f(x) = log(1 + eˣ).
+def softplus(x: ArrayLike, beta: ArrayLike = 1.0, threshold: ArrayLike = 50.0) -> jax.Array:
+    """A smooth ReLU: f(x) = log(1 + e^(βx))/β.
 
-    Derivative σ(x); range (0, ∞). Dugas et al. (2001). It does not overflow; PyTorch's with β is softplus(βx)/β.
+    Derivative σ(βx); range (0, ∞). Dugas et al. (2001). It does not overflow. PyTorch's is the same for `threshold=20`.
 
     Args:
         x: Any array.
+        beta: Sharpness β > 0, a scalar; the larger, the closer to `relu`.
+        threshold: Where βx is larger, f(x) is x. At 50 they are equal in every dtype.
 
     Returns:
         f(x), with the shape of `x`.
 
+    Raises:
+        ValueError: If β is not a positive number, or the threshold not finite.
+
     Example:
-        >>> round(softplus(0.0).item(), 4)
-        0.6931
+        >>> [round(softplus(x).item(), 4) for x in (0.0, 3.0)]
+        [0.6931, 3.0486]
     """
-    return jax.nn.softplus(x)
+    x = jnp.asarray(x)
+    beta, threshold = (jnp.asarray(value).astype(x.dtype) for value in (beta, threshold))
+    is_linear = beta * x > jnp.minimum(threshold, 50)  # beyond, β x may overflow
+    return jnp.where(is_linear, x, jax.nn.softplus(jnp.where(is_linear, 0, beta * x)) / beta)
 
 
 @jax.jit

@@ -16,6 +16,9 @@ numbers, exact up to 2³¹; sums are floats with what they lose in rounding besi
 `(batch,)`. Shapes that do not match are errors, as in `jaxnn.functional.losses`; so are labels that are not a class. Under
 `jit` the values are not known, and the metric is NaN instead. It is also NaN if nothing was counted.
 
+`weights`, nonnegative numbers of such a shape, count each sample that often, as scikit-learn's `sample_weight`; a sample of
+weight 0 is absent. `weighted(metric)` has the totals of a `scan` with weights, and takes those of the data in `fit`.
+
 Predictions are logits, as for the losses. To pass probabilities p: of several classes, pass log p if a metric uses more
 than their order; of a binary classification, pass p − 0.5 to metrics that threshold, and p itself to metrics that rank.
 """
@@ -23,10 +26,11 @@ than their order; of a binary classification, pass p − 0.5 to metrics that thr
 from jaxnn.core.foreign_names import no_attribute
 from jaxnn.functional.metrics.accuracy import accuracy, binary_accuracy, confusion_matrix, top_k_accuracy
 from jaxnn.functional.metrics.agreement import cohen_kappa, f1, f_beta, matthews, mean_iou, precision, recall
+from jaxnn.functional.metrics.outputs import multi_output
 from jaxnn.functional.metrics.probability import calibration_error, log_loss, perplexity
 from jaxnn.functional.metrics.ranking import average_precision, roc_auc, spearman
 from jaxnn.functional.metrics.regression import mae, mape, mse, pearson, r2, rmse
-from jaxnn.functional.metrics.stream import Metric, as_metric, mean
+from jaxnn.functional.metrics.stream import Metric, as_metric, mean, weighted
 from jaxnn.functional.metrics.text import bleu
 
 __all__ = [
@@ -48,6 +52,7 @@ __all__ = [
     "mean",
     "mean_iou",
     "mse",
+    "multi_output",
     "pearson",
     "perplexity",
     "precision",
@@ -57,6 +62,7 @@ __all__ = [
     "roc_auc",
     "spearman",
     "top_k_accuracy",
+    "weighted",
 ]
 
 

@@ -19,8 +19,9 @@ from jaxnn.functional.metrics.stream import (
     binary_of,
     classes_of,
     counted,
-    mask_of,
+    no_tallies,
     positive_integer,
+    total_of,
     valid_or_nan,
 )
 
@@ -50,40 +51,40 @@ def top_k_accuracy(k: int) -> Metric:
 
 
 def _ranked(name: str, k: int) -> Metric:
-    def batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> Totals:
-        scores, labels = classes_of(name, predictions, targets, where)
+    def batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None) -> Totals:
+        scores, labels, counting = classes_of(name, predictions, targets, where, weights)
         if k > scores.shape[-1]:
             raise ValueError(f"{name}: predictions are {spell(scores)}, expected at least {k} classes on the last axis")
-        return _hits(scores, labels, mask_of(name, where, labels.shape), k)
+        return _hits(scores, labels, counting, k)
 
     return averaged(name, batch)
 
 
 @partial(jax.jit, static_argnames="k")
-def _hits(scores: jax.Array, labels: jax.Array, mask: jax.Array, k: int) -> Totals:
+def _hits(scores: jax.Array, labels: jax.Array, weights: jax.Array, k: int) -> Totals:
     labels = labels.astype(int)[..., None]
     classes = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
     label_score = jnp.sum(jnp.where(classes == labels, scores, 0), axis=-1, keepdims=True)
     ahead = (scores > label_score) | ((scores == label_score) & (classes < labels))
     hit = (jnp.sum(ahead, axis=-1) < k) & ~jnp.any(jnp.isnan(scores), axis=-1)
-    return average(valid_or_nan(hit, labels[..., 0], scores.shape[-1]), mask)
+    return average(valid_or_nan(hit, labels[..., 0], scores.shape[-1]), weights)
 
 
-def _binary_batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> Totals:
-    return _binary_hits(*binary_of("binary_accuracy", predictions, targets, where))
+def _binary_batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None) -> Totals:
+    return _binary_hits(*binary_of("binary_accuracy", predictions, targets, where, weights))
 
 
 @jax.jit
-def _binary_hits(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Totals:
+def _binary_hits(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Totals:
     hit = ((logits > 0) == (labels == 1)) & ~jnp.isnan(logits)
-    return average(jnp.where(jnp.isnan(labels), jnp.nan, hit.astype(float)), mask)
+    return average(jnp.where(jnp.isnan(labels), jnp.nan, hit.astype(float)), weights)
 
 
 def confusion_matrix(num_classes: int) -> Metric:
     """Make the metric that counts the samples of each class (row) predicted as each class (column), as in scikit-learn.
 
     M[y, p] = Σᵢ [yᵢ = y] [argmaxⱼ ŝᵢⱼ = p]: the predicted class is that of the highest score. A NaN score makes the matrix
-    NaN.
+    NaN. Weights are added up in place of ones.
 
     Args:
         num_classes: Number of classes C, the length of the last axis of the predictions.
@@ -102,29 +103,39 @@ def confusion_matrix(num_classes: int) -> Metric:
     name = "confusion_matrix"
     num_classes = positive_integer(name, "num_classes", num_classes)
 
-    def init() -> Totals:
-        return {"counts": jnp.zeros((num_classes, num_classes), int), "invalid": jnp.zeros((), int)}
+    def init(weighted: bool = False) -> Totals:
+        return no_tallies(weighted, (num_classes, num_classes), "counts") | {"invalid": jnp.zeros((), int)}
 
-    def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
-        scores, labels = classes_of(name, predictions, targets, where)
+    def update(
+        totals: Totals,
+        predictions: ArrayLike,
+        targets: ArrayLike,
+        where: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+    ) -> Totals:
+        scores, labels, counting = classes_of(name, predictions, targets, where, weights)
         if scores.shape[-1] != num_classes:
             raise ValueError(f"{name}: predictions are {spell(scores)}, expected num_classes={num_classes} on the last axis")
-        return add(totals, _confusion(scores, labels, mask_of(name, where, labels.shape)))
+        return add(totals, _confusion(scores, labels, counting))
 
     def compute(totals: Totals) -> jax.Array:
-        return jnp.where(totals["invalid"] > 0, jnp.nan, totals["counts"].astype(float))
+        return jnp.where(totals["invalid"] > 0, jnp.nan, total_of(totals, "counts"))
 
-    return Metric(name, init, update, compute)
+    return Metric(name, init, update, compute, weighted_init=partial(init, weighted=True))
 
 
 @jax.jit
-def _confusion(scores: jax.Array, labels: jax.Array, mask: jax.Array) -> Totals:
+def _confusion(scores: jax.Array, labels: jax.Array, weights: jax.Array) -> Totals:
     num_classes = scores.shape[-1]
     labels = labels.astype(int)  # a narrow type may not hold the number of cells
     valid = (labels >= 0) & (labels < num_classes) & ~jnp.any(jnp.isnan(scores), axis=-1)
+    mask = weights.astype(bool)
     cell = jnp.where(mask & valid, labels * num_classes + jnp.argmax(scores, axis=-1).astype(int), num_classes**2)
-    counts = jnp.zeros(num_classes**2, int).at[cell.ravel()].add(1, mode="drop")
-    return {"counts": counts.reshape(num_classes, num_classes), "invalid": counted(mask & ~valid)}
+    each = weights.ravel() if weights.dtype != bool else 1
+    counts = no_tallies(weights.dtype != bool, (num_classes**2,), "counts")
+    counts["counts"] = counts["counts"].at[cell.ravel()].add(each, mode="drop")
+    counts = {name: count.reshape(num_classes, num_classes) for name, count in counts.items()}
+    return counts | {"invalid": counted(mask & ~valid)}
 
 
 accuracy = documented(

@@ -13,7 +13,19 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import spell
-from jaxnn.functional.metrics.stream import Metric, Totals, add, binary_of, classes_of, counted, mask_of, positive_integer
+from jaxnn.functional.metrics.stream import (
+    Metric,
+    Totals,
+    add,
+    binary_of,
+    classes_of,
+    counted,
+    no_tallies,
+    only,
+    positive_integer,
+    tally,
+    total_of,
+)
 
 _AVERAGES = ("macro", "micro", "weighted", "none")
 
@@ -229,33 +241,40 @@ def _counted(name: str, num_classes: int | None, compute: Callable[[jax.Array, j
     """Make a metric of how often each class was predicted correctly, was predicted, and was true."""
     size = 2 if num_classes is None else positive_integer(name, "num_classes", num_classes)
 
-    def init() -> Totals:
-        return {kind: jnp.zeros(size, int) for kind in ("hit", "predicted", "true")} | {"invalid": jnp.zeros((), int)}
+    def init(weighted: bool = False) -> Totals:
+        return no_tallies(weighted, (size,), "hit", "predicted", "true") | {"invalid": jnp.zeros((), int)}
 
-    def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
+    def update(
+        totals: Totals,
+        predictions: ArrayLike,
+        targets: ArrayLike,
+        where: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+    ) -> Totals:
         if num_classes is None:
-            logits, bits, mask = binary_of(name, predictions, targets, where)
+            logits, bits, counting = binary_of(name, predictions, targets, where, weights)
             valid = ~jnp.isnan(logits) & ~jnp.isnan(bits)
-            return add(totals, _counts((logits > 0).astype(int), (bits == 1).astype(int), valid, mask, size))
-        scores, labels = classes_of(name, predictions, targets, where)
+            return add(totals, _counts((logits > 0).astype(int), (bits == 1).astype(int), valid, counting, size))
+        scores, labels, counting = classes_of(name, predictions, targets, where, weights)
         if scores.shape[-1] != size:
             raise ValueError(f"{name}: predictions are {spell(scores)}, expected num_classes={size} on the last axis")
-        mask = mask_of(name, where, labels.shape)
         labels = labels.astype(int)  # a narrow type may not hold `size`
         valid = (labels >= 0) & (labels < size) & ~jnp.any(jnp.isnan(scores), axis=-1)
-        return add(totals, _counts(jnp.argmax(scores, axis=-1).astype(int), labels, valid, mask, size))
+        return add(totals, _counts(jnp.argmax(scores, axis=-1).astype(int), labels, valid, counting, size))
 
     def value(totals: Totals) -> jax.Array:
-        result = compute(*(totals[kind].astype(float) for kind in ("hit", "predicted", "true")))
+        result = compute(*(total_of(totals, kind) for kind in ("hit", "predicted", "true")))
         return jnp.where(jnp.any(totals["true"] > 0) & (totals["invalid"] == 0), result, jnp.nan)
 
-    return Metric(name, init, update, value)
+    return Metric(name, init, update, value, weighted_init=partial(init, weighted=True))
 
 
 @partial(jax.jit, static_argnames="size")
-def _counts(predicted: jax.Array, true: jax.Array, valid: jax.Array, mask: jax.Array, size: int) -> Totals:
-    """Count over all unmasked samples; one that is not valid makes every value NaN."""
-    is_counted = (mask & valid).reshape(-1, 1)
+def _counts(predicted: jax.Array, true: jax.Array, valid: jax.Array, weights: jax.Array, size: int) -> Totals:
+    """Count all unmasked samples, or add up their weights; one that is not valid makes every value NaN."""
+    counting = only(valid, weights).reshape(-1, 1)
     is_predicted, is_true = (labels.reshape(-1, 1) == jnp.arange(size, dtype=int)[None] for labels in (predicted, true))
-    totals = {"hit": is_predicted & is_true, "predicted": is_predicted, "true": is_true}
-    return {kind: counted(of & is_counted, axis=0) for kind, of in totals.items()} | {"invalid": counted(mask & ~valid)}
+    totals = {"invalid": counted(weights.astype(bool) & ~valid)}
+    for kind, of in {"hit": is_predicted & is_true, "predicted": is_predicted, "true": is_true}.items():
+        totals |= tally(kind, only(of, counting), axis=0)
+    return totals

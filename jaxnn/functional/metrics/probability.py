@@ -19,20 +19,23 @@ from jaxnn.functional.metrics.stream import (
     average,
     averaged,
     classes_of,
-    counted,
-    mask_of,
+    no_tallies,
+    only,
     positive_integer,
     running,
+    tally,
     total_of,
     valid_or_nan,
+    weights_of,
 )
 
 
-def _log_loss_batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None) -> Totals:
+def _log_loss_batch(predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None) -> Totals:
     logits = check_predictions("log_loss", predictions)
-    mask = mask_of("log_loss", where, logits.shape[:-1])
-    values = losses.cross_entropy(logits, targets, where=None if where is None else mask, reduction="none")
-    return average(values.astype(float), mask)
+    counting = weights_of("log_loss", where, weights, logits.shape[:-1])
+    is_complete = where is None and weights is None
+    values = losses.cross_entropy(logits, targets, where=None if is_complete else counting.astype(bool), reduction="none")
+    return average(values.astype(float), counting)
 
 
 log_loss = documented(
@@ -96,26 +99,33 @@ def calibration_error(bins: int = 15) -> Metric:
     """
     bins = positive_integer("calibration_error", "bins", bins)
 
-    def init() -> Totals:
-        return running("confidence", jnp.zeros(bins, float)) | {name: jnp.zeros(bins, int) for name in ("count", "hit")}
+    def init(weighted: bool = False) -> Totals:
+        return running("confidence", jnp.zeros(bins, float)) | no_tallies(weighted, (bins,), "count", "hit")
 
-    def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
-        scores, labels = classes_of("calibration_error", predictions, targets, where)
-        return add(totals, _binned(scores, labels, mask_of("calibration_error", where, labels.shape), bins))
+    def update(
+        totals: Totals,
+        predictions: ArrayLike,
+        targets: ArrayLike,
+        where: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+    ) -> Totals:
+        return add(totals, _binned(*classes_of("calibration_error", predictions, targets, where, weights), bins))
 
     def compute(totals: Totals) -> jax.Array:
-        count = jnp.sum(totals["count"].astype(float))
-        return jnp.sum(jnp.abs(totals["hit"].astype(float) - total_of(totals, "confidence"))) / count
+        count = jnp.sum(total_of(totals, "count"))
+        return jnp.sum(jnp.abs(total_of(totals, "hit") - total_of(totals, "confidence"))) / count
 
-    return Metric("calibration_error", init, update, compute)
+    return Metric("calibration_error", init, update, compute, weighted_init=partial(init, weighted=True))
 
 
 @partial(jax.jit, static_argnames="bins")
-def _binned(scores: jax.Array, labels: jax.Array, mask: jax.Array, bins: int) -> Totals:
+def _binned(scores: jax.Array, labels: jax.Array, weights: jax.Array, bins: int) -> Totals:
     confidence = jnp.max(jax.nn.softmax(scores.astype(float)), axis=-1)
     hit = jnp.argmax(scores, axis=-1) == labels.astype(int)
-    summed = jnp.where(mask, valid_or_nan(confidence, labels, scores.shape[-1]), 0)  # NaN makes the value NaN
+    valid = valid_or_nan(confidence, labels, scores.shape[-1])  # NaN makes the value NaN
+    summed = jnp.where(weights.astype(bool), valid * weights.astype(float), 0)
     bin_of = jnp.clip(jnp.ceil(jnp.nan_to_num(confidence) * bins) - 1, 0, bins - 1).astype(int)
-    member = (bin_of.reshape(-1, 1) == jnp.arange(bins)[None]) & mask.reshape(-1, 1)
-    totals = running("confidence", jnp.sum(jnp.where(member, summed.reshape(-1, 1), 0), axis=0))
-    return totals | {"count": counted(member, axis=0), "hit": counted(member & hit.reshape(-1, 1), axis=0)}
+    in_bin = bin_of.reshape(-1, 1) == jnp.arange(bins)[None]
+    member = only(in_bin, weights.reshape(-1, 1))
+    totals = running("confidence", jnp.sum(jnp.where(in_bin, summed.reshape(-1, 1), 0), axis=0))
+    return totals | tally("count", member, axis=0) | tally("hit", only(hit.reshape(-1, 1), member), axis=0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn.functional._checks import spell
-from jaxnn.functional.metrics.stream import Metric, Totals, add, positive_integer
+from jaxnn.functional.metrics.stream import Metric, Totals, add, no_tallies, positive_integer, running, total_of, weights_of
 
 
 def bleu(max_order: int = 4) -> Metric:
@@ -26,7 +26,7 @@ def bleu(max_order: int = 4) -> Metric:
 
     Returns:
         The metric of two batches of token sequences, integers (batch, time), whose lengths may differ. Tokens below 0 are
-        padding, at the end of each sequence. `where` (batch,) masks sequences.
+        padding, at the end of each sequence. `where` and weights (batch,) are those of sequences.
 
     Raises:
         ValueError: If max_order is not a positive integer; when called, shapes do not match.
@@ -39,33 +39,40 @@ def bleu(max_order: int = 4) -> Metric:
     """
     max_order = positive_integer("bleu", "max_order", max_order)
 
-    def init() -> Totals:
-        orders, number = jnp.zeros(max_order, int), jnp.zeros((), int)
-        return {"matched": orders, "total": orders, "predicted": number, "reference": number}
+    def init(weighted: bool = False) -> Totals:
+        orders = no_tallies(weighted, (max_order,), "matched", "total")
+        return orders | no_tallies(weighted, (), "predicted", "reference")
 
-    def update(totals: Totals, predictions: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None) -> Totals:
+    def update(
+        totals: Totals,
+        predictions: ArrayLike,
+        targets: ArrayLike,
+        where: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+    ) -> Totals:
         predictions, targets = _tokens("predictions", predictions), _tokens("targets", targets)
         if len(predictions) != len(targets):
             raise ValueError(
                 f"bleu: predictions {spell(predictions)} and targets {spell(targets)} differ in length, expected one "
                 "reference per prediction"
             )
-        mask = jnp.ones(len(targets), bool) if where is None else jnp.asarray(where)
-        if mask.dtype != bool or mask.shape != (len(targets),):
-            raise ValueError(f"bleu: where is {spell(mask)}, expected booleans of shape {(len(targets),)}, one per sequence")
-        counts = jax.vmap(partial(_counts, max_order))(
-            jnp.where(mask[:, None], predictions, -1), jnp.where(mask[:, None], targets, -1)
-        )
-        return add(totals, jax.tree.map(partial(jnp.sum, axis=0), counts))
+        counting = weights_of("bleu", where, weights, (len(targets),))
+        mask = counting.astype(bool)[:, None]
+        counts = jax.vmap(partial(_counts, max_order))(jnp.where(mask, predictions, -1), jnp.where(mask, targets, -1))
+        if weights is None:
+            return add(totals, jax.tree.map(partial(jnp.sum, axis=0), counts))
+        more: Totals = {}
+        for name, count in counts.items():
+            more |= running(name, jnp.tensordot(counting, count.astype(float), 1, precision="highest"))
+        return add(totals, more)
 
     def compute(totals: Totals) -> jax.Array:
-        totals = jax.tree.map(lambda count: count.astype(float), totals)
-        c, r = totals["predicted"], totals["reference"]
-        precision = totals["matched"] / jnp.maximum(totals["total"], 1)
-        brevity = jnp.exp(jnp.minimum(0.0, 1 - r / jnp.maximum(c, 1)))
+        c, r, matched, total = (total_of(totals, name) for name in ("predicted", "reference", "matched", "total"))
+        precision = matched / jnp.where(total == 0, 1, total)
+        brevity = jnp.exp(jnp.minimum(0.0, 1 - r / jnp.where(c == 0, 1, c)))
         return jnp.where(r > 0, brevity * jnp.exp(jnp.mean(jnp.log(precision))), jnp.nan)
 
-    return Metric("bleu", init, update, compute)
+    return Metric("bleu", init, update, compute, weighted_init=partial(init, weighted=True))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -22,6 +22,7 @@ from jaxnn.autodiff.estimates import (
 from jaxnn.autodiff.examples import example_loss
 from jaxnn.autodiff.kernels import kernel_predict, tangent_kernel
 from jaxnn.autodiff.norms import Moments, gradient_moments, gradient_norms, gradient_products
+from jaxnn.autodiff.private import PoissonBatches, Private, poisson_batches, privacy_spent, private
 from jaxnn.autodiff.products import Product, fisher, gauss_newton, hessian, solve
 from jaxnn.autodiff.records import Record, Records, records
 
@@ -30,6 +31,8 @@ __all__ = [
     "Eigenpairs",
     "Estimate",
     "Moments",
+    "PoissonBatches",
+    "Private",
     "Product",
     "Record",
     "Records",
@@ -48,6 +51,9 @@ __all__ = [
     "jacobian_trace",
     "kernel_predict",
     "log_determinant",
+    "poisson_batches",
+    "privacy_spent",
+    "private",
     "records",
     "solve",
     "spectrum",

@@ -41,7 +41,7 @@ def totals_of(metrics: Mapping[str, Any] | None) -> Totals:
 
     def update(totals, loss, weight, predictions, batch):
         before, states = totals
-        where = {"where": batch[2] > 0} if _has_weights(batch) else {}
+        where = {"where": batch[2] > 0} if has_weights(batch) else {}
         states = {k: m.update(states[k], predictions, targets_of(batch), **where) for k, m in streams.items()}
         return add(before, sums(jnp.asarray(loss, jnp.float32) * weight, weight)), states
 
@@ -72,7 +72,7 @@ def named_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
 
 def weight_of(batch: Any) -> jax.Array:
     """The weight of a batch in a mean: the number of its samples, or the sum of their weights."""
-    if _has_weights(batch):
+    if has_weights(batch):
         return jnp.sum(batch[2].astype(jnp.float32))
     return jnp.asarray(leading_size(batch), jnp.float32)
 
@@ -82,7 +82,8 @@ def targets_of(batch: Any) -> Any:
     return batch[1] if isinstance(batch, tuple) else batch
 
 
-def _has_weights(batch: Any) -> bool:
+def has_weights(batch: Any) -> bool:
+    """Whether a batch is `(x, y, weights)`."""
     return isinstance(batch, tuple) and len(batch) == 3
 
 

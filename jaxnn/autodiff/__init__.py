@@ -21,8 +21,9 @@ from jaxnn.autodiff.estimates import (
 )
 from jaxnn.autodiff.examples import example_loss
 from jaxnn.autodiff.kernels import kernel_predict, tangent_kernel
+from jaxnn.autodiff.kronecker_factors import Kronecker, kronecker
 from jaxnn.autodiff.norms import Moments, gradient_moments, gradient_norms, gradient_products
-from jaxnn.autodiff.private import PoissonBatches, Private, poisson_batches, privacy_spent, private
+from jaxnn.autodiff.privacy import PoissonBatches, Private, poisson_batches, privacy_spent, private
 from jaxnn.autodiff.products import Product, fisher, gauss_newton, hessian, solve
 from jaxnn.autodiff.records import Record, Records, records
 
@@ -30,6 +31,7 @@ __all__ = [
     "Clipped",
     "Eigenpairs",
     "Estimate",
+    "Kronecker",
     "Moments",
     "PoissonBatches",
     "Private",
@@ -50,6 +52,7 @@ __all__ = [
     "hessian",
     "jacobian_trace",
     "kernel_predict",
+    "kronecker",
     "log_determinant",
     "poisson_batches",
     "privacy_spent",

@@ -21,7 +21,9 @@ from jaxnn.autodiff.estimates import (
 )
 from jaxnn.autodiff.examples import example_loss
 from jaxnn.autodiff.kernels import kernel_predict, tangent_kernel
+from jaxnn.autodiff.kronecker_factors import Kronecker, kronecker
 from jaxnn.autodiff.norms import Moments, gradient_moments, gradient_norms, gradient_products
+from jaxnn.autodiff.privacy import PoissonBatches, Private, poisson_batches, privacy_spent, private
 from jaxnn.autodiff.products import Product, fisher, gauss_newton, hessian, solve
 from jaxnn.autodiff.records import Record, Records, records
 
@@ -29,7 +31,10 @@ __all__ = [
     "Clipped",
     "Eigenpairs",
     "Estimate",
+    "Kronecker",
     "Moments",
+    "PoissonBatches",
+    "Private",
     "Product",
     "Record",
     "Records",
@@ -47,7 +52,11 @@ __all__ = [
     "hessian",
     "jacobian_trace",
     "kernel_predict",
+    "kronecker",
     "log_determinant",
+    "poisson_batches",
+    "privacy_spent",
+    "private",
     "records",
     "solve",
     "spectrum",

@@ -94,7 +94,7 @@ def _group(
     given = {**problem.hyperparameters.as_dict(), **own, **floats[0]}
     config = replace(config, problem=replace(problem, hyperparameters=Hyperparameters.of(given)), batch_size=batch_size)
     config = config.with_lengths(-(-samples // batch_size), epochs)
-    functions = [problem.model, problem.loss, problem.augment, problem.view, config.optimizer]
+    functions = [problem.model, problem.loss, problem.augment, problem.view, config.optimizer, config.gradient]
     _check_names(given, functions, config.callbacks)
     for number, traced in zip(numbers, floats, strict=True):
         _check_setting(number, settings[number], config.with_hyperparameters(traced))

@@ -35,6 +35,7 @@ def sweep(
     sam_radius: float = 0.0,
     loss_scaling: bool = False,
     on_nonfinite: str = "stop",
+    gradient: Callable | None = None,
     mesh: Any = None,
     memory: int | None = None,
     checkpoints: Any = None,
@@ -82,6 +83,7 @@ def sweep(
         loss_scaling: As in `fit`.
         on_nonfinite: `"stop"`: a member whose loss is not finite ends with the weights of the previous epoch, and is reported;
             `"skip"`: its steps with values that are not finite are skipped. Other members are not affected.
+        gradient: As in `fit`.
         mesh: A `jax.sharding.Mesh` with one axis, over whose devices the members are spread.
         memory: The bytes that blocks in training may take; by default half of what is free. The number of members per block
             follows from the memory analysis of the compiled program.
@@ -134,6 +136,7 @@ def sweep(
         sam_radius=sam_radius,
         loss_scaling=loss_scaling,
         on_nonfinite=on_nonfinite,
+        gradient=gradient,
         mesh=mesh,
         memory=memory,
     )

@@ -41,8 +41,8 @@ def totals_of(metrics: Mapping[str, Any] | None) -> Totals:
 
     def update(totals, loss, weight, predictions, batch):
         before, states = totals
-        where = {"where": batch[2] > 0} if _has_weights(batch) else {}
-        weights = {"weights": batch[2]} if _has_weights(batch) else {}
+        where = {"where": batch[2] > 0} if has_weights(batch) else {}
+        weights = {"weights": batch[2]} if has_weights(batch) else {}
         for name, metric in streams.items():
             given = where | (weights if metric.is_weighted else {})
             after = metric.update(states[name], predictions, targets_of(batch), **given)
@@ -81,7 +81,7 @@ def named_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
 
 def weight_of(batch: Any) -> jax.Array:
     """The weight of a batch in a mean: the number of its samples, or the sum of their weights."""
-    if _has_weights(batch):
+    if has_weights(batch):
         return jnp.sum(batch[2].astype(jnp.float32))
     return jnp.asarray(leading_size(batch), jnp.float32)
 
@@ -91,7 +91,8 @@ def targets_of(batch: Any) -> Any:
     return batch[1] if isinstance(batch, tuple) else batch
 
 
-def _has_weights(batch: Any) -> bool:
+def has_weights(batch: Any) -> bool:
+    """Whether a batch is `(x, y, weights)`."""
     return isinstance(batch, tuple) and len(batch) == 3
 
 

@@ -28,6 +28,9 @@ from jaxnn.programs.equations import CALLS, Scope
 RULES = {"custom_jvp_call", "custom_vjp_call"}
 KERNELS = Path(__file__).parents[1] / "kernels"
 
+# Equations that keep the entries of an array in their order.
+KEEPS = {"convert_element_type", "copy", "expand_dims", "reshape", "squeeze"}
+
 # Equations that move the entries of an array and change none.
 MOVES = {"copy", "convert_element_type", "expand_dims", "reshape", "rev", "slice", "split", "squeeze", "transpose"}
 
@@ -42,6 +45,7 @@ class Value(NamedTuple):
         moves: Whether its entries are different entries of the parameters.
         owns: For each loop around, whether it has an entry per iteration.
         parts: The axis, and the end and the parameters of each part, of a concatenation of weights.
+        source: The number of the point whose output it is, up to its shape.
     """
 
     array: Any
@@ -50,6 +54,7 @@ class Value(NamedTuple):
     moves: bool = False
     owns: tuple[bool, ...] = ()
     parts: tuple[int, tuple[tuple[int, frozenset[int]], ...]] | None = None
+    source: int | None = None
 
 
 DATA = Value(None, "data")
@@ -67,6 +72,7 @@ class Point(NamedTuple):
         loops: The lengths of the loops around, the outermost first.
         outputs: The type of each output; None for those that are not floating-point.
         scope: The names around the equation.
+        source: The number of the point whose output is the only operand that is not a weight, up to its shape.
     """
 
     eqn: Any
@@ -77,6 +83,7 @@ class Point(NamedTuple):
     loops: tuple[int, ...]
     outputs: tuple[Any, ...]
     scope: Scope
+    source: int | None
 
     @property
     def primitive(self) -> str:
@@ -100,6 +107,7 @@ class PointProgram:
 
     Attributes:
         points: The points, in the order of the program.
+        uses: For each point, the number of equations that take its output.
     """
 
     def __init__(self, f: Callable, params: Any, example: Any, selected: Sequence[bool]):
@@ -118,7 +126,13 @@ class PointProgram:
         self._n_example = len(jax.tree.leaves(example))
         self.points: list[Point] = []
         self._counts: dict[tuple[int, int], int] = {}  # of points in a loop, by its equation and its first point
+        self.uses: list[int] = []
         jax.eval_shape(lambda leaves: self._weights(leaves, first=True), leaves)
+
+    def only_use(self, number: int) -> int | None:
+        """The number of the point that takes the output of a point, up to its shape, if nothing else does."""
+        users = [k for k, point in enumerate(self.points) if point.source == number]
+        return users[0] if len(users) == 1 and self.uses[number] == 1 else None
 
     def weights(self, leaves: Sequence[Any]) -> list[tuple]:
         """The weights of each point, with a leading axis for each loop in which they differ."""
@@ -179,7 +193,11 @@ class _Walk:
 
     def finish(self, values: Sequence[Value], loops: tuple, scope: Scope = ()) -> list[Value]:
         """Values that leave a loop or the program, with weights among them made values that depend on data."""
+        self.used(values)
         return [self.point(None, [value], loops, scope)[0] if value.kind == "weight" else value for value in values]
+
+    def used(self, values: Sequence[Value]) -> None:
+        """Count the uses of the outputs of points; on the first walk only."""
 
     def apart(self, eqn: Any, inputs: list[Value]) -> list[Value]:
         raise NotImplementedError
@@ -200,6 +218,9 @@ class _Weights(_Walk):
 
     def apart(self, eqn, inputs):
         if any(value.kind == "data" for value in inputs):
+            if eqn.primitive.name in KEEPS and len(inputs) == 1:
+                return inputs
+            self.used(inputs)
             return [DATA] * len(eqn.outvars)
         owns = tuple(map(any, zip(*(value.owns for value in inputs), strict=True)))
         compute = lambda *arrays: list(bind(eqn, arrays))  # noqa: E731
@@ -210,7 +231,9 @@ class _Weights(_Walk):
         return [value._replace(array=y, owns=owns) for value, y in zip(_made(eqn, inputs), arrays, strict=True)]
 
     def point(self, eqn, inputs, loops, scope):
-        weights = [value for value in inputs if value.kind == "weight"]
+        weights, data = ([value for value in inputs if (value.kind == "weight") is kind] for kind in (True, False))
+        self.used(data)
+        number = len(self.weights)
         self.weights.append(tuple(value.array for value in weights))
         outputs = [v.aval for v in eqn.outvars] if eqn else [_without_axes(weights[0])]
         if self.program is not None:
@@ -224,16 +247,24 @@ class _Weights(_Walk):
                 loops=loops,
                 outputs=kinds,
                 scope=scope,
+                source=data[0].source if len(data) == 1 else None,
             )
             self.program.points.append(point)
-        return [DATA] * len(outputs)
+            self.program.uses.append(0)
+        return [DATA._replace(source=number)] * len(outputs) if len(outputs) == 1 else [DATA] * len(outputs)
+
+    def used(self, values):
+        for value in values:
+            if self.program is not None and value.source is not None:
+                self.program.uses[value.source] += 1
 
     def scan(self, eqn, body, consts, inputs, loops, scope):
         n_consts, n_carry = scan_counts(eqn)
         first = len(self.weights) + sum(value.kind == "weight" for value in inputs[n_consts:][:n_carry])
-        fixed = [value._replace(owns=(*value.owns, False)) for value in inputs[:n_consts]]
+        self.used([*inputs[:n_consts], *inputs[n_consts + n_carry :]])
+        fixed = [value._replace(owns=(*value.owns, False), source=None) for value in inputs[:n_consts]]
         carry = self.finish(inputs[n_consts:][:n_carry], loops, scope)
-        stacked = [value._replace(owns=(*value.owns, True), parts=None) for value in inputs[n_consts + n_carry :]]
+        stacked = [value._replace(owns=(*value.owns, True), parts=None, source=None) for value in inputs[n_consts + n_carry :]]
         inner = (*loops, eqn.params["length"])
         self.finish(self.run(body, consts, [*fixed, *[DATA] * len(carry), *stacked], inner, scope), inner, scope)
         if self.program is not None:

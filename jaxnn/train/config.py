@@ -14,6 +14,8 @@ from jaxnn.problem.objective import Objective, with_terms
 from jaxnn.problem.problem import Problem
 from jaxnn.train.hooks import Callback, check_callbacks
 
+GRADIENT = "(objective, params, state, batch, key) -> (gradients, (loss, weight, state, predictions, skipped))"
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingConfig:
@@ -30,6 +32,7 @@ class TrainingConfig:
         sam_radius: ρ of sharpness-aware minimization.
         skip_nonfinite: Whether steps with a loss or gradient that is not finite are skipped.
         loss_scaling: Whether the loss is scaled for float16.
+        gradient: What makes the gradient of a step in place of `jax.grad`, or None.
     """
 
     problem: Problem
@@ -42,6 +45,7 @@ class TrainingConfig:
     sam_radius: float = 0.0
     skip_nonfinite: bool = False
     loss_scaling: bool = False
+    gradient: Callable | None = None
 
     @classmethod
     def of(
@@ -59,6 +63,7 @@ class TrainingConfig:
         accumulate: int = 1,
         clip_norm: float | None = None,
         sam_radius: float = 0.0,
+        gradient: Callable | None = None,
         **options: Any,
     ) -> TrainingConfig:
         """The configuration of a run's keywords, checked.
@@ -73,6 +78,15 @@ class TrainingConfig:
             raise TypeError(f"loss is a function (predictions, y) -> scalar, or an Objective; got {loss!r}{hint}")
         if augment is not None:
             function("training", "augment", augment, "augment(key, batch) -> batch")
+        if gradient is not None:
+            function("training", "gradient", gradient, GRADIENT)
+            others = {"accumulate": accumulate != 1, "sam_radius": sam_radius != 0, **options}
+            if given := [name for name, value in others.items() if value]:
+                name = {"skip_nonfinite": 'on_nonfinite="skip"'}.get(given[0], given[0])
+                raise ValueError(
+                    f"gradient= makes the whole gradient of a step, so that {name} does not apply: leave {name} out, or do it "
+                    "within the function"
+                )
         metrics = with_terms(metrics, loss)
         check_callbacks(callbacks)
         return cls(
@@ -84,6 +98,7 @@ class TrainingConfig:
             accumulate=whole("training", "accumulate", accumulate),
             clip_norm=None if clip_norm is None else number("training", "clip_norm", clip_norm, 0, above=True),
             sam_radius=number("training", "sam_radius", sam_radius, 0),
+            gradient=gradient,
             **options,
         )
 
@@ -110,4 +125,5 @@ class TrainingConfig:
             *(known.fixed, known.schedules, known.traced),
             *(self.optimizer, self.batch_size, dict(self.metrics or {}), self.callbacks),
             *(self.accumulate, self.clip_norm, self.sam_radius, self.skip_nonfinite, self.loss_scaling),
+            self.gradient,
         )

@@ -66,7 +66,7 @@ def epoch_parts(config: TrainingConfig) -> EpochParts:
 
     def fills(train_state: TrainState, batch: Any) -> bool:
         given = train_state.params, train_state.state, batch, train_state.key
-        return config.accumulate == 1 and may_fill(problem, config.metrics, *given)
+        return config.accumulate == 1 and config.gradient is None and may_fill(problem, config.metrics, *given)
 
     def fill(train_state: TrainState, batch: Any) -> Any:
         n = leading_size(batch)
@@ -98,7 +98,7 @@ def epoch_parts(config: TrainingConfig) -> EpochParts:
         values = problem.hyperparameters.at(train_state.hyperparameters, train_state.step - 1, train_state.epoch)
         if "learning_rate" in values:
             logs["learning_rate"] = jnp.asarray(values["learning_rate"], jnp.float32)
-        if config.skip_nonfinite or train_state.loss_scale:
+        if config.skip_nonfinite or train_state.loss_scale or config.gradient is not None:
             logs["skipped"] = train_state.skipped
         ended = train_state._replace(
             epoch=train_state.epoch + 1, position=jnp.zeros_like(train_state.position), totals=totals.start()

@@ -49,6 +49,7 @@ def fit(
     sam_radius: float = 0.0,
     loss_scaling: bool = False,
     on_nonfinite: str = "stop",
+    gradient: Callable | None = None,
     initial: Any = None,
     prefetch: int | None = None,
     checkpoints: Any = None,
@@ -105,6 +106,11 @@ def fit(
             which are not looked for before the run: `"stop"` with the last good parameters and a warning that says so,
             `"raise"` a `NonFiniteError` that says where it came from, or `"skip"` the steps with a loss or gradient that is
             not finite.
+        gradient: What makes the gradient of a step in place of `jax.grad`, such as `nn.autodiff.private`:
+            `gradient(objective, params, state, batch, key) -> (gradients, (loss, weight, state, predictions, skipped))`, where
+            `objective(params, state, batch, key) -> (loss, (weight, state, predictions))`. `skipped` is a number of examples
+            that were left out, whose sum the history shows. It may take hyperparameters by name. The optimizer is not given
+            the loss, so that line searches fail.
         initial: `(params, state)`, or what `fit` returned, to start from instead of drawing them.
         prefetch: For data that do not lie on the device, the number of batches that are there at a time, at most; by default
             12 MiB of batches.
@@ -162,6 +168,7 @@ def fit(
         sam_radius=sam_radius,
         skip_nonfinite=on_nonfinite == "skip",
         loss_scaling=loss_scaling,
+        gradient=gradient,
     )
     prefetch = None if prefetch is None else whole("fit", "prefetch", prefetch)
     objective = isinstance(loss, Objective)
@@ -169,7 +176,7 @@ def fit(
     source = source_of(data, batch_size, objective)
     validation = None if validation is None else checked_data(validation, "validation data", objective=objective)
     names_read = [name for callback in callbacks for name in callback.hyperparameters]
-    check_used(config.problem.hyperparameters, model, optimizer, loss, augment, read=names_read)
+    check_used(config.problem.hyperparameters, model, optimizer, loss, augment, gradient, read=names_read)
     given_config, config = config, config.with_lengths(source.steps_per_epoch, epochs)
     bound = config.problem.at()
     optimizer_of(optimizer, bound.values)

@@ -77,6 +77,8 @@ def config_identity(
         items[name] = getattr(config, name)
     if config.clip_norm is not None:  # runs saved before there was one have no such item
         items["clip_norm"] = config.clip_norm
+    if config.gradient is not None:
+        items["gradient"] = name_of(config.gradient)
     for name, value in (*known.fixed, *known.numbers.items()):
         if name not in LENGTHS:
             items[f"hyperparameter {name!r}"] = float(value) if name in known.numbers else name_of(value)

@@ -39,7 +39,7 @@ class TrainState(NamedTuple):
         step: The number of steps made, int32.
         epoch: The number of epochs finished, int32.
         position: The number of steps made in the current epoch, int32.
-        skipped: The number of steps skipped because their gradients were not finite, int32.
+        skipped: The number of steps skipped because their gradients were not finite, or what `gradient=` counts, int32.
         stopped: Whether a callback ended the run.
         hyperparameters: The traced ones by name, float32; a callback may change them for the following steps.
         loss_scale: A `LossScale`, or `()` without one.

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from jaxnn.problem.batches import leading_size, over_batches
-from jaxnn.problem.hyperparameters import optimizer_of
+from jaxnn.problem.hyperparameters import loss_of, optimizer_of
 from jaxnn.train.config import TrainingConfig
 from jaxnn.train.state import LossScale, TrainState
 
@@ -49,7 +49,12 @@ def weighted_step_of(config: TrainingConfig) -> Callable[[TrainState, Any], tupl
 
         arguments = (train_state.params, train_state.state, batch, bound.key)
         gradient = partial(_gradient, jax.grad(objective, has_aux=True), config.accumulate)
-        gradients, (value, weight, state, predictions) = gradient(*arguments)
+        skipped: Any = 0
+        if config.gradient is None:
+            gradients, (value, weight, state, predictions) = gradient(*arguments)
+        else:
+            custom = loss_of(config.gradient, bound.values)
+            gradients, (value, weight, state, predictions, skipped) = custom(bound.weighted, *arguments)
         if config.sam_radius:
             size = optax.tree.norm(jax.tree.map(_wide, gradients))
             factor = config.sam_radius / jnp.where(size == 0, 1.0, size)
@@ -64,10 +69,14 @@ def weighted_step_of(config: TrainingConfig) -> Callable[[TrainState, Any], tupl
         gradients = jax.tree.map(lambda g, w: g.astype(w.dtype), gradients, train_state.params)
         value_fn = lambda params: objective(params, *arguments[1:])[1][0]  # noqa: E731
         extra = {"value": value, "grad": gradients, "value_fn": value_fn}  # for line searches
+        if config.gradient is not None:  # which may hide the data: what follows from the loss would not
+            extra = {"grad": gradients}
         with jax.numpy_dtype_promotion("standard"):  # optax requires it, even if the caller is strict
             updates, opt_state = transformation.update(gradients, train_state.opt_state, train_state.params, **extra)
             params = optax.apply_updates(train_state.params, updates)
         new = {"params": params, "state": state, "opt_state": opt_state}
+        if config.gradient is not None:
+            train_state = train_state._replace(skipped=train_state.skipped + jnp.asarray(skipped, jnp.int32))
         if config.skip_nonfinite or scale is not None:
             finite = _all_finite(value, gradients)
             old = {name: getattr(train_state, name) for name in new}

@@ -62,6 +62,7 @@ def training(
     sam_radius: float = 0.0,
     skip_nonfinite: bool = False,
     loss_scaling: bool = False,
+    gradient: Callable | None = None,
 ) -> Training:
     """The pure functions that `fit` is made of, for custom loops, `vmap` over seeds, and derivatives through training.
 
@@ -83,6 +84,7 @@ def training(
             gradient at W, which doubles the cost of a step; 0 turns it off.
         skip_nonfinite: Leave parameters, state and optimizer as they were where the loss or a gradient is not finite.
         loss_scaling: Scale the loss for float16, see `fit`.
+        gradient: What makes the gradient of a step in place of `jax.grad`, see `fit`.
 
     Returns:
         A `Training`: `init, step, epoch, run`.
@@ -125,6 +127,7 @@ def training(
         sam_radius=sam_radius,
         skip_nonfinite=skip_nonfinite,
         loss_scaling=loss_scaling,
+        gradient=gradient,
     )
 
     def init(key: jax.Array, x: Any, initial: tuple | None = None) -> TrainState:

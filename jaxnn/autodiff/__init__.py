@@ -20,6 +20,8 @@ from jaxnn.autodiff.estimates import (
     trace,
 )
 from jaxnn.autodiff.examples import example_loss
+from jaxnn.autodiff.hypergradients import implicit, unrolled
+from jaxnn.autodiff.influences import influence
 from jaxnn.autodiff.kernels import kernel_predict, tangent_kernel
 from jaxnn.autodiff.norms import Moments, gradient_moments, gradient_norms, gradient_products
 from jaxnn.autodiff.products import Product, fisher, gauss_newton, hessian, solve
@@ -45,6 +47,8 @@ __all__ = [
     "gradient_norms",
     "gradient_products",
     "hessian",
+    "implicit",
+    "influence",
     "jacobian_trace",
     "kernel_predict",
     "log_determinant",
@@ -53,4 +57,5 @@ __all__ = [
     "spectrum",
     "tangent_kernel",
     "trace",
+    "unrolled",
 ]

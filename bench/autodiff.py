@@ -1,11 +1,11 @@
 """Derivatives of a network beyond its gradient, in units of one gradient of the mean loss.
 
-    python bench/autodiff.py [--rounds 5] [--only norms clipped products kernel hypergradient] [--models …]
+    python bench/autodiff.py [--rounds 5] [--only norms clipped products kernel hypergradient landscape] [--models …]
 
 Norms and clipped sums of the gradients of single examples against `vmap(grad)`; products with the Hessian and the
 Gauss-Newton matrix, alone and twenty in a loop; the tangent kernel against the contraction of Jacobians; the derivative of the
-loss after a training run in its learning rate, in units of the run. The megabytes are the temporary memory of the compiled
-program. Needs nothing beyond jaxnn.
+loss after a training run in its learning rate, in units of the run; a loss landscape, with its compilation. The megabytes are
+the temporary memory of the compiled program. Needs scikit-learn for the digits of the landscape.
 """
 
 from __future__ import annotations
@@ -146,10 +146,22 @@ def hypergradient(steps: int) -> dict[str, Callable]:
     return {name: _compiled(name, function, jnp.asarray(0.1)) for name, function in functions.items()}
 
 
+def landscape(points: int) -> Callable:
+    """The loss of a LeNet on all digits, 8 × 8 pixels each, on a plane."""
+    same = functools.partial(nn.conv, kernel_size=5, padding="SAME")
+    body = same(6), nn.tanh, nn.avg_pool(2), same(16), nn.tanh, nn.avg_pool(2), nn.flatten()
+    model = nn.serial(*body, nn.dense(120), nn.tanh, nn.dense(84), nn.tanh, nn.dense(10))
+    digits = nn.data.load("digits")
+    x, y = jnp.asarray(digits.x), jnp.asarray(digits.y)
+    params, _ = model.init(KEY, x)
+    loss = lambda params: nn.losses.cross_entropy(model(params, x), y)  # noqa: E731
+    return lambda: ad.loss_landscape(loss, params, ad.random_directions(KEY, params), points=points).losses
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="*", default=["norms", "clipped", "products", "kernel", "hypergradient"])
+    parser.add_argument("--only", nargs="*", default=["norms", "clipped", "products", "kernel", "hypergradient", "landscape"])
     parser.add_argument("--models", nargs="*", default=["mlp", "cnn", "lstm", "gpt"])
     arguments = parser.parse_args()
     for name in arguments.models:
@@ -162,3 +174,6 @@ if __name__ == "__main__":
         runs = dict(prepare() for prepare in hypergradient(steps).values())
         title = f"hypergradient of a learning rate, MLP 64-32-10, {steps} steps of 32"
         table(title, "ms", interleave(runs, arguments.rounds, 1e3), next(iter(runs)), ("jax",))
+    if "landscape" in arguments.only:
+        runs = {"loss_landscape": landscape(51)}
+        table("landscape of 51 × 51 points, LeNet on 1,797 digits", "s", interleave(runs, 1, 1), "loss_landscape", ("jax",))

@@ -31,13 +31,16 @@ from jaxnn.autodiff.norms import Moments, gradient_moments, gradient_norms, grad
 from jaxnn.autodiff.products import Product, fisher, gauss_newton, hessian, solve
 from jaxnn.autodiff.records import Record, Records, records
 from jaxnn.autodiff.similarity import cka
+from jaxnn.autodiff.uncertainty import Gaussian, Laplace, laplace
 
 __all__ = [
     "Clipped",
     "Connection",
     "Eigenpairs",
     "Estimate",
+    "Gaussian",
     "Landscape",
+    "Laplace",
     "Moments",
     "Product",
     "Record",
@@ -62,6 +65,7 @@ __all__ = [
     "integrated_gradients",
     "jacobian_trace",
     "kernel_predict",
+    "laplace",
     "log_determinant",
     "loss_landscape",
     "mode_connectivity",

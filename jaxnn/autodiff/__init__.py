@@ -27,6 +27,7 @@ from jaxnn.autodiff.hypergradients import implicit, unrolled
 from jaxnn.autodiff.influences import influence
 from jaxnn.autodiff.kernels import kernel_predict, tangent_kernel
 from jaxnn.autodiff.landscapes import Landscape, loss_landscape, path_directions, random_directions
+from jaxnn.autodiff.measurements import Instruments, Statistics, layer_statistics
 from jaxnn.autodiff.norms import Moments, gradient_moments, gradient_norms, gradient_products
 from jaxnn.autodiff.products import Product, fisher, gauss_newton, hessian, solve
 from jaxnn.autodiff.records import Record, Records, records
@@ -39,6 +40,7 @@ __all__ = [
     "Eigenpairs",
     "Estimate",
     "Gaussian",
+    "Instruments",
     "Landscape",
     "Laplace",
     "Moments",
@@ -46,6 +48,7 @@ __all__ = [
     "Record",
     "Records",
     "Spectrum",
+    "Statistics",
     "cka",
     "clipped_gradient",
     "diagonal",
@@ -66,6 +69,7 @@ __all__ = [
     "jacobian_trace",
     "kernel_predict",
     "laplace",
+    "layer_statistics",
     "log_determinant",
     "loss_landscape",
     "mode_connectivity",

@@ -1,20 +1,23 @@
 """Derivatives of a network beyond its gradient, in units of one gradient of the mean loss.
 
-    python bench/autodiff.py [--rounds 5] [--only norms clipped products kernel] [--models mlp cnn lstm gpt]
+    python bench/autodiff.py [--rounds 5] [--only norms clipped products kernel hypergradient landscape] [--models …]
 
 Norms and clipped sums of the gradients of single examples against `vmap(grad)`; products with the Hessian and the
-Gauss-Newton matrix, alone and twenty in a loop; the tangent kernel against the contraction of Jacobians. The megabytes are the
-temporary memory of the compiled program. Needs nothing beyond jaxnn.
+Gauss-Newton matrix, alone and twenty in a loop; the tangent kernel against the contraction of Jacobians; the derivative of the
+loss after a training run in its learning rate, in units of the run; a loss landscape, with its compilation. The megabytes are
+the temporary memory of the compiled program. Needs scikit-learn for the digits of the landscape.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from common import interleave, table
 
 import jaxnn as nn
@@ -119,10 +122,46 @@ def _compiled(name: str, function: Callable, params: Any) -> Callable:
     return prepare
 
 
+def hypergradient(steps: int) -> dict[str, Callable]:
+    """Functions of the learning rate: a run of an MLP, and its derivative in the learning rate by three modes."""
+    model = nn.models.mlp([32], 10)
+    x, y = jax.random.normal(KEY, (32, 32, 64)), jax.random.randint(KEY, (32, 32), 0, 10)
+    options = {"optimizer": optax.sgd, "hyperparameters": {"learning_rate": 0.1}}
+    start = nn.init_train_state(model, key=KEY, x=x[0], **options)
+    step = nn.train_step(model, loss=nn.losses.cross_entropy, **options)
+    one = lambda state, i: step(state, (x[i % 32], y[i % 32]))[0]  # noqa: E731
+
+    def final(run: Callable, rate: jax.Array) -> jax.Array:
+        state = run(start._replace(hyperparameters={"learning_rate": rate}))
+        return nn.losses.cross_entropy(model(state.params, x[0]), y[0])
+
+    run = functools.partial(final, ad.unrolled(one, steps))
+    plain = lambda state: jax.lax.scan(lambda state, i: (one(state, i), None), state, jnp.arange(steps))[0]  # noqa: E731
+    functions = {
+        "run": run,
+        "forward mode": lambda rate: jax.jvp(run, (rate,), (jnp.ones_like(rate),)),
+        "reverse mode of unrolled": jax.value_and_grad(run),
+        "reverse mode of a scan": jax.value_and_grad(functools.partial(final, plain)),
+    }
+    return {name: _compiled(name, function, jnp.asarray(0.1)) for name, function in functions.items()}
+
+
+def landscape(points: int) -> Callable:
+    """The loss of a LeNet on all digits, 8 × 8 pixels each, on a plane."""
+    same = functools.partial(nn.conv, kernel_size=5, padding="SAME")
+    body = same(6), nn.tanh, nn.avg_pool(2), same(16), nn.tanh, nn.avg_pool(2), nn.flatten()
+    model = nn.serial(*body, nn.dense(120), nn.tanh, nn.dense(84), nn.tanh, nn.dense(10))
+    digits = nn.data.load("digits")
+    x, y = jnp.asarray(digits.x), jnp.asarray(digits.y)
+    params, _ = model.init(KEY, x)
+    loss = lambda params: nn.losses.cross_entropy(model(params, x), y)  # noqa: E731
+    return lambda: ad.loss_landscape(loss, params, ad.random_directions(KEY, params), points=points).losses
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="*", default=["norms", "clipped", "products", "kernel"])
+    parser.add_argument("--only", nargs="*", default=["norms", "clipped", "products", "kernel", "hypergradient", "landscape"])
     parser.add_argument("--models", nargs="*", default=["mlp", "cnn", "lstm", "gpt"])
     arguments = parser.parse_args()
     for name in arguments.models:
@@ -131,3 +170,10 @@ if __name__ == "__main__":
         for what, functions in found.items():
             runs = dict(prepare() for prepare in functions.values())
             table(f"{title}: {what}", "ms", interleave(runs, arguments.rounds, 1e3), next(iter(runs)), ("jax",))
+    for steps in (160, 640, 2560) if "hypergradient" in arguments.only else ():
+        runs = dict(prepare() for prepare in hypergradient(steps).values())
+        title = f"hypergradient of a learning rate, MLP 64-32-10, {steps} steps of 32"
+        table(title, "ms", interleave(runs, arguments.rounds, 1e3), next(iter(runs)), ("jax",))
+    if "landscape" in arguments.only:
+        runs = {"loss_landscape": landscape(51)}
+        table("landscape of 51 × 51 points, LeNet on 1,797 digits", "s", interleave(runs, 1, 1), "loss_landscape", ("jax",))

@@ -71,7 +71,7 @@ ALLOWED = {
     "autodiff": "_jax compiled core problem programs",
     "distributed": "_jax core",
     "plots": "",
-    "inspect": "_jax compiled core functional kernels plots problem programs",
+    "inspect": "_jax autodiff compiled core functional kernels plots problem programs",
     "io": "_jax core programs",
     "train": "_jax compiled core functional kernels problem programs distributed io plots",
     "population": "_jax compiled core functional kernels problem programs distributed io plots train",

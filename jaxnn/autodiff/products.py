@@ -142,10 +142,14 @@ def gauss_newton(
         return jax.linearize(jax.grad(lambda z: jax.vmap(loss)(z, y).sum()), z)[1]
 
     def roots(z: jax.Array, y: Any) -> jax.Array:
-        values, vectors = jnp.linalg.eigh(jax.vmap(jax.hessian(loss))(z, y))
-        rounding = 1e2 * jnp.finfo(values.dtype).eps * jnp.abs(values).max(1, keepdims=True)
-        sizes = jnp.where(values < -rounding, jnp.nan, jnp.sqrt(jnp.maximum(values, 0)))
-        return jnp.moveaxis(vectors * sizes[:, None], 2, 0)
+        at = lambda z: jax.vmap(jax.hessian(loss))(z, y)  # noqa: E731
+        values, vectors = jnp.linalg.eigh(at(z))
+        # Where a softmax is saturated, H is much smaller than the numbers whose difference it is; they are as large as H at 0.
+        sizes = [jnp.abs(a).max((1, 2)) for a in (values[:, None], at(jnp.zeros_like(z)))]
+        sizes[1] = jnp.where(jnp.isfinite(sizes[1]), sizes[1], 0)
+        rounding = 1e2 * jnp.finfo(values.dtype).eps * jnp.maximum(*sizes)[:, None]
+        lengths = jnp.where(values < -rounding, jnp.nan, jnp.sqrt(jnp.maximum(values, 0)))
+        return jnp.moveaxis(vectors * lengths[:, None], 2, 0)
 
     return _through_outputs(outputs, curvature, roots, params, data, where, batch_size)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from jaxnn.inspect.summary import Row, Summary, summary
 
 if TYPE_CHECKING:
+    from jaxnn.autodiff.landscapes import Landscape, around, loss_landscape, path_directions, random_directions
     from jaxnn.inspect.animations import animate_activations, animate_functions, animate_losses
     from jaxnn.inspect.boundaries import animate_boundary, plot_decision_boundary
     from jaxnn.inspect.drawing import Diagram, diagram
-    from jaxnn.inspect.landscapes import Landscape, around, loss_landscape, path_directions, random_directions
     from jaxnn.inspect.layer_outputs import activation_statistics, activations, plot_activations
     from jaxnn.inspect.nonfinite import NonFinite, find_nonfinite, first_nonfinite_path
     from jaxnn.plots.animations import Movie, animate_landscape
@@ -78,7 +78,7 @@ _MODULES = {  # imported at first use; no module has the name of a function in i
     "inspect.animations": ("animate_activations", "animate_functions", "animate_losses"),
     "inspect.boundaries": ("animate_boundary", "plot_decision_boundary"),
     "inspect.drawing": ("Diagram", "diagram"),
-    "inspect.landscapes": ("Landscape", "around", "loss_landscape", "path_directions", "random_directions"),
+    "autodiff.landscapes": ("Landscape", "around", "loss_landscape", "path_directions", "random_directions"),
     "inspect.layer_outputs": ("activation_statistics", "activations", "plot_activations"),
     "inspect.nonfinite": ("NonFinite", "find_nonfinite", "first_nonfinite_path"),
     "plots.animations": ("Movie", "animate_landscape"),

@@ -84,6 +84,21 @@ def test_diagonal_of_gauss_newton_is_exact():
         np.testing.assert_allclose(*both(params, batch_size), rtol=1e-4, atol=1e-6)
 
 
+def test_diagonal_of_gauss_newton_of_sure_predictions_is_finite():
+    """Their curvature is the difference of numbers that round much more than it is large."""
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(40, 5)) * 12, jnp.float32)
+    problem = nn.Problem(nn.dense(5, use_bias=False), nn.losses.cross_entropy)
+    x, y = jnp.ones((40, 1)), jnp.argmax(z, 1)
+
+    def one(x, y, row):
+        product = ad.gauss_newton(problem, {"kernel": row[None]}, (x[None], y[None]))
+        return ad.diagonal(product).value["kernel"][0]
+
+    p = np.exp(np.asarray(z, np.float64))
+    p /= p.sum(1, keepdims=True)
+    np.testing.assert_allclose(jax.jit(jax.vmap(one))(x, y, z), p * (1 - p), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "call, error, words",
     [

@@ -32,7 +32,7 @@ def run(job: Job, started: float) -> int:
     report.tell(report.ending(result, job.settings))
     if result.epoch:
         predictions = np.asarray(nn.predict(result, x_test))
-        text, figure = report.evaluation(job, result.history, predictions)
+        text, figure = report.evaluation(job, result, predictions)
         report.tell(text)
         if hint := report.guess(job, result, fitted[1][1]):
             report.tell(hint)

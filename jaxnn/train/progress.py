@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from jaxnn.train.rows import TIMES
-from jaxnn.train.watching import Watching, is_terminal, say
+from jaxnn.train.watching import NotebookLine, Watching, in_notebook, is_terminal, say
 
-MOST_LINES = 100  # of a log file
+MOST_EPOCHS, MOST_LINES = 100, 20  # epochs with a line each in a log file, and about the number of lines for more epochs
 _RATE = "learning_rate"
 _WITH_LENGTH = "{desc} {bar} {percentage:3.0f}%  {elapsed}<{remaining}{postfix}"
 _WITHOUT = "{desc}  {n} steps  {elapsed}{postfix}"
@@ -19,9 +19,9 @@ _WITHOUT = "{desc}  {n} steps  {elapsed}{postfix}"
 class Progress:
     """Shows progress: `with Progress(epochs, steps_per_epoch, shown) as progress: progress.update(step, rows)`.
 
-    The bar needs tqdm (`pip install tqdm`) and a terminal or notebook. Otherwise there is a line for each epoch, or, of more
-    than a hundred epochs, for the first, the last and about a hundred in between. If it cannot be written, a warning says so
-    once, and nothing more is shown.
+    The bar needs tqdm (`pip install tqdm`) and a terminal or notebook, where one line is left of it. Otherwise there is a line
+    for each epoch, or, of more than a hundred epochs, for the first, the last, and every 10th, 20th, 50th, ..., about twenty
+    in all. If it cannot be written, a warning says so once, and nothing more is shown.
     """
 
     def __init__(self, epochs: int, steps_per_epoch: int | None, shown: bool):
@@ -32,7 +32,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         with self._guarded():
-            if self._shown and _interactive():
+            if self._shown and (is_terminal() or in_notebook()):
                 self._open()
         return self
 
@@ -71,8 +71,7 @@ class Progress:
             from tqdm import tqdm
         except ImportError:
             return
-        # In a notebook, stderr is shown in red, and a bar of widgets is lost when the page is exported.
-        stream = sys.stderr if is_terminal() else sys.stdout
+        stream: Any = sys.stderr if is_terminal() else NotebookLine()
         total = self._epochs * self._steps if self._steps else None
         shape = _WITH_LENGTH if total else _WITHOUT
         self._bar = tqdm(total=total, file=stream, desc="compiling", bar_format=shape, dynamic_ncols=True)
@@ -85,7 +84,7 @@ class Progress:
             self._bar.set_postfix_str(f"{rate:,.0f} steps/s" if rate else "", refresh=False)
             self._bar.update(step - self._bar.n)
             return
-        every = -(-self._epochs // MOST_LINES)
+        every = _interval(self._epochs)
         for row in rows:
             self._latest = self._text(row)
             if row["epoch"] in (1, self._epochs) or row["epoch"] % every == 0:
@@ -101,6 +100,15 @@ class Progress:
         self._latest = ""
 
 
-def _interactive() -> bool:
-    kernel = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    return is_terminal() or "IPKernelApp" in getattr(kernel, "config", {})
+def _interval(epochs: int) -> int:
+    """The epochs between two lines of a log file: 1, or a round number with about `MOST_LINES` lines in all.
+
+    Example:
+        >>> [_interval(epochs) for epochs in (100, 101, 300, 1000, 1001)]
+        [1, 10, 20, 50, 100]
+    """
+    if epochs <= MOST_EPOCHS:
+        return 1
+    least = -(-epochs // MOST_LINES)
+    power = 10 ** (len(str(least)) - 1)
+    return next(round * power for round in (1, 2, 5, 10) if round * power >= least)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,11 @@ def guess(job: Job, result: nn.FitResult, y: np.ndarray) -> str:
     )
 
 
-def save(figure: Any, path: Path) -> None:
-    """Write a picture, and print where it is and whether it replaces another one."""
-    replaced = ", in place of that of an earlier run" if path.exists() else ""
-    figure.savefig(path)
-    tell(f"picture: {path}{replaced}")
+def saying_what_is_replaced(what: str, path: Path, write: Callable[[], Any]) -> None:
+    """Write a file, and print where it is and whether it replaces another one."""
+    replaced = ", in place of an earlier one" if path.exists() else ""
+    write()
+    tell(f"{what}: {path}{replaced}")
 
 
 def _kept(result: nn.FitResult) -> int | None:

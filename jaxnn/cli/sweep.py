@@ -37,10 +37,10 @@ def run(job: Job, started: float) -> int:
     report.tell(f"* best setting by {monitor}; its best network reaches {report.values(score)} on the test part")
     watching = Watching()
     with watching(f"writing {job.table}"):
-        report.write_table(result.rows, job.table)
-        report.tell(f"table: {job.table}")
+        report.saying_what_is_replaced("table", job.table, lambda: report.write_table(result.rows, job.table))
     with watching(f"writing {job.picture}"):
-        report.save(report.sweep_figure(job, result, monitor), job.picture)
+        figure = report.sweep_figure(job, result, monitor)
+        report.saying_what_is_replaced("picture", job.picture, lambda: figure.savefig(job.picture))
     report.tell(f"time: {time.perf_counter() - started:.1f} s")
     return 130 if any(row["status"] == "interrupted" for row in result.rows) else 0
 

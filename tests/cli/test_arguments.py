@@ -45,10 +45,10 @@ from jaxnn.data import NAMES
         ("--seed -1", "--seed: '-1' is not allowed; expected a whole number, from 0 to 4294967295"),
         ("--seed 4294967296", "--seed: '4294967296' is not allowed"),
         ("--seed", "--seed: expected one argument"),
-        ("--epoch 3", r"unknown argument '--epoch'; did you mean '--epochs'\? known arguments: train, .*--patience"),
+        ("--epoch 3", r"unknown argument '--epoch'; did you mean '--epochs'\? known arguments: .*--patience"),
         ("--learning-rates=3", r"did you mean '--learning-rate'\?"),
         ("train twice", "unknown argument 'twice'"),
-        ("test", "unknown command 'test'; expected train or sweep"),
+        ("test", "unknown command 'test'; expected train, sweep, predict or export"),
         ("sweep", "sweep requires values to try: --grid learning_rate="),
         ("--seeds 3", "--grid and --seeds apply only to the command sweep"),
         (

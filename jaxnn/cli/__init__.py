@@ -44,9 +44,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(parser: ArgumentParser, arguments: Any, interrupted: Callable[[], bool], started: float) -> int:
     from jaxnn.cli import export, job, predict, sweep, train  # after parsing, so that --help and most errors come at once
+    from jaxnn.disk_cache import compilation_cache
     from jaxnn.io.leaves import MismatchError
+    from jaxnn.train.watching import say
 
     try:
+        cache = compilation_cache()
         if arguments.command in ("predict", "export"):
             return (predict if arguments.command == "predict" else export).run(arguments)
         prepared = job.prepare(arguments)
@@ -54,6 +57,8 @@ def _run(parser: ArgumentParser, arguments: Any, interrupted: Callable[[], bool]
         parser.error(str(error))
     if interrupted():
         raise KeyboardInterrupt
+    if cache is not None and not arguments.quiet:
+        say(f"compiled programs: {cache}")
     try:
         return (sweep if arguments.command == "sweep" else train).run(prepared, started)
     except (MismatchError, BlockingIOError) as error:  # no other error comes from resuming

@@ -64,7 +64,8 @@ def parser(sweep: bool = False) -> argparse.ArgumentParser:
         if sweep
         else "Train a neural network on real data. Without options: a small CNN on handwritten digits. Many at once: "
         "python -m jaxnn sweep --help. Of a network that was trained: predict --help and export --help.",
-        epilog=f"The defaults of the options depend on the data and the model. {parts}",
+        epilog=f"The defaults of the options depend on the data and the model. {parts} Compiled programs are kept in the "
+        "user's cache folder, or that of JAX_COMPILATION_CACHE_DIR; JAX_ENABLE_COMPILATION_CACHE=false switches this off.",
         allow_abbrev=False,
     )
     root.add_argument(

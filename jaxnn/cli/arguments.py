@@ -57,13 +57,11 @@ def parser(sweep: bool = False) -> argparse.ArgumentParser:
     )
     root = _TrainingParser(
         prog="jaxnn",
-        usage="python -m jaxnn sweep --grid NAME=V,V [options]"
-        if sweep
-        else "python -m jaxnn [train] [options], or sweep, predict or export",
+        usage="python -m jaxnn sweep --grid NAME=V,V [options]" if sweep else "python -m jaxnn [COMMAND] [options]",
         description="Train a network for each combination of the values to try, all in one program, and compare them."
         if sweep
-        else "Train a neural network on real data. Without options: a small CNN on handwritten digits. Many at once: "
-        "python -m jaxnn sweep --help. Of a network that was trained: predict --help and export --help.",
+        else "Train a neural network on real data. Without options: a small CNN on handwritten digits. "
+        "Another command, such as sweep, has its own help: python -m jaxnn sweep --help.",
         epilog=f"The defaults of the options depend on the data and the model. {parts} Compiled programs are kept in the "
         "user's cache folder, or that of JAX_COMPILATION_CACHE_DIR; JAX_ENABLE_COMPILATION_CACHE=false switches this off.",
         allow_abbrev=False,
@@ -71,9 +69,11 @@ def parser(sweep: bool = False) -> argparse.ArgumentParser:
     root.add_argument(
         "command",
         nargs="?",
-        metavar="train | sweep",
+        metavar="COMMAND",
         default="train",
-        help="train one network (default), or many at once",
+        help=argparse.SUPPRESS
+        if sweep
+        else "train: train one network (default); sweep: many at once; predict, export: use one that was trained",
     )
     root.add_argument("--version", action="version", version=f"jaxnn {__version__}", help="print the version and exit")
     many = root.add_argument_group("sweep")
@@ -95,16 +95,25 @@ def parser(sweep: bool = False) -> argparse.ArgumentParser:
     )
     data = root.add_argument_group("data and model")
     data.add_argument("--data", metavar="NAME", default="digits", help=f"{', '.join(NAMES)}, or FILE.npz (default: digits)")
-    data.add_argument("--model", choices=MODELS, help="default: cnn for images, rnn for sequences, mlp for tables")
+    data.add_argument(
+        "--model",
+        choices=MODELS,
+        metavar="NAME",
+        help=f"{listed(MODELS)} (default: cnn for images, rnn for sequences, mlp for tables)",
+    )
     data.add_argument(
         "--activation",
         choices=ACTIVATIONS,
-        help="activation of the hidden layers of mlp and cnn (default: tanh for tables, relu otherwise)",
+        metavar="NAME",
+        help=f"activation of the hidden layers of mlp and cnn: {listed(ACTIVATIONS)} (default: tanh for tables, "
+        "relu otherwise)",
     )
     data.add_argument(
         "--init",
         choices=INITS,
-        help="initializer of the kernels. fan-in: the form in the teaching notes, U(-sqrt(1/n), sqrt(1/n)) with n inputs; "
+        metavar="NAME",
+        help=f"initializer of the kernels: {listed(INITS)}. fan-in: the form in the teaching notes, U(-sqrt(1/n), sqrt(1/n)) "
+        "with n inputs; "
         "glorot, also called xavier: the form of Glorot and Bengio, U(-a, a) with a = sqrt(6 / (n_in + n_out)) (default: "
         "fan-in with tanh and sigmoid and for rnn, he otherwise)",
     )
@@ -138,7 +147,11 @@ def parser(sweep: bool = False) -> argparse.ArgumentParser:
         "repeated",
     )
     training.add_argument(
-        "--schedule", choices=SCHEDULES, default="cosine", help="schedule of the learning rate (default: cosine)"
+        "--schedule",
+        choices=SCHEDULES,
+        metavar="NAME",
+        default="cosine",
+        help=f"schedule of the learning rate: {listed(SCHEDULES)} (default: cosine)",
     )
     training.add_argument(
         "--dropout", type=_number(0, 1, or_low=True), metavar="RATE", help="fraction of units dropped in training"
@@ -182,8 +195,8 @@ def saved_parser(command: str) -> argparse.ArgumentParser:
         description="Write a trained network to files for other programs."
         if is_export
         else "Predict with a trained network, print the first predictions, and write all to a file.",
-        epilog="jax.export.deserialize(bytearray(open(FILE, 'rb').read())).call(x) runs the program without jaxnn, on CPU, GPU "
-        "or TPU. It takes samples as they were loaded, and returns probabilities of classes or numbers in the original units."
+        epilog="jax.export.deserialize reads the program, and its call(x) runs it without jaxnn, on CPU, GPU or TPU. x are "
+        "samples as they were loaded; the results are probabilities of the classes, or numbers in the original units."
         if is_export
         else "Samples are given as they were loaded for the training, not standardized, one row each; rows of a table have the "
         "shape of the training's samples or are flat. The first line of a .csv may be a header.",

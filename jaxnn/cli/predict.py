@@ -39,7 +39,7 @@ def run(arguments: Namespace) -> int:
     check_writable("--out", out)
     x, y = _samples(saved, arguments.file)
     outputs = np.asarray(saved.outputs(x, lambda x: np.asarray(nn.predict((saved.model, saved.params, saved.state), x))))
-    report.tell("\n".join(_table(saved, outputs, y)))
+    report.tell("\n".join(_table(saved, outputs, y)), is_table=True)
     report.saying_what_is_replaced("predictions", out, lambda: _write(saved, outputs, out))
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,11 +16,17 @@ import numpy as np
 import jaxnn as nn
 from jaxnn.cli.job import Job
 from jaxnn.cli.recipes import Settings
+from jaxnn.core.text import terminal_width
 from jaxnn.plots import figures, sweeps
 
 
-def tell(text: Any) -> None:
-    """Print a text; if nothing reads the output any more, as after `| head`, it is lost, and nothing else."""
+def tell(text: str, *, is_table: bool = False) -> None:
+    """Print a text; lines are broken at the width of a terminal, unless they are those of a table.
+
+    If nothing reads the output any more, as after `| head`, the text is lost, and nothing else.
+    """
+    if not is_table and (width := terminal_width(0)):
+        text = "\n".join(line if len(line) <= width else textwrap.fill(line, width) for line in text.split("\n"))
     try:
         print(text, flush=True)
     except OSError:

@@ -11,6 +11,7 @@ import jaxnn as nn
 from jaxnn.cli import report
 from jaxnn.cli.factories import make_model, make_optimizer, make_schedule
 from jaxnn.cli.job import Job
+from jaxnn.core.text import terminal_width
 from jaxnn.train.watching import Watching
 
 
@@ -28,7 +29,7 @@ def run(job: Job, started: float) -> int:
     monitor = f"val_{next(iter(options['metrics']))}"
     train, validation, test = job.standardized()
     result = _sweep(job, train, validation, options)
-    report.tell(result.table(monitor))
+    report.tell(result.table(monitor, width=terminal_width(0) or None), is_table=True)
     if all(math.isnan(row[monitor]) for row in result.rows):
         report.tell("no network completed an epoch")
         return 1

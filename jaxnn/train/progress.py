@@ -13,6 +13,7 @@ from jaxnn.train.watching import NotebookLine, Watching, in_notebook, is_termina
 MOST_EPOCHS, MOST_LINES = 100, 20  # epochs with a line each in a log file, and about the number of lines for more epochs
 _RATE = "learning_rate"
 _WITH_LENGTH = "{desc} {bar} {percentage:3.0f}%  {elapsed}<{remaining}{postfix}"
+_ROOM = 21  # for "█ 100%  00:00<00:00"
 _WITHOUT = "{desc}  {n} steps  {elapsed}{postfix}"
 
 
@@ -93,7 +94,13 @@ class Progress:
     def _text(self, row: dict[str, Any]) -> str:
         values = {name: value for name, value in row.items() if isinstance(value, float) and name not in (*TIMES, _RATE)}
         values |= {_RATE: row[_RATE]} if _RATE in row and self._bar is None else {}  # last, and a bar has no room for it
-        return "  ".join([f"epoch {row['epoch']}/{self._epochs}", *(f"{name} {value:.4g}" for name, value in values.items())])
+        parts = {"": f"epoch {row['epoch']}/{self._epochs}"} | {name: f"{name} {value:.4g}" for name, value in values.items()}
+        width = getattr(self._bar, "ncols", None)
+        if width is not None:  # of a terminal: values of the training data give way first, then losses before metrics
+            for name in sorted(values, key=lambda name: (f"val_{name}" not in values, name == list(values)[-1])):
+                if len("  ".join(parts.values())) + _ROOM > width:
+                    del parts[name]
+        return "  ".join(parts.values())
 
     def _print(self) -> None:
         say(self._latest)

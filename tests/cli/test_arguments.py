@@ -109,6 +109,14 @@ def test_help_names_every_option(capsys):
         assert name in text.replace("-\n                        ", "-")
 
 
+@pytest.mark.parametrize("command", [(), ("sweep",)])
+def test_help_fits_sixty_columns(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
+
 def test_sweep_has_its_own_help(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as caught:
@@ -116,7 +124,7 @@ def test_sweep_has_its_own_help(capsys, monkeypatch):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: python -m jaxnn sweep --grid NAME=V,V [options]\n")
-    assert "--grid NAME=V,V " in text and "--seeds N " in text and "values of each network" in text
+    assert "COMMAND" not in text and "--grid NAME=V,V " in text and "--seeds N " in text and "values of each network" in text
     assert max(map(len, text.splitlines())) <= 80
 
 

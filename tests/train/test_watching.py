@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import jaxnn as nn
+from jaxnn.train.progress import Progress
 
 X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 
@@ -89,6 +90,14 @@ def test_the_bar_starts_after_compiling_and_shows_metrics_before_rates(monkeypat
     assert "compiling" not in shown[-1]
     assert re.fullmatch(r"epoch 3/3  loss [\d.]+  mae [\d.]+ \S+ 100%  00:00<00:00(, [\d,]+ steps/s)?", shown[-1]), shown
     assert max(map(len, shown)) <= 80
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(100, "loss mae val_loss val_mae"), (72, "val_loss val_mae"), (50, "val_mae")])
+def test_a_narrow_terminal_leaves_values_out_and_not_the_bar(columns, shown):
+    progress = Progress(9, 10, shown=True)
+    progress._bar = SimpleNamespace(ncols=columns)
+    row = {"epoch": 3, "loss": 0.1234, "mae": 0.1234, "val_loss": 0.1234, "val_mae": 0.1234, "learning_rate": 0.1}
+    assert progress._text(row) == "  ".join(["epoch 3/9", *(f"{name} 0.1234" for name in shown.split())])
 
 
 def test_a_log_has_a_line_per_epoch_up_to_a_hundred_and_about_twenty_of_more(monkeypatch):

@@ -38,8 +38,7 @@ def compilation_cache(folder: str | os.PathLike | None = None) -> Path | None:
 
     Example:
         >>> import jaxnn as nn
-        >>> nn.compilation_cache()  # doctest: +SKIP
-        PosixPath('/home/me/.cache/jaxnn/x86_64-2f6c1a9d')
+        >>> folder = nn.compilation_cache()  # such as /home/me/.cache/jaxnn/x86_64-2f6c1a9d
     """
     if not jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
         return None

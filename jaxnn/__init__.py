@@ -73,6 +73,7 @@ from jaxnn.layers.unpooling import max_unpool, unfold
 if TYPE_CHECKING:
     from jaxnn import autodiff, data, estimators, inspect, io, models, population
     from jaxnn.compiled import clear_programs
+    from jaxnn.disk_cache import compilation_cache
     from jaxnn.functional import losses, metrics, schedules
     from jaxnn.inspect import summary
     from jaxnn.population.sweep import sweep
@@ -125,6 +126,7 @@ __all__ = [
     "carried",
     "channel_shuffle",
     "clear_programs",
+    "compilation_cache",
     "concatenate",
     "conv",
     "conv_lstm",
@@ -235,6 +237,7 @@ _LATER = {  # what is imported when it is first used: not every program trains, 
     "DataError": "train.feed",
     "Problem": "problem.problem",
     "clear_programs": "compiled",
+    "compilation_cache": "disk_cache",
     "History": "train.history",
     **dict.fromkeys(("by_path", "decay_mask", "named_optimizer"), "train.optimizers"),
     "summary": "inspect",

@@ -67,6 +67,17 @@ def trace_context() -> tuple:
     return (jax.default_backend(), *config.trace_context())
 
 
+def reset_compilation_cache() -> None:
+    """Let JAX look at the settings of its persistent compilation cache again, also after it has compiled something.
+
+    Example:
+        >>> reset_compilation_cache()
+    """
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+    reset_cache()
+
+
 @contextlib.contextmanager
 def training_settings() -> Iterator[None]:
     """The settings of a training run, which finds values that are not finite itself and moves data to the device on purpose.

@@ -62,6 +62,7 @@ ALLOWED = {
     "_jax": "",
     "compiled": "_jax core kernels",
     "core": "_jax",
+    "disk_cache": "_jax",
     "functional": "_jax core",
     "kernels": "_jax core functional",
     "layers": "_jax core functional kernels",

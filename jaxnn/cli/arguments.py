@@ -29,11 +29,15 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             known = [option for option in self._option_string_actions if option.startswith("--")]
             hint = did_you_mean(unknown[0].partition("=")[0], known)
-            self.error(
-                f"unknown argument {unknown[0]!r}; {hint}{' ' if hint else ''}known arguments: train, sweep, {listed(known)}"
-            )
+            self.error(f"unknown argument {unknown[0]!r}; {hint}{' ' if hint else ''}known arguments: {listed(known)}")
+        return parsed
+
+
+class _TrainingParser(_Parser):
+    def parse_args(self, *arguments: Any, **named: Any) -> Any:
+        parsed = super().parse_args(*arguments, **named)
         if parsed.command not in ("train", "sweep"):  # checked last: the value of a misspelled option ends up here
-            self.error(f"unknown command {parsed.command!r}; expected train or sweep")
+            self.error(f"unknown command {parsed.command!r}; expected train, sweep, predict or export")
         if parsed.command == "train" and (parsed.grid or parsed.seeds != 1):
             self.error("--grid and --seeds apply only to the command sweep: python -m jaxnn sweep ...")
         if parsed.command == "sweep" and not parsed.grid:
@@ -51,18 +55,25 @@ def parser(sweep: bool = False) -> argparse.ArgumentParser:
         "20% of the samples are the test part, unless the data set has its own; it is used once, at the end. Of the remaining "
         "samples, 10% are the validation part, the only one that --patience uses."
     )
-    root = _Parser(
+    root = _TrainingParser(
         prog="jaxnn",
-        usage="python -m jaxnn sweep --grid NAME=V,V [options]" if sweep else "python -m jaxnn [train | sweep] [options]",
+        usage="python -m jaxnn sweep --grid NAME=V,V [options]" if sweep else "python -m jaxnn [COMMAND] [options]",
         description="Train a network for each combination of the values to try, all in one program, and compare them."
         if sweep
-        else "Train a neural network on real data. Without options: a small CNN on handwritten digits. Many at once: "
-        "python -m jaxnn sweep --help.",
-        epilog=f"The defaults of the options depend on the data and the model. {parts}",
+        else "Train a neural network on real data. Without options: a small CNN on handwritten digits. "
+        "Another command, such as sweep, has its own help: python -m jaxnn sweep --help.",
+        epilog=f"The defaults of the options depend on the data and the model. {parts} Compiled programs are kept in the "
+        "user's cache folder, or that of JAX_COMPILATION_CACHE_DIR; JAX_ENABLE_COMPILATION_CACHE=false switches this off.",
         allow_abbrev=False,
     )
     root.add_argument(
-        "command", nargs="?", metavar="train | sweep", default="train", help="train one network (default), or many at once"
+        "command",
+        nargs="?",
+        metavar="COMMAND",
+        default="train",
+        help=argparse.SUPPRESS
+        if sweep
+        else "train: train one network (default); sweep: many at once; predict, export: use one that was trained",
     )
     root.add_argument("--version", action="version", version=f"jaxnn {__version__}", help="print the version and exit")
     many = root.add_argument_group("sweep")
@@ -84,16 +95,25 @@ def parser(sweep: bool = False) -> argparse.ArgumentParser:
     )
     data = root.add_argument_group("data and model")
     data.add_argument("--data", metavar="NAME", default="digits", help=f"{', '.join(NAMES)}, or FILE.npz (default: digits)")
-    data.add_argument("--model", choices=MODELS, help="default: cnn for images, rnn for sequences, mlp for tables")
+    data.add_argument(
+        "--model",
+        choices=MODELS,
+        metavar="NAME",
+        help=f"{listed(MODELS)} (default: cnn for images, rnn for sequences, mlp for tables)",
+    )
     data.add_argument(
         "--activation",
         choices=ACTIVATIONS,
-        help="activation of the hidden layers of mlp and cnn (default: tanh for tables, relu otherwise)",
+        metavar="NAME",
+        help=f"activation of the hidden layers of mlp and cnn: {listed(ACTIVATIONS)} (default: tanh for tables, "
+        "relu otherwise)",
     )
     data.add_argument(
         "--init",
         choices=INITS,
-        help="initializer of the kernels. fan-in: the form in the teaching notes, U(-sqrt(1/n), sqrt(1/n)) with n inputs; "
+        metavar="NAME",
+        help=f"initializer of the kernels: {listed(INITS)}. fan-in: the form in the teaching notes, U(-sqrt(1/n), sqrt(1/n)) "
+        "with n inputs; "
         "glorot, also called xavier: the form of Glorot and Bengio, U(-a, a) with a = sqrt(6 / (n_in + n_out)) (default: "
         "fan-in with tanh and sigmoid and for rnn, he otherwise)",
     )
@@ -127,7 +147,11 @@ def parser(sweep: bool = False) -> argparse.ArgumentParser:
         "repeated",
     )
     training.add_argument(
-        "--schedule", choices=SCHEDULES, default="cosine", help="schedule of the learning rate (default: cosine)"
+        "--schedule",
+        choices=SCHEDULES,
+        metavar="NAME",
+        default="cosine",
+        help=f"schedule of the learning rate: {listed(SCHEDULES)} (default: cosine)",
     )
     training.add_argument(
         "--dropout", type=_number(0, 1, or_low=True), metavar="RATE", help="fraction of units dropped in training"
@@ -147,7 +171,7 @@ def parser(sweep: bool = False) -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         default=Path("jaxnn-run"),
-        help=f"folder of the picture{' and the table' if sweep else ''} (default: jaxnn-run)",
+        help=f"folder of the picture and the {'table' if sweep else 'network'} (default: jaxnn-run)",
     )
     output.add_argument(
         "--csv", type=Path, metavar="FILE", help=f"write the values of each {'network' if sweep else 'epoch'} to FILE"
@@ -155,6 +179,56 @@ def parser(sweep: bool = False) -> argparse.ArgumentParser:
     output.add_argument("--checkpoint", type=Path, metavar="DIR", help="save the run in DIR regularly and at its end")
     output.add_argument("--resume", action="store_true", help="continue the run in --checkpoint DIR, if there is one")
     output.add_argument("--quiet", action="store_true", help="print only the results, no settings and no progress")
+    return root
+
+
+def saved_parser(command: str) -> argparse.ArgumentParser:
+    """Build the parser of a command on a network that was trained.
+
+    Args:
+        command: `"predict"` or `"export"`.
+    """
+    is_export = command == "export"
+    root = _Parser(
+        prog="jaxnn",
+        usage="python -m jaxnn export RUN [FILE ...]" if is_export else "python -m jaxnn predict RUN [FILE] [--out FILE]",
+        description="Write a trained network to files for other programs."
+        if is_export
+        else "Predict with a trained network, print the first predictions, and write all to a file.",
+        epilog="jax.export.deserialize reads the program, and its call(x) runs it without jaxnn, on CPU, GPU or TPU. x are "
+        "samples as they were loaded; the results are probabilities of the classes, or numbers in the original units."
+        if is_export
+        else "Samples are given as they were loaded for the training, not standardized, one row each; rows of a table have the "
+        "shape of the training's samples or are flat. The first line of a .csv may be a header.",
+        allow_abbrev=False,
+    )
+    root.add_argument("command", choices=[command], help=argparse.SUPPRESS)
+    root.add_argument("run", type=Path, metavar="RUN", help="folder of the run, as given to train --out, such as jaxnn-run")
+    if is_export:
+        root.add_argument(
+            "file",
+            type=Path,
+            nargs="*",
+            metavar="FILE",
+            help="files to write: the program with its weights as FILE.stablehlo, the weights as FILE.safetensors or FILE.npz "
+            "(default: model.stablehlo and weights.npz in RUN)",
+        )
+        return root
+    root.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="samples: FILE.npy, FILE.npz with an array x and optionally targets y, or FILE.csv (default: the test part of the "
+        "run's data)",
+    )
+    root.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file to write: FILE.csv, or FILE.npy with the probabilities of the classes or numbers in the original units "
+        "(default: predictions.csv in RUN)",
+    )
     return root
 
 

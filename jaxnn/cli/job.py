@@ -15,7 +15,7 @@ import jaxnn as nn
 from jaxnn.cli.factories import make_model, make_optimizer
 from jaxnn.cli.recipes import Settings, fill_in
 from jaxnn.core import trees
-from jaxnn.data import Dataset, load, moments, split, standardize
+from jaxnn.data import NAMES, Dataset, load, moments, split, standardize
 from jaxnn.plots import figures
 from jaxnn.train import callbacks
 from jaxnn.train.table_files import check_writable
@@ -27,6 +27,7 @@ class Job:
 
     Attributes:
         settings: The hyperparameters.
+        source: The name or the file of the data.
         data: The whole data set, for its name, task and classes.
         train: The training part, as loaded.
         validation: The validation part, as loaded.
@@ -43,6 +44,7 @@ class Job:
     """
 
     settings: Settings
+    source: str
     data: Dataset
     train: Dataset
     validation: Dataset
@@ -66,6 +68,11 @@ class Job:
     def picture(self) -> Path:
         """The file of the picture."""
         return self.out / ("sweep.png" if self.grid else "training.png")
+
+    @property
+    def network(self) -> Path:
+        """The file of the trained network."""
+        return self.out / "model.npz"
 
     @property
     def table(self) -> Path:
@@ -125,7 +132,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
     given = {field.name: getattr(arguments, field.name) for field in fields(Settings) if field.name != "hidden"}
     settings = fill_in(given | {"freeze": tuple(arguments.freeze)}, data)
     grid = dict(arguments.grid or {})
-    train, validation, test = _parts(data, settings.seed)
+    train, validation, test = parts(data, settings.seed)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -150,6 +157,7 @@ def prepare(arguments: argparse.Namespace) -> Job:
     _check_frozen(settings.freeze, model, train.x[:1])
     job = Job(
         settings=settings,
+        source=arguments.data if arguments.data in NAMES else str(Path(arguments.data).absolute()),
         data=data,
         train=train,
         validation=validation,
@@ -164,12 +172,12 @@ def prepare(arguments: argparse.Namespace) -> Job:
         checkpoint=arguments.checkpoint,
         quiet=arguments.quiet,
     )
-    for file in (job.picture, *([job.table] if grid else [])):
+    for file in (job.picture, job.table if grid else job.network):
         check_writable("--out" if file.parent == job.out else "--csv", file)
     return job
 
 
-def _parts(data: Dataset, seed: int) -> tuple[Dataset, Dataset, Dataset]:
+def parts(data: Dataset, seed: int) -> tuple[Dataset, Dataset, Dataset]:
     """Split the data into the training, validation and test parts."""
     train, test = split(data, seed=seed) if data.test is None else (data, data.test)
     return (*split(train, test_fraction=0.1, seed=seed), test)

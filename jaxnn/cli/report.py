@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,17 @@ import numpy as np
 import jaxnn as nn
 from jaxnn.cli.job import Job
 from jaxnn.cli.recipes import Settings
-from jaxnn.inspect import plot_parallel_coordinates, plot_sweep
-from jaxnn.plots import figures
+from jaxnn.core.text import terminal_width
+from jaxnn.plots import figures, sweeps
 
 
-def tell(text: Any) -> None:
-    """Print a text; if nothing reads the output any more, as after `| head`, it is lost, and nothing else."""
+def tell(text: str, *, is_table: bool = False) -> None:
+    """Print a text; lines are broken at the width of a terminal, unless they are those of a table.
+
+    If nothing reads the output any more, as after `| head`, the text is lost, and nothing else.
+    """
+    if not is_table and (width := terminal_width(0)):
+        text = "\n".join(line if len(line) <= width else textwrap.fill(line, width) for line in text.split("\n"))
     try:
         print(text, flush=True)
     except OSError:
@@ -53,18 +59,18 @@ def ending(result: nn.FitResult, settings: Settings) -> str:
     return f"trained for {done} epoch{'s' * (done != 1)}" + ("" if result.epoch == done else f"; {kept}")
 
 
-def evaluation(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
+def evaluation(job: Job, result: nn.FitResult, output: np.ndarray) -> tuple[str, Any]:
     """Compare the predictions with the targets of the test part.
 
     Args:
         job: The job.
-        history: The history of the run.
+        result: The result of the run.
         output: The output of the model for the test part.
 
     Returns:
         The lines to print, and the figure.
     """
-    return (_regression if job.is_regression else _classification)(job, history, output)
+    return (_regression if job.is_regression else _classification)(job, result.history, output, _kept(result))
 
 
 def guess(job: Job, result: nn.FitResult, y: np.ndarray) -> str:
@@ -92,26 +98,32 @@ def guess(job: Job, result: nn.FitResult, y: np.ndarray) -> str:
     )
 
 
-def save(figure: Any, path: Path) -> None:
-    """Write a picture, and print where it is and whether it replaces another one."""
-    replaced = ", in place of that of an earlier run" if path.exists() else ""
-    figure.savefig(path)
-    tell(f"picture: {path}{replaced}")
+def saying_what_is_replaced(what: str, path: Path, write: Callable[[], Any]) -> None:
+    """Write a file, and print where it is and whether it replaces another one."""
+    replaced = ", in place of an earlier one" if path.exists() else ""
+    write()
+    tell(f"{what}: {path}{replaced}")
 
 
-def _regression(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
+def _kept(result: nn.FitResult) -> int | None:
+    """The epoch whose parameters were kept, if it is not the last."""
+    return result.epoch if result.epoch < len(result.history.get("loss", ())) else None
+
+
+def _regression(job: Job, history: Any, output: np.ndarray, kept: int | None) -> tuple[str, Any]:
     predicted = job.original_units(output)
     score = f"test R² {float(nn.metrics.r2(output, job.standardize_targets(job.test.y))):.3f}"  # the same in every unit
     error = np.mean((job.test.y - predicted) ** 2)
-    figure = figures.regression_figure(history, predicted, job.test.y, title=f"{job.title}: {score}")
+    figure = figures.regression_figure(history, predicted, job.test.y, title=f"{job.title}: {score}", kept=kept)
     return f"{score}, mean squared error {error:.4g} in the original units of the target", figure
 
 
-def _classification(job: Job, history: Any, output: np.ndarray) -> tuple[str, Any]:
+def _classification(job: Job, history: Any, output: np.ndarray, kept: int | None) -> tuple[str, Any]:
     test, predicted = job.test, output.argmax(axis=-1)
     wrong = int((predicted != test.y).sum())
     score = f"test accuracy {1 - wrong / len(test):.2%}"
-    figure = figures.classification_figure(history, test.x, predicted, test.y, test.classes, title=f"{job.title}: {score}")
+    title = f"{job.title}: {score}"
+    figure = figures.classification_figure(history, test.x, predicted, test.y, test.classes, title=title, kept=kept)
     return f"{score} ({wrong} of {len(test)} wrong)\n{_most_confused(predicted, test.y, test.classes)}", figure
 
 
@@ -138,15 +150,6 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def sweep_figure(job: Job, result: nn.population.Sweep, monitor: str) -> Any:
-    """Draw a sweep: a map over two hyperparameters, or parallel coordinates of any other number."""
+    """Draw the hyperparameters of a sweep that vary."""
     varied = [name for name in result.names if len(job.grid[name]) > 1]
-    title = f"{job.title}: {len(result)} networks"
-    if len(varied) == 2:
-        axes = plot_sweep(result, varied[0], varied[1], monitor)
-        axes.set_title(f"{title}, {axes.get_title(loc='left')}", loc="left")
-    else:
-        axes = plot_parallel_coordinates(result, monitor, names=varied or list(job.grid))
-        axes.set_title(title)
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return figure
+    return sweeps.sweep_figure(result, varied or list(job.grid)[:1], monitor, title=f"{job.title}: {len(result)} networks")

@@ -11,6 +11,7 @@ import jaxnn as nn
 from jaxnn.cli import report
 from jaxnn.cli.factories import make_model, make_optimizer, make_schedule
 from jaxnn.cli.job import Job
+from jaxnn.core.text import terminal_width
 from jaxnn.train.watching import Watching
 
 
@@ -28,7 +29,7 @@ def run(job: Job, started: float) -> int:
     monitor = f"val_{next(iter(options['metrics']))}"
     train, validation, test = job.standardized()
     result = _sweep(job, train, validation, options)
-    report.tell(result.table(monitor))
+    report.tell(result.table(monitor, width=terminal_width(0) or None), is_table=True)
     if all(math.isnan(row[monitor]) for row in result.rows):
         report.tell("no network completed an epoch")
         return 1
@@ -37,10 +38,10 @@ def run(job: Job, started: float) -> int:
     report.tell(f"* best setting by {monitor}; its best network reaches {report.values(score)} on the test part")
     watching = Watching()
     with watching(f"writing {job.table}"):
-        report.write_table(result.rows, job.table)
-        report.tell(f"table: {job.table}")
+        report.saying_what_is_replaced("table", job.table, lambda: report.write_table(result.rows, job.table))
     with watching(f"writing {job.picture}"):
-        report.save(report.sweep_figure(job, result, monitor), job.picture)
+        figure = report.sweep_figure(job, result, monitor)
+        report.saying_what_is_replaced("picture", job.picture, lambda: figure.savefig(job.picture))
     report.tell(f"time: {time.perf_counter() - started:.1f} s")
     return 130 if any(row["status"] == "interrupted" for row in result.rows) else 0
 

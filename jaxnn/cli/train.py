@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import jaxnn as nn
-from jaxnn.cli import report
+from jaxnn.cli import report, saved
 from jaxnn.cli.factories import make_optimizer, make_schedule
 from jaxnn.cli.job import Job
 from jaxnn.train.watching import Watching
@@ -32,12 +32,15 @@ def run(job: Job, started: float) -> int:
     report.tell(report.ending(result, job.settings))
     if result.epoch:
         predictions = np.asarray(nn.predict(result, x_test))
-        text, figure = report.evaluation(job, result.history, predictions)
+        text, figure = report.evaluation(job, result, predictions)
         report.tell(text)
         if hint := report.guess(job, result, fitted[1][1]):
             report.tell(hint)
-        with Watching()(f"writing {job.picture}"):
-            report.save(figure, job.picture)
+        watching = Watching()
+        with watching(f"writing {job.picture}"):
+            report.saying_what_is_replaced("picture", job.picture, lambda: figure.savefig(job.picture))
+        with watching(f"writing {job.network}"):
+            report.saying_what_is_replaced("network", job.network, lambda: saved.save(job, result))
     report.tell(f"time: {time.perf_counter() - started:.1f} s, of which {result.compile_seconds:.1f} s compiling the training")
     return {"interrupted": 130, "diverged": 1}.get(result.stopped, 0)
 

@@ -1,12 +1,14 @@
-"""Text that error messages share: dtypes and shapes, similar names, lists of names."""
+"""Text that error messages and tables share: dtypes and shapes, similar names, lists of names, the width of a terminal."""
 
 from __future__ import annotations
 
 import difflib
+import shutil
+import sys
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["array_text", "did_you_mean", "listed"]
+__all__ = ["array_text", "did_you_mean", "listed", "terminal_width"]
 
 
 def array_text(tree: Any) -> str:
@@ -76,3 +78,9 @@ def listed(names: Iterable[Any], most: int | None = None) -> str:
     hidden = 0 if most is None else max(len(shown) - most, 0)
     text = ", ".join(shown[:most]) or "none"
     return f"{text} and {hidden} more" if hidden else text
+
+
+def terminal_width(otherwise: int) -> int:
+    """The number of characters per line of the terminal that stdout is, or another number where it is none."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return shutil.get_terminal_size().columns if is_terminal else otherwise

@@ -26,12 +26,8 @@ if TYPE_CHECKING:
         plot_histograms,
         plot_spectrum,
     )
-    from jaxnn.plots.training import (
-        plot_learning_curves,
-        plot_learning_rates,
-        plot_parallel_coordinates,
-        plot_sweep,
-    )
+    from jaxnn.plots.sweeps import plot_parallel_coordinates, plot_sweep
+    from jaxnn.plots.training import plot_learning_curves, plot_learning_rates
 
 __all__ = [
     "Diagram",
@@ -87,7 +83,8 @@ _MODULES = {  # imported at first use; no module has the name of a function in i
     "plots.networks": (
         "plot_attention", "plot_embeddings", "plot_feature_maps", "plot_filters", "plot_histograms", "plot_spectrum",
     ),
-    "plots.training": ("plot_learning_curves", "plot_learning_rates", "plot_parallel_coordinates", "plot_sweep"),
+    "plots.sweeps": ("plot_parallel_coordinates", "plot_sweep"),
+    "plots.training": ("plot_learning_curves", "plot_learning_rates"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

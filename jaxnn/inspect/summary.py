@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import shutil
-import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ import numpy as np
 from jaxnn.core.initialize import is_undrawn
 from jaxnn.core.layer import Layer, Spec, as_layer
 from jaxnn.core.primitives import definitions
+from jaxnn.core.text import terminal_width
 from jaxnn.core.trees import abstract
 from jaxnn.inspect.formatting import in_bytes, percentage, scaled, shape_text
 from jaxnn.inspect.html import summary_html
@@ -24,7 +25,7 @@ from jaxnn.programs.costs import forms, kept, operations
 from jaxnn.programs.equations import Scope, layer_path
 
 COLUMNS = ("layer", "output", "dtype", "parameters", "share", "forward", "backward", "share", "kept")
-_DROPPED = (2, 8, 7, 4, -1)  # the columns that a narrow table leaves out, the first one first; −1: the sums of sizes
+_DROPPED = (2, 8, 7, 4, -1, 6, 5)  # the columns that a narrow table leaves out, the first one first; −1: the sums of sizes
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Summary:
     kernels: bool = False
 
     def __str__(self) -> str:
-        return self.text(shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else 80)
+        return self.text(terminal_width(80))
 
     __repr__ = __str__
 
@@ -105,28 +106,38 @@ class Summary:
         """The table as text; its `str` is as wide as the terminal, or 80 characters where there is none.
 
         Args:
-            width: The number of characters per line. As far as needed, the dtypes, the memory, the shares and the sums that
-                the numbers of parameters are of are left out, in this order. By default nothing is.
+            width: The number of characters per line. As far as needed, the dtypes, the memory, the shares, the sums that the
+                numbers of parameters are of, and the operations are left out, in this order, long paths are shortened at
+                their beginning, and the totals are broken into lines. By default nothing is.
 
         Returns:
             The lines of the table, and of the totals below it.
         """
-        for dropped in range(len(_DROPPED) + 1):
-            lines = self._lines(_DROPPED[:dropped])
-            if width is None or len(lines[1]) <= width:
+        lines, totals = self._lines(()), self.totals()
+        if width is None:
+            return "\n".join([*lines, *totals])
+        for dropped in range(1, len(_DROPPED) + 1):
+            if len(lines[1]) <= width:
                 break
-        return "\n".join(lines)
+            lines = self._lines(_DROPPED[:dropped])
+        if (excess := len(lines[1]) - width) > 0:
+            longest = max(len(row.path) for row in self.rows)
+            lines = self._lines(_DROPPED, max(longest - excess, len(COLUMNS[0])))
+        broken = (textwrap.wrap(line, max(width, 20), subsequent_indent="    ") for line in totals)
+        return "\n".join([*lines, *itertools.chain(*broken)])
 
-    def _lines(self, dropped: Sequence[int]) -> list[str]:
-        """The lines without some columns, by their numbers; −1 stands for the sums."""
+    def _lines(self, dropped: Sequence[int], longest: int | None = None) -> list[str]:
+        """The table without some columns, by their numbers; −1 stands for the sums. `longest` is the longest path."""
         widest = max(len(f"{row.parameters:,}") for row in self.rows)
         rows = [replace(row, formula="") if -1 in dropped else row for row in self.rows]
+        if longest is not None:
+            rows = [replace(row, path=f"…{row.path[1 - longest :]}") if len(row.path) > longest else row for row in rows]
         columns = list(zip(self.columns(), *(self.cells(row, widest) for row in rows), strict=True))
         shown = [(i, column) for i, column in enumerate(columns) if i not in dropped]
         justified = [_justified(column, right=3 <= i < len(COLUMNS)) for i, column in shown]
         head, *body = ("  ".join(line) for line in zip(*justified, strict=True))
         rule = "─" * len(head)
-        return [head.rstrip(), rule, *(line.rstrip() for line in body), rule, *self.totals()]
+        return [head.rstrip(), rule, *(line.rstrip() for line in body), rule]
 
     def _repr_html_(self) -> str:
         return summary_html(self)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.plots.axes import BLUE, COLORS, GRAY, ORANGE, grid, titled
+from jaxnn.plots.axes import titled
 from jaxnn.plots.figures import new_figure
 from jaxnn.plots.landscapes import draw_contours
+from jaxnn.plots.style import BLUE, GRAY, ORANGE, grid, of_class, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,6 +102,7 @@ class Curve(NamedTuple):
     frame_slopes: np.ndarray
 
 
+@style()
 def animate_curves(curves: Mapping[str, Curve], grid_points: np.ndarray, frame_points: np.ndarray, *, xlabel: str) -> Movie:
     """Animate a point that moves along each curve, with the tangent at the point; the derivative is drawn behind it.
 
@@ -137,7 +139,7 @@ def animate_curves(curves: Mapping[str, Curve], grid_points: np.ndarray, frame_p
         grid(ax)
         titled(ax, name, xlabel)
         if number == 1:
-            ax.legend(frameon=False, loc="upper left")
+            ax.legend(loc="upper left")
         panels.append((curve, derivative, tangent, point))
 
     def draw(i: int) -> None:
@@ -150,6 +152,7 @@ def animate_curves(curves: Mapping[str, Curve], grid_points: np.ndarray, frame_p
     return _movie(figure, draw, len(frame_points), 15)
 
 
+@style()
 def animate_class_regions(
     images: Sequence[np.ndarray],
     extent: tuple[float, float, float, float],
@@ -179,8 +182,8 @@ def animate_class_regions(
     ax = figure.subplots()
     image = ax.imshow(images[0], extent=extent, origin="lower", aspect="auto", interpolation="bilinear")
     for label in np.unique(labels):
-        chosen, color = x[labels == label], COLORS[int(label) % len(COLORS)]
-        ax.scatter(chosen[:, 0], chosen[:, 1], s=16, color=color, edgecolors="white", linewidths=0.5)
+        chosen = x[labels == label]
+        ax.scatter(chosen[:, 0], chosen[:, 1], s=16, edgecolors="white", linewidths=0.5, **of_class(int(label)))
     ax.set(xlim=extent[:2], ylim=extent[2:])
 
     def draw(i: int) -> None:
@@ -190,6 +193,7 @@ def animate_class_regions(
     return _movie(figure, draw, len(images), 8)
 
 
+@style()
 def animate_landscape(landscape: Any, path: Sequence[Any], *, losses: Sequence[float] | None = None) -> Movie:
     """Animate an optimizer's path through the loss landscape, step by step.
 
@@ -224,7 +228,7 @@ def animate_landscape(landscape: Any, path: Sequence[Any], *, losses: Sequence[f
         for part in (outline, line):
             part.set_data(points[: i + 1, 0], points[: i + 1, 1])
         head.set_data(points[i : i + 1, 0], points[i : i + 1, 1])
-        ax.set_title(f"step {i}" + ("" if losses is None else f", loss {losses[i]:.3g}"), loc="left", fontsize=11)
+        ax.set_title(f"step {i}" + ("" if losses is None else f", loss {losses[i]:.3g}"))
 
     return _movie(figure, draw, len(points), 8)
 
@@ -232,6 +236,7 @@ def animate_landscape(landscape: Any, path: Sequence[Any], *, losses: Sequence[f
 def _movie(figure: Figure, draw: Callable[[int], Any], frames: int, fps: int) -> Movie:
     """A movie whose layout is that of its first frame, small enough for a file of a few hundred kB."""
     figure.set_dpi(80)
+    draw = style()(draw)
     draw(0)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

@@ -1,34 +1,15 @@
-"""What all plots share: colors that can be read on white and on black, new axes, a light grid."""
+"""What all plots share: new axes, a light grid, images as tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnn.plots.style import matplotlib_required
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-BLUE, ORANGE, RED, GREEN, PURPLE, GRAY = "#2f7fd1", "#e07b00", "#d9403a", "#2e9e5b", "#9a67c7", "#808080"
-COLORS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#b07d48", "#d662a5", GRAY, "#a3a32a", "#22a7b5")
-
-
-def line_colormap() -> Any:
-    """A colormap for lines: each of its colors can be read on white and on black, unlike the ends of viridis."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("lines", (BLUE, PURPLE, RED, ORANGE))
-
-
-@contextmanager
-def matplotlib_required() -> Iterator[None]:
-    """Around an import of matplotlib: say what to install if it is missing."""
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install matplotlib") from error
 
 
 def axes(ax: Any, width: float = 5.6, height: float = 3.8) -> Axes:
@@ -40,18 +21,16 @@ def axes(ax: Any, width: float = 5.6, height: float = 3.8) -> Axes:
     return pyplot.figure(figsize=(width, height), layout="constrained").subplots()
 
 
-def grid(ax: Axes) -> None:
-    """Draw faint grid lines, and remove the frame at the top and on the right."""
-    ax.grid(color=GRAY, alpha=0.3, linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
 def titled(ax: Axes, title: str, xlabel: str = "", ylabel: str = "") -> Axes:
     """Set the title, on the left, and the labels of the axes."""
-    ax.set_title(title, loc="left", fontsize=11)
+    ax.set_title(title)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return ax
+
+
+def beside(entries: int) -> dict[str, Any]:
+    """Options of a legend: next to the axes if it has so many entries that it would cover what is drawn."""
+    return {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": -(-entries // 12)} if entries > 4 else {}
 
 
 def colorbar(ax: Axes, image: Any) -> None:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnn.plots.axes import BLUE, COLORS, GRAY, axes, grid, titled
+from jaxnn.plots.axes import axes, beside, titled
 from jaxnn.plots.figures import plot_confusion
+from jaxnn.plots.style import BLUE, COLORS, GRAY, grid, of_class, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@style()
 def plot_confusion_matrix(predicted: Any, labels: Any, classes: Sequence[str] | int, *, ax: Axes | None = None) -> Axes:
     """Plot the number of samples of each true class (rows) that are predicted as each class (columns).
 
@@ -46,10 +48,11 @@ def plot_confusion_matrix(predicted: Any, labels: Any, classes: Sequence[str] | 
             )
     ax = axes(ax, 1.6 + 0.5 * len(names), 1.2 + 0.5 * len(names))
     plot_confusion(ax, predicted, labels, names)
-    ax.set_title("confusion matrix", loc="left", fontsize=11)
+    ax.set_title("confusion matrix")
     return ax
 
 
+@style()
 def plot_roc(scores: Any, labels: Any, *, ax: Axes | None = None) -> Axes:
     """Plot the receiver operating characteristic: the true over the false positive rate as the threshold falls (Fawcett 2006).
 
@@ -76,11 +79,12 @@ def plot_roc(scores: Any, labels: Any, *, ax: Axes | None = None) -> Axes:
     ax.plot(false, true, color=BLUE, label=f"area under the curve {area:.3f}")
     ax.plot([0, 1], [0, 1], color=GRAY, linestyle="--", linewidth=1, label="chance")
     ax.set(aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(loc="lower right")
     grid(ax)
     return titled(ax, "ROC", "false positive rate", "true positive rate")
 
 
+@style()
 def plot_precision_recall(scores: Any, labels: Any, *, ax: Axes | None = None) -> Axes:
     """Plot precision over recall as the threshold falls, each precision up to the next recall (Davis & Goadrich 2006).
 
@@ -108,11 +112,12 @@ def plot_precision_recall(scores: Any, labels: Any, *, ax: Axes | None = None) -
     chance = hits[-1] / (hits[-1] + false_alarms[-1])
     ax.axhline(chance, color=GRAY, linestyle="--", linewidth=1, label=f"chance {chance:.3f}")
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.03))
-    ax.legend(frameon=False, loc="lower left")
+    ax.legend(loc="lower left")
     grid(ax)
     return titled(ax, "precision and recall", "recall", "precision")
 
 
+@style()
 def plot_calibration(probabilities: Any, labels: Any, *, bins: int = 10, ax: Axes | None = None) -> Axes:
     """Plot the accuracy over the predicted probability (Guo et al. 2017); a calibrated model lies on the diagonal.
 
@@ -153,11 +158,12 @@ def plot_calibration(probabilities: Any, labels: Any, *, bins: int = 10, ax: Axe
     ax.scatter(confidence, accuracy, s=12 + 120 * counts[filled] / counts.max(), color=BLUE, zorder=3)
     ax.plot([0, 1], [0, 1], color=GRAY, linestyle="--", linewidth=1, label="calibrated")
     ax.set(aspect="equal", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    ax.legend(frameon=False, loc="lower right")  # the curve of an overconfident network lies below the diagonal, at the left
+    ax.legend(loc="lower right")  # the curve of an overconfident network lies below the diagonal, at the left
     grid(ax)
     return titled(ax, "calibration", "predicted probability", "observed frequency")
 
 
+@style()
 def plot_class_regions(
     image: np.ndarray, extent: tuple[float, float, float, float], x: np.ndarray, labels: np.ndarray, *, ax: Axes | None = None
 ) -> Axes:
@@ -181,10 +187,10 @@ def plot_class_regions(
     ax = axes(ax, 4.8, 4.2)
     ax.imshow(image, extent=extent, origin="lower", aspect="auto", interpolation="bilinear")
     for label in np.unique(labels):
-        chosen, color = x[labels == label], COLORS[int(label) % len(COLORS)]
-        ax.scatter(chosen[:, 0], chosen[:, 1], s=16, color=color, edgecolors="white", linewidths=0.5, label=str(label))
+        chosen, look = x[labels == label], of_class(int(label))
+        ax.scatter(chosen[:, 0], chosen[:, 1], s=16, edgecolors="white", linewidths=0.5, label=str(label), **look)
     ax.set(xlim=extent[:2], ylim=extent[2:])
-    ax.legend(frameon=True, fontsize=8, title="class", title_fontsize=8)
+    ax.legend(frameon=True, title="class", **beside(len(np.unique(labels))))
     return titled(ax, "decision boundary", "x₀", "x₁")
 
 

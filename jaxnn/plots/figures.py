@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnn.plots.axes import BLUE, GRAY, ORANGE, RED, grid, matplotlib_required
+from jaxnn.plots.style import BLUE, GRAY, ORANGE, RED, grid, matplotlib_required, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +35,7 @@ def new_figure(width: float = 10.0, height: float = 8.0) -> Figure:
     return Figure(figsize=(width, height), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
 
 
+@style()
 def classification_figure(
     history: History,
     x: np.ndarray,
@@ -43,6 +44,7 @@ def classification_figure(
     classes: Sequence[str],
     *,
     title: str,
+    kept: int | None = None,
 ) -> Figure:
     """Loss and accuracy curves, and below them predictions for images or the confusion matrix for other inputs.
 
@@ -53,6 +55,7 @@ def classification_figure(
         labels: The true labels, `(N,)`.
         classes: The names of the classes.
         title: The title of the figure.
+        kept: The epoch whose parameters were kept, which is marked; none by default.
 
     Returns:
         The figure.
@@ -64,11 +67,11 @@ def classification_figure(
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     figure = new_figure()
-    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.suptitle(title)
     halves: Any = figure.subfigures(2, 1, height_ratios=[1, 1.25])
     loss, accuracy = halves[0].subplots(1, 2)
-    plot_curves(loss, history, "loss", log=True)
-    plot_curves(accuracy, history, "accuracy")
+    plot_curves(loss, history, "loss", log=True, kept=kept)
+    plot_curves(accuracy, history, "accuracy", kept=kept)
     if x.ndim == 4 and x.shape[-1] in (1, 3):
         plot_predictions(halves[1], x, predicted, labels, classes)
     else:
@@ -76,7 +79,10 @@ def classification_figure(
     return figure
 
 
-def regression_figure(history: History, predicted: np.ndarray, targets: np.ndarray, *, title: str) -> Figure:
+@style()
+def regression_figure(
+    history: History, predicted: np.ndarray, targets: np.ndarray, *, title: str, kept: int | None = None
+) -> Figure:
     """The loss curve, and next to it the predictions for the test set over the targets.
 
     Args:
@@ -84,6 +90,7 @@ def regression_figure(history: History, predicted: np.ndarray, targets: np.ndarr
         predicted: The predictions, `(N,)` or `(N, 1)`.
         targets: The targets, of the same shape.
         title: The title of the figure.
+        kept: The epoch whose parameters were kept, which is marked; none by default.
 
     Returns:
         The figure.
@@ -94,13 +101,14 @@ def regression_figure(history: History, predicted: np.ndarray, targets: np.ndarr
         2
     """
     figure = new_figure(10.0, 4.8)
-    figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.suptitle(title)
     loss, scatter = figure.subplots(1, 2)
-    plot_curves(loss, history, "loss")
+    plot_curves(loss, history, "loss", kept=kept)
     plot_truth(scatter, predicted, targets)
     return figure
 
 
+@style()
 def history_figure(history: History, names: Sequence[str]) -> Figure:
     """One panel per name with the curves of `plot_curves`.
 
@@ -124,10 +132,12 @@ def history_figure(history: History, names: Sequence[str]) -> Figure:
     return figure
 
 
-def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -> None:
+@style()
+def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False, kept: int | None = None) -> None:
     """Draw `history[name]` and `history["val_" + name]`, one of which may be missing, over the epochs.
 
     Missing and non-finite values are skipped. With `log`, the scale is logarithmic if the values span more than two decades.
+    `kept` is an epoch to mark.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -146,14 +156,17 @@ def plot_curves(axes: Axes, history: History, name: str, *, log: bool = False) -
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if both.max() < 1e4 * both.min() else (1,)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_title(name if name in drawn else f"val_{name}", loc="left", fontsize=11)
+    axes.set_title(name if name in drawn else f"val_{name}")
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid(axes)
-    if len(drawn) == 2:
-        axes.legend(frameon=False)
+    if kept is not None:
+        axes.axvline(kept, color=GRAY, linewidth=1, linestyle="--", label=f"kept: epoch {kept}")
+    if len(drawn) == 2 or kept is not None:
+        axes.legend()
 
 
+@style()
 def plot_predictions(
     figure: Figure | SubFigure, images: np.ndarray, predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> None:
@@ -164,7 +177,9 @@ def plot_predictions(
     wrong, right = np.flatnonzero(labels != predicted), np.flatnonzero(labels == predicted)
     room = _ROWS * _COLUMNS
     shown = [*wrong[: max(2 * room // 3, room - len(right))], *right][:room]
-    figure.suptitle(f"{len(wrong)} of {len(labels)} test images predicted wrong; those shown are framed", fontsize=11)
+    figure.suptitle(
+        f"{len(wrong)} of {len(labels)} test images predicted wrong; those shown are framed", fontsize=11, fontweight="normal"
+    )
     low, high = float(images.min()), float(images.max())
     panels: Any = figure.subplots(_ROWS, _COLUMNS)
     for axes, index in zip(panels.flat, shown, strict=False):
@@ -173,7 +188,7 @@ def plot_predictions(
         true, prediction = classes[int(labels[index])], classes[int(predicted[index])]
         is_wrong = labels[index] != predicted[index]
         title = f"{true}\npredicted {prediction}" if is_wrong else true
-        axes.set_title(title, fontsize=7, pad=3, color=_WRONG if is_wrong else _RIGHT)
+        axes.set_title(title, loc="center", fontsize=7, pad=3, color=_WRONG if is_wrong else _RIGHT)
         for spine in axes.spines.values():
             spine.set(color=_WRONG if is_wrong else "#dddddd", linewidth=2 if is_wrong else 0.8)
     for axes in panels.flat:
@@ -182,12 +197,13 @@ def plot_predictions(
         axes.set_axis_off()
 
 
+@style()
 def plot_confusion(axes: Axes, predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
     """Draw the number of samples of each true class (rows) predicted as each class (columns), shaded by share of the row."""
     counts = confusion(predicted, labels, len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_title("confusion matrix of the test set", loc="left", fontsize=11)
+    axes.set_title("confusion matrix of the test set")
     axes.set(xlabel="predicted", ylabel="true")
     if len(classes) <= 20:
         longest = max(map(len, classes))
@@ -200,16 +216,17 @@ def plot_confusion(axes: Axes, predicted: np.ndarray, labels: np.ndarray, classe
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=color)
 
 
+@style()
 def plot_truth(axes: Axes, predicted: np.ndarray, targets: np.ndarray) -> None:
     """Draw predictions over targets, with the line on which both are equal."""
     targets, predicted = np.ravel(targets), np.ravel(predicted)
     ends = [min(targets.min(), predicted.min()), max(targets.max(), predicted.max())]
     axes.plot(ends, ends, color=_RIGHT, linewidth=1, linestyle="--", label="exact")
     axes.scatter(targets, predicted, s=18, alpha=0.6, color=_TRAINING, edgecolors="none")
-    axes.set_title("test set", loc="left", fontsize=11)
+    axes.set_title("test set")
     axes.set(xlabel="true", ylabel="predicted", aspect="equal")
     grid(axes)
-    axes.legend(frameon=False)
+    axes.legend()
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

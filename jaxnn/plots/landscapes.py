@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnn.plots.axes import ORANGE, axes, titled
+from jaxnn.plots.axes import axes, titled
+from jaxnn.plots.style import ORANGE, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@style()
 def plot_landscape(landscape: Any, path: Sequence[Any] | None = None, *, ax: Axes | None = None) -> Axes:
     """Plot the contours of a landscape, and an optimizer's path through it.
 
@@ -41,10 +43,11 @@ def plot_landscape(landscape: Any, path: Sequence[Any] | None = None, *, ax: Axe
         ax.plot(points[:, 0], points[:, 1], color="white", linewidth=3)
         ax.plot(points[:, 0], points[:, 1], color=ORANGE, linewidth=1.6, marker="o", markersize=3)
         ax.plot(*points[-1], color=ORANGE, marker="*", markersize=13, markeredgecolor="white", label="end of the run")
-        ax.legend(frameon=True, fontsize=8)
+        ax.legend(frameon=True)
     return ax
 
 
+@style()
 def draw_contours(ax: Axes, x: np.ndarray, y: np.ndarray, losses: np.ndarray) -> None:
     """Draw filled contours with a colorbar.
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxnn.plots.axes import BLUE, COLORS, GRAY, ORANGE, axes, colorbar, grid, line_colormap, mosaic, titled
+from jaxnn.plots.axes import axes, beside, colorbar, mosaic, titled
+from jaxnn.plots.style import BLUE, GRAY, ORANGE, grid, line_colormap, of_class, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@style()
 def plot_filters(kernel: Any, *, ax: Axes | None = None) -> Axes:
     """Plot the kernels of a convolution as images.
 
@@ -48,6 +50,7 @@ def plot_filters(kernel: Any, *, ax: Axes | None = None) -> Axes:
     return titled(ax, f"{kernel.shape[3]} filters{rows}")
 
 
+@style()
 def plot_feature_maps(maps: Any, *, ax: Axes | None = None) -> Axes:
     """Plot the output of a convolution for one image, one tile per channel.
 
@@ -72,6 +75,7 @@ def plot_feature_maps(maps: Any, *, ax: Axes | None = None) -> Axes:
     return titled(ax, f"{maps.shape[2]} channels")
 
 
+@style()
 def plot_attention(weights: Any, tokens: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
     """Plot attention maps: the weight of each key (column) for each query (row).
 
@@ -113,6 +117,7 @@ def plot_attention(weights: Any, tokens: Sequence[str] | None = None, *, ax: Axe
     return ax
 
 
+@style()
 def plot_histograms(
     trees: Any, *, steps: Sequence[Any] | None = None, log: bool = False, bins: int = 60, ax: Axes | None = None
 ) -> Axes:
@@ -162,11 +167,12 @@ def plot_histograms(
     if steps is not None:
         handles = [ax.plot([], [], color=color, linewidth=6)[0] for color in colors]
         shown = range(len(colors)) if len(colors) <= 6 else np.linspace(0, len(colors) - 1, 5).astype(int)
-        ax.legend([handles[i] for i in shown], [f"step {steps[i]}" for i in shown], frameon=False, fontsize=8)
+        ax.legend([handles[i] for i in shown], [f"step {steps[i]}" for i in shown])
     grid(ax)
     return titled(ax, "", "log₁₀ |value|" if log else "value")
 
 
+@style()
 def plot_ranges(
     names: Sequence[str],
     means: Sequence[float],
@@ -208,12 +214,14 @@ def plot_ranges(
     return titled(ax, "outputs: mean ± std, and the middle 98%", "value")
 
 
+@style()
 def plot_embeddings(vectors: Any, labels: Any = None, *, ax: Axes | None = None) -> Axes:
     """Plot vectors in the plane of their largest variance (principal component analysis, Pearson 1901).
 
     Args:
         vectors: The vectors, `(N, features)`.
-        labels: The classes, `(N,)`, or a text per vector, of which the first 100 are shown; none by default.
+        labels: The classes, `(N,)`, or a text per vector, of which the first 100 are shown; none by default. Ten classes have
+            colors that are told apart with protanopia and deuteranopia too; more classes have other markers as well.
         ax: The axes to draw on; new ones by default.
 
     Returns:
@@ -237,8 +245,8 @@ def plot_embeddings(vectors: Any, labels: Any = None, *, ax: Axes | None = None)
     else:
         for i, label in enumerate(np.unique(labels)):
             chosen = points[labels == label]
-            ax.scatter(chosen[:, 0], chosen[:, 1], s=14, color=COLORS[i % 10], alpha=0.7, edgecolors="none", label=str(label))
-        ax.legend(frameon=False, fontsize=8)
+            ax.scatter(chosen[:, 0], chosen[:, 1], s=16, alpha=0.8, edgecolors="none", label=str(label), **of_class(i))
+        ax.legend(**beside(len(np.unique(labels))))
     grid(ax)
     names = [f"component {i + 1} ({100 * share:.3g}% of the variance)" for i, share in enumerate(shares)]
     return titled(ax, "principal components", *names)
@@ -270,6 +278,7 @@ def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centered @ first.T, sizes[:2] ** 2 / (np.sum(sizes**2) or 1.0)
 
 
+@style()
 def plot_spectrum(eigenvalues: Any, weights: Any = None, *, ax: Axes | None = None) -> Axes:
     """Plot the density of a spectrum, such as a Hessian's, as a sum of Gaussians about eigenvalues (Ghorbani et al. 2019).
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxnn.core.direction import better
 from jaxnn.core.layer import Layer
+from jaxnn.core.text import terminal_width
 from jaxnn.population.group_run import GroupRun, Trained
 from jaxnn.population.groups import RUN_OPTIONS, Group
 from jaxnn.population.space import Setting
@@ -310,18 +311,25 @@ class Sweep:
             raise ValueError(f"there is no value {monitor!r}: the table has {', '.join(names)}")
         return monitor, 1.0 if better(monitor, mode) == "min" else -1.0
 
-    def table(self, monitor: str | None = None, mode: str | None = None, most: int = 20) -> str:
+    def table(self, monitor: str | None = None, mode: str | None = None, most: int = 20, width: int | None = None) -> str:
         """The settings as text, mean ± standard deviation over seeds, the best first and marked.
 
         Args:
             monitor: As in `best`.
             mode: As in `best`.
             most: The number of lines, at most.
+            width: The number of characters per line. As far as needed, values of the training data and then all but the
+                monitored one are left out; by default nothing is.
 
         Returns:
             The text.
         """
-        return "\n".join("  ".join(line).rstrip() for line in _aligned(self._cells(monitor, mode, most)))
+        chosen, _ = self.monitored(monitor, mode)
+        columns = list(zip(*_aligned(self._cells(monitor, mode, most)), strict=True))
+        for name in sorted(self._values(), key=lambda name: name.startswith("val_")):
+            if width is not None and name != chosen and sum(len(column[0]) + 2 for column in columns) - 2 > width:
+                columns = [column for column in columns if column[0].strip() != name]
+        return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
     def _cells(self, monitor: str | None, mode: str | None, most: int) -> list[list[str]]:
         rows = self.by_setting(monitor, mode)
@@ -337,7 +345,7 @@ class Sweep:
         return cells
 
     def __repr__(self) -> str:
-        return f"{self.table()}\n{self.note}"
+        return f"{self.table(width=terminal_width(0) or None)}\n{self.note}"
 
     def _repr_html_(self) -> str:
         head, *body = self._cells(None, None, 20)

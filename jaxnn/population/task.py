@@ -31,7 +31,7 @@ from jaxnn.train.config import TrainingConfig
 from jaxnn.train.hooks import Callback
 from jaxnn.train.interrupts import deferred_interrupt
 from jaxnn.train.mistakes import mistakes
-from jaxnn.train.watching import Watching, is_terminal, say
+from jaxnn.train.watching import NotebookLine, Watching, in_notebook, is_terminal, say
 
 LINE_SECONDS = 10.0  # between two lines of progress
 
@@ -196,11 +196,12 @@ class Task:
 
 
 class _Progress:
-    """A line every few seconds; in a terminal, one line that is overwritten."""
+    """A line every few seconds; in a terminal or notebook, one line that is overwritten."""
 
     def __init__(self, runs: list[GroupRun], start_time: float):
         self._runs, self._start_time, self._last = runs, start_time, 0.0
         self._watching = Watching()
+        self._line = NotebookLine() if in_notebook() and not is_terminal() else None
         self._total = sum(run.result.done.size for run in runs)
         self._epochs = sum(run.result.done.size * run.group.epochs for run in runs)
 
@@ -210,12 +211,15 @@ class _Progress:
 
     def _show(self, last: bool) -> None:
         now = time.perf_counter()
-        overwrite = is_terminal()
+        overwrite = is_terminal() or self._line is not None
         if now - max(self._last, self._start_time) < (0.2 if overwrite else LINE_SECONDS) and not last:
             return
         self._last = now
         done = sum(int(run.result.done.sum()) for run in self._runs)
         made = sum(run.epochs_made() for run in self._runs)
         text = f"{done:,}/{self._total:,} members, {made:,}/{self._epochs:,} epochs, {now - self._start_time:.0f} s"
+        if self._line is not None:
+            self._line.write(text)
+            return
         end = "\n" if last or not overwrite else ""
         say(("\r" if overwrite else "") + text, end)

@@ -8,10 +8,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxnn.core.direction import direction
-from jaxnn.core.text import listed
+from jaxnn.core.text import listed, terminal_width
 from jaxnn.train.rows import STEP_COLUMNS, TIMES, column_order, csv_text, json_line, json_rows, plain_row, replace_file
 
 if TYPE_CHECKING:
@@ -190,10 +191,10 @@ class History(Mapping[str, list]):
         if not self._rows:
             return "no epochs yet"
         columns = [_text_column(name, cells) for name, cells in zip(self, zip(*self._shown(), strict=True), strict=True)]
-        widths = [3 + len(column[0]) for column in columns]
-        fitting = max(1, sum(sum(widths[: i + 1]) <= _WIDTH for i in range(len(widths))))
+        widths, width = [2 + len(column[0]) for column in columns], min(terminal_width(_WIDTH), _WIDTH)
+        fitting = max(1, sum(sum(widths[: i + 1]) - 2 <= width for i in range(len(widths))))
         table = ["  ".join(line).rstrip() for line in zip(*columns[:fitting], strict=True)]
-        rest = [f"and the columns {listed(self._columns[fitting:])}"] if fitting < len(columns) else []
+        rest = wrap(f"and the columns {listed(self._columns[fitting:])}", width) if fitting < len(columns) else []
         return "\n".join([self._caption("* best"), *table, *rest])
 
     def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
@@ -211,8 +212,9 @@ class History(Mapping[str, list]):
         )
         caption = self._caption(f'<span style="{_BEST_STYLE};padding:0 .4em">best</span>')
         return (
-            '<div style="overflow-x:auto">'
-            '<table style="border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit">'
+            '<div style="overflow-x:auto">'  # a wide table is scrolled, and its columns are as wide as their numbers
+            '<table style="border-collapse:collapse;table-layout:auto;width:max-content;margin-left:0;white-space:nowrap;'
+            'font-variant-numeric:tabular-nums;color:inherit">'
             f'<caption style="caption-side:top;text-align:left;color:inherit;opacity:.75">{caption}</caption>'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )

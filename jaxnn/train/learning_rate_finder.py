@@ -64,10 +64,12 @@ class LearningRates:
             ImportError: If matplotlib is not installed.
         """
         from jaxnn.plots import figures as plots
+        from jaxnn.plots.style import style
         from jaxnn.plots.training import plot_learning_rates
 
-        figure = plots.new_figure(7, 4)
-        plot_learning_rates(self, ax=figure.subplots())
+        with style():
+            figure = plots.new_figure(7, 4)
+            plot_learning_rates(self, ax=figure.subplots())
         return figure
 
 

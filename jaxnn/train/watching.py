@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 
 class Watching:
@@ -52,3 +53,29 @@ def is_terminal() -> bool:
     """Whether stderr is a terminal."""
     isatty = getattr(sys.stderr, "isatty", None)
     return isatty is not None and isatty()
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    kernel = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return "IPKernelApp" in getattr(kernel, "config", {})
+
+
+class NotebookLine:
+    """A stream whose last text stays in the output of a notebook's cell, and no other.
+
+    Carriage returns overwrite nothing in a saved notebook, stderr is red there, and widgets are lost when it is exported.
+    """
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self._handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def write(self, text: str) -> None:
+        """Show a text in place of the one before."""
+        if text := text.strip():
+            self._handle.update({"text/plain": text}, raw=True)
+
+    def flush(self) -> None:
+        """Do nothing, as a text is shown at once."""

@@ -45,10 +45,10 @@ from jaxnn.data import NAMES
         ("--seed -1", "--seed: '-1' is not allowed; expected a whole number, from 0 to 4294967295"),
         ("--seed 4294967296", "--seed: '4294967296' is not allowed"),
         ("--seed", "--seed: expected one argument"),
-        ("--epoch 3", r"unknown argument '--epoch'; did you mean '--epochs'\? known arguments: train, .*--patience"),
+        ("--epoch 3", r"unknown argument '--epoch'; did you mean '--epochs'\? known arguments: .*--patience"),
         ("--learning-rates=3", r"did you mean '--learning-rate'\?"),
         ("train twice", "unknown argument 'twice'"),
-        ("test", "unknown command 'test'; expected train or sweep"),
+        ("test", "unknown command 'test'; expected train, sweep, predict or export"),
         ("sweep", "sweep requires values to try: --grid learning_rate="),
         ("--seeds 3", "--grid and --seeds apply only to the command sweep"),
         (
@@ -109,6 +109,14 @@ def test_help_names_every_option(capsys):
         assert name in text.replace("-\n                        ", "-")
 
 
+@pytest.mark.parametrize("command", [(), ("sweep",)])
+def test_help_fits_sixty_columns(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
+
 def test_sweep_has_its_own_help(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as caught:
@@ -116,7 +124,7 @@ def test_sweep_has_its_own_help(capsys, monkeypatch):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: python -m jaxnn sweep --grid NAME=V,V [options]\n")
-    assert "--grid NAME=V,V " in text and "--seeds N " in text and "values of each network" in text
+    assert "COMMAND" not in text and "--grid NAME=V,V " in text and "--seeds N " in text and "values of each network" in text
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -125,7 +125,7 @@ def test_a_run_that_learned_nothing_says_so_and_a_picture_that_is_replaced(run):
     assert out.startswith("trained for 1 epoch\n") and "picture: jaxnn-run/training.png\n" in out.replace(os.sep, "/")
     again = run("--data", "iris", "--epochs", "2", "--learning-rate", "0.01")[1]
     assert "constant guess" not in again
-    assert "training.png, in place of that of an earlier run\n" in again
+    assert "training.png, in place of an earlier one\n" in again
 
 
 def test_divergence_is_reported(run):

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import re
 import resource
 import time
 from html.parser import HTMLParser
@@ -215,6 +216,9 @@ def test_a_block_with_the_name_of_the_model_is_told_from_the_model():
     assert page.counts["details"] == 3
 
 
+LONG = nn.serial(nn.serial(nn.dense(3), a_layer_with_the_name_kernel_or_so_2=nn.dense(10)), nn.relu)
+
+
 def test_the_text_fits_its_width():
     table = nn.summary(nn.models.cnn(10), jnp.ones((4, 28, 28, 1)))
     everything = table.text()
@@ -222,8 +226,9 @@ def test_the_text_fits_its_width():
     assert heads[0] == ["layer", "output", "dtype", "parameters", "share", "forward", "backward", "share", "kept"]
     for one, other in itertools.pairwise(heads):
         assert set(other) <= set(one)
-    for width in (80, 70, 60):
-        assert max(map(len, table.text(width).splitlines()[:-2])) <= width
+    for width in (80, 70, 60, 40):
+        assert max(map(len, table.text(width).splitlines())) <= width
         assert "1,290" in table.text(width)
+    assert re.search(r"\n…\S*kernel_or_so_2 +\(B, 10\)", nn.summary(LONG, jnp.ones((4, 9))).text(40))
     assert str(table) == table.text(80)
     assert table.text(len(everything.splitlines()[1])) == everything

@@ -1,7 +1,10 @@
 """Plots of runs, networks and landscapes."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import optax
 import pytest
@@ -9,8 +12,11 @@ from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 
 import jaxnn as nn
-from jaxnn.plots.axes import COLORS, line_colormap, mosaic
+from jaxnn.plots.axes import mosaic
+from jaxnn.plots.figures import classification_figure
 from jaxnn.plots.networks import principal_components
+from jaxnn.plots.style import BLUE, COLORS, GRAY, ORANGE, PURPLE, RED, line_colormap, of_class
+from jaxnn.plots.sweeps import sweep_figure
 
 RUNS = {
     "learning_rate": [0.1, 0.1, 0.01, 0.01, 0.1, 0.001],
@@ -65,12 +71,81 @@ def test_a_sweep_is_plotted_as_its_table():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["learning_rate", "momentum", "loss"]
 
 
+def linear(colors):
+    colors = np.asarray(colors)
+    return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+
+
 def test_colors_of_lines_can_be_read_on_white_and_on_black():
-    colors = np.concatenate([[to_rgb(color) for color in COLORS], line_colormap()(np.linspace(0, 1, 50))[:, :3]])
-    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
-    luminance = linear @ [0.2126, 0.7152, 0.0722]  # of the contrast ratio (WCAG 2.1), which is 21 for black on white
-    assert (1.05 / (luminance + 0.05)).min() > 2.4
-    assert ((luminance + 0.05) / 0.05).min() > 4.2
+    named = [to_rgb(color) for color in (BLUE, ORANGE, RED, PURPLE, GRAY)]
+    lines = np.concatenate([named, line_colormap()(np.linspace(0, 1, 50))[:, :3]])
+    for colors, on_white, on_black in ((lines, 2.4, 4.2), ([to_rgb(color) for color in COLORS], 2.2, 2.9)):
+        luminance = linear(colors) @ [
+            0.2126,
+            0.7152,
+            0.0722,
+        ]  # of WCAG's contrast ratio, 21 for black on white
+        assert (1.05 / (luminance + 0.05)).min() > on_white
+        assert ((luminance + 0.05) / 0.05).min() > on_black
+
+
+# Machado et al. 2009, severity 1, in linear RGB.
+PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+# Ottosson 2020, from linear RGB to the cube of cone responses, and from these to Oklab.
+TO_CONES = [
+    [0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
+    [0.0883024619, 0.2817188376, 0.6299787005],
+]  # fmt: skip
+TO_OKLAB = [
+    [0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
+    [0.0259040371, 0.7827717662, -0.8086757660],
+]  # fmt: skip
+
+
+def test_colors_of_classes_are_told_apart_with_color_blindness_too():
+    rgb = linear([to_rgb(color) for color in COLORS])
+    assert len(rgb) == 10
+    for vision, least in ((np.eye(3), 0.15), (PROTANOPIA, 0.095), (DEUTERANOPIA, 0.095)):
+        seen = np.cbrt(np.clip(rgb @ np.transpose(vision), 0, 1) @ np.transpose(TO_CONES)) @ np.transpose(TO_OKLAB)
+        distances = np.linalg.norm(seen[:, None] - seen, axis=-1)[np.triu_indices(10, 1)]
+        assert distances.min() > least  # a just noticeable difference is 0.02
+    looks = {tuple(of_class(i).items()) for i in range(40)}
+    assert len(looks) == 40
+
+
+def test_a_sweep_is_drawn_by_its_size():
+    def table(**grid):
+        rows = list(itertools.product(*grid.values(), range(2)))
+        columns = dict(zip([*grid, "seed"], map(list, zip(*rows, strict=True)), strict=True))
+        return columns | {"accuracy": [0.5 + 0.01 * i for i in range(len(rows))]}
+
+    rates, rest = [0.1, 0.01, 0.001], {"init": ["he", "lecun"], "dropout": [0.0, 0.5]}
+    dots = sweep_figure(table(rate=rates), ["rate"], "accuracy", title="dots")
+    assert [len(line.get_xdata()) for line in dots.axes[0].lines] == [2, 1] * 3
+    assert dots.axes[0].lines[1].get_ydata() == pytest.approx([0.545])  # the mean of the smallest rate's, the last two
+    maps = sweep_figure(table(rate=rates, **rest), ["rate", "init", "dropout"], "accuracy", title="maps")
+    *panels, bar = maps.axes
+    assert [ax.get_title(loc="left") for ax in panels] == ["dropout 0", "dropout 0.5"]
+    assert len({ax.images[0].get_clim() for ax in panels}) == 1 and bar.get_ylabel() == "mean accuracy"
+    shown = np.asarray(panels[1].images[0].get_array())  # he of dropout 0.5: runs 2, 3 of each block of 8
+    np.testing.assert_allclose(shown, np.array([[0.685, 0.605, 0.525], [0.725, 0.645, 0.565]]))
+    many = {"a": list(range(12)), "b": list(range(4)), "c": [0, 1]}
+    lines = sweep_figure(table(**many), list(many), "accuracy", title="lines")
+    assert len(lines.axes[0].collections[0].get_segments()) == 12 * 4 * 2 * 2
+    for figure, title in ((dots, "dots"), (maps, "maps"), (lines, "lines")):
+        assert figure.get_suptitle() == title
+        assert not any(ax.get_title(loc="center") for ax in figure.axes)  # one above another
+    with pytest.raises(ValueError, match="no run has a finite 'loss'"):
+        sweep_figure({"rate": [0.1, 0.2], "loss": [np.nan, np.inf]}, ["rate"], "loss", title="")
+
+
+def test_the_epoch_that_was_kept_is_marked():
+    history = {"loss": [2.0, 1.0, 1.5], "accuracy": [0.1, 0.5, 0.4]}
+    figure = classification_figure(history, np.zeros((2, 3)), [0, 1], [0, 1], ["a", "b"], title="early", kept=2)
+    for ax in figure.axes[:2]:
+        assert ax.lines[-1].get_xdata() == [2, 2]
+        assert ax.get_legend().get_texts()[-1].get_text() == "kept: epoch 2"
 
 
 def test_images_are_drawn_as_tiles():
@@ -212,10 +287,12 @@ PLOTS = {
 
 def test_every_plot_takes_axes_and_returns_them():
     assert set(PLOTS) == {name for name in nn.inspect.__all__ if name.startswith("plot_")}
+    before = dict(matplotlib.rcParams)
     for name, ax in zip(PLOTS, pyplot.figure().subplots(4, 5).flat, strict=False):
         assert PLOTS[name](ax=ax) is ax, name
         assert ax.has_data(), name
     assert len(pyplot.get_fignums()) == 1  # no plot opened another figure
+    assert dict(matplotlib.rcParams) == before
 
 
 def test_plots_follow_a_dark_style():

@@ -228,6 +228,9 @@ def test_all_kinds_of_structural_values_form_groups():
     assert "as activation, batch_size decide on the program" in result.note or "as batch_size, activation" in result.note
     close(result.member(0).params, result.member(3).params, 0)
     assert nn.tanh.__name__ in result.table()
+    narrow, wide = result.table(width=1).splitlines()[0].split(), result.table().splitlines()[0].split()
+    assert narrow == [name for name in wide if name in (*result.names, result.monitored(None, None)[0])]
+    assert result.table(width=max(map(len, result.table().splitlines()))) == result.table()
 
 
 @pytest.mark.slow

@@ -494,11 +494,14 @@ def test_repr():
     assert "⋯" not in five  # dots for one row would take as much space as the row
 
 
-def test_repr_of_many_columns_is_truncated():
+def test_repr_of_many_columns_is_truncated(monkeypatch):
     history = History([{"epoch": 1, **{f"metric_{n}": 0.5 for n in range(30)}, "seconds": 1.0}])
-    *table, rest = repr(history).splitlines()
-    assert max(map(len, table)) <= 120
-    assert rest.startswith("and the columns metric_") and rest.endswith("metric_29, seconds")
+    for width in (120, 60):
+        monkeypatch.setattr("jaxnn.train.history.terminal_width", lambda _, width=width: width)
+        text = repr(history)
+        assert max(map(len, text.splitlines())) <= width
+        rest = text.partition("\nand the columns metric_")[2]
+        assert rest.endswith("seconds") and "metric_29" in rest
 
 
 def test_html():

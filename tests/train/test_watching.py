@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 import jaxnn as nn
+from jaxnn.train.progress import Progress
 
 X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 
@@ -90,14 +92,48 @@ def test_the_bar_starts_after_compiling_and_shows_metrics_before_rates(monkeypat
     assert max(map(len, shown)) <= 80
 
 
-def test_a_log_has_a_line_per_epoch_up_to_a_hundred(monkeypatch):
-    for epochs, lines in ((3, 3), (250, 85)):
+@pytest.mark.parametrize(("columns", "shown"), [(100, "loss mae val_loss val_mae"), (72, "val_loss val_mae"), (50, "val_mae")])
+def test_a_narrow_terminal_leaves_values_out_and_not_the_bar(columns, shown):
+    progress = Progress(9, 10, shown=True)
+    progress._bar = SimpleNamespace(ncols=columns)
+    row = {"epoch": 3, "loss": 0.1234, "mae": 0.1234, "val_loss": 0.1234, "val_mae": 0.1234, "learning_rate": 0.1}
+    assert progress._text(row) == "  ".join(["epoch 3/9", *(f"{name} 0.1234" for name in shown.split())])
+
+
+def test_a_log_has_a_line_per_epoch_up_to_a_hundred_and_about_twenty_of_more(monkeypatch):
+    for epochs, lines in ((3, 3), (250, 14)):
         stream = io.StringIO()
         monkeypatch.setattr(sys, "stderr", stream)
         fit(epochs=epochs)
         epochs_shown = [int(line.split()[1].partition("/")[0]) for line in stream.getvalue().splitlines()]
         assert epochs_shown[0] == 1 and epochs_shown[-1] == epochs
         assert len(epochs_shown) == lines
+
+
+class Handle:
+    """What IPython's `display` returns, and the texts that were shown in its place."""
+
+    def __init__(self):
+        self.shown = []
+
+    def update(self, data, raw):
+        self.shown.append(data["text/plain"])
+
+
+@pytest.mark.parametrize("train", [fit, sweep])
+def test_a_notebook_keeps_one_line(monkeypatch, capsys, train):
+    pytest.importorskip("tqdm")
+    handles = []
+    kernel = SimpleNamespace(config={"IPKernelApp": {}})
+    show = SimpleNamespace(display=lambda *_, **__: handles.append(Handle()) or handles[-1])
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel, display=show))
+    monkeypatch.setitem(sys.modules, "IPython.display", show)
+    train()
+    [handle] = handles
+    assert handle.shown[-1].startswith("epoch 3/3  loss " if train is fit else "1/1 members, 2/2 epochs")
+    assert not any("\r" in text or not text for text in handle.shown)
+    captured = capsys.readouterr()
+    assert captured.out == "" and "epoch 3/3" not in captured.err
 
 
 def test_an_encoding_without_the_characters(monkeypatch):

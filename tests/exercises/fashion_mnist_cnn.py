@@ -14,7 +14,7 @@ def convolution(features):
 
 
 model = nn.serial(convolution(32), convolution(64), convolution(128), nn.flatten(), nn.dropout(0.3), nn.dense(10))
-print(nn.summary(model, data.x))
+print(nn.summary(model, data.x[:128]))
 
 result = nn.fit(
     model,
@@ -22,7 +22,7 @@ result = nn.fit(
     loss=nn.losses.cross_entropy,
     optimizer=optax.adamw,
     hyperparameters={"learning_rate": lambda step, steps: 4e-3 * (1 - step / steps)},
-    epochs=5,
+    epochs=6,
     batch_size=128,
     key=jax.random.key(0),
     augment=nn.data.augment.random_flip(),

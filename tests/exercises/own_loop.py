@@ -1,4 +1,4 @@
-"""A training loop of one's own with `jax.value_and_grad`, for a model with batch norm and dropout."""
+"""A custom training loop with `jax.value_and_grad`, for a model with batch norm and dropout."""
 
 import jax
 import jax.numpy as jnp

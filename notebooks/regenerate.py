@@ -98,7 +98,7 @@ def normalized(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def fewer_colors(picture: str) -> str:
     """Return a PNG of 64 colors, as base64 like the one given."""
     image, file = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"), io.BytesIO()
-    image.quantize(64, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    image.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -107,7 +107,8 @@ def compare(name: str, committed: nbformat.NotebookNode, executed: nbformat.Note
     differences = []
     for number, (old, new) in enumerate(zip(committed.cells, executed.cells, strict=True)):
         if old.cell_type == "code":
-            texts = [comparable(cell.outputs, "varies" in cell.metadata.get("tags", ())) for cell in (old, new)]
+            varies = "varies" in old.metadata.get("tags", ())
+            texts = [comparable(cell.outputs, varies) for cell in (old, new)]
             lines = list(difflib.unified_diff(*texts, "committed", "now", n=0, lineterm=""))
             differences += [f"{name}, cell {number}:", *lines] if lines else []
     return differences

@@ -11,6 +11,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+collect_ignore_glob = ["exercises/*"]  # scripts, which test_exercises.py runs
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A deadline would measure the machine.

@@ -7,12 +7,13 @@ import re
 import textwrap
 import warnings
 from functools import cache
+from pathlib import Path
 from types import FunctionType, ModuleType
 
 import pytest
 
 from jaxnn.functional import activations
-from jaxnn.reference import public, write
+from jaxnn.reference import _topics, public, write
 
 PUBLIC = {space: {name: getattr(module, name) for name in module.__all__} for space, module in public().items()}
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):\n((?:    .*\n|\n)*)", re.MULTILINE)
@@ -182,3 +183,22 @@ def test_the_pages_are_written_without_a_warning(tmp_path):
         shown = [name for name, value in members.items() if not isinstance(value, ModuleType)]
         assert [name for name in shown if f'id="{name}"' not in page] == []
         assert "Union[" not in page
+    names = re.findall(r'<section id="(\w+)"', (tmp_path / "jaxnn.html").read_text(encoding="utf-8"))
+    assert {"fit", "evaluate", "predict"} == set(names[:3])
+    guides = {path.stem: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.html") if path.stem != "jaxnn"}
+    notebooks = {path.stem for path in Path(__file__).parents[1].glob("notebooks/*.ipynb")}
+    assert {"index", "readme", "training", "measured", "other_libraries"} | notebooks == set(guides)
+    for name, page in guides.items():
+        page = page[page.index("<main") : page.index("</main>")]
+        assert "KEPT" not in page, name
+        for address in set(re.findall(r'href="([^"#]+\.html)', page)):
+            assert (tmp_path / address).exists(), (name, address)
+    assert r"\[" in guides["objectives"] and "data:image/png" in guides["quickstart"] and "MathJax" in guides["teaching_notes"]
+
+
+def test_the_contents_name_everything():
+    contents = _topics(public())
+    named = [name for names in contents.values() for name in names]
+    assert set(named) == {name for name, value in PUBLIC["jaxnn"].items() if not isinstance(value, ModuleType)}
+    assert len(named) == len(set(named))
+    assert [names[0] for names in contents.values()][:3] == ["fit", "Layer", "serial"]

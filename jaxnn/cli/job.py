@@ -105,12 +105,12 @@ class Job:
         """Scale regression targets to mean 0 and variance 1 over the training part; labels stay as they are."""
         if not self.is_regression:
             return y
-        mean, std = moments(self.train.y)
+        mean, std = moments(self.train.y.astype(np.float64))
         return ((y - mean) / std).astype(np.float32)
 
     def original_units(self, y: np.ndarray) -> np.ndarray:
         """Undo `standardize_targets`."""
-        mean, std = moments(self.train.y)
+        mean, std = moments(self.train.y.astype(np.float64))
         return y * std + mean
 
 

@@ -72,7 +72,7 @@ def standardize(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
         >>> [part.x.tolist() for part in standardize(train, test)]
         [[[-1.0], [1.0]], [[3.0]]]
     """
-    mean, std = moments(train.x)
+    mean, std = _moments(train.x)  # in float64: only the scaled values are rounded
 
     def scaled(part: Dataset) -> Dataset:
         if part.x.shape[1:] != train.x.shape[1:]:
@@ -84,13 +84,14 @@ def standardize(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
 
 
 def moments(array: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation over all axes but the last, in float64, with deviation 1 for constant features.
+    """Return mean and standard deviation over all axes but the last, with deviation 1 for constant features.
 
     Args:
         array: Values (..., features).
 
     Returns:
-        `(mean, std)`, both of shape (features,), ready for `(array - mean) / std`.
+        `(mean, std)`, both of shape (features,), ready for `(array - mean) / std`: in the dtype of the array if that is a
+        floating-point one, otherwise in float64. They are computed in float64.
 
     Example:
         >>> mean, std = moments([[1.0, 5.0], [3.0, 5.0]])
@@ -98,6 +99,12 @@ def moments(array: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         ([2.0, 5.0], [1.0, 1.0])
     """
     array = np.asarray(array)
+    mean, std = _moments(array)
+    dtype = array.dtype if np.issubdtype(array.dtype, np.floating) else np.float64
+    return mean.astype(dtype), std.astype(dtype)
+
+
+def _moments(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     axes = tuple(range(array.ndim - 1))
     low, high = array.min(axes), array.max(axes)
     constant = low == high  # from the values, since the computed deviation of a constant may not be exactly 0

@@ -44,7 +44,8 @@ def cross_validation(
         **options: As in `sweep`, without validation data.
 
     Returns:
-        A `Sweep` with a column `fold`; `by_setting` takes means and deviations over folds and seeds.
+        A `Sweep` with a column `fold`; `by_setting` takes means and deviations over folds and seeds, and `best_setting` are
+        the hyperparameters for a run of `fit` on all data.
 
     Raises:
         ValueError: As `sweep`; on fewer samples than folds; on a model with state.
@@ -92,7 +93,7 @@ def bootstrap(
         **options: As in `sweep`, without validation data.
 
     Returns:
-        A `Sweep` with a column `draw`; `by_setting` takes means and deviations over draws and seeds.
+        A `Sweep` with a column `draw`; `by_setting` and `best_setting` take means over draws and seeds.
 
     Raises:
         ValueError: As `sweep`; on fewer than two samples; on a model with state.

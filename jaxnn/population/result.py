@@ -220,7 +220,7 @@ class Sweep:
         )
 
     def best(self, monitor: str | None = None, mode: str | None = None) -> Member:
-        """The member with the best value; of several, the one with the smallest loss.
+        """The member with the best value; of several, the one with the smallest loss. `best_setting` compares means.
 
         Args:
             monitor: The value's name; `"val_loss"` by default, or `"loss"` without validation data.
@@ -264,6 +264,19 @@ class Sweep:
                 row[name + "_std"] = float(values.std(ddof=1)) if len(members) > 1 else 0.0
             rows.append(row)
         return sorted(rows, key=lambda row: self._rank(row, monitor, sign))
+
+    def best_setting(self, monitor: str | None = None, mode: str | None = None) -> Setting:
+        """The hyperparameters with the best mean over seeds (and folds), as `fit(hyperparameters=…)` takes them.
+
+        Args:
+            monitor: As in `best`.
+            mode: As in `best`.
+
+        Returns:
+            The hyperparameters of the first row of `by_setting`.
+        """
+        row = self.by_setting(monitor, mode)[0]
+        return {name: row[name] for name in self._compared()}
 
     def _rank(self, row: Mapping[str, Any], monitor: str, sign: float) -> tuple[bool, float, bool, float]:
         """The sort key of a row: its monitored value, NaN last, and of equal ones the smaller loss first."""

@@ -155,3 +155,12 @@ def test_real_tables_are_split_and_scaled():
     assert isinstance(test, Dataset)
     assert (len(train), len(test)) == (142, 36)
     assert np.abs(test.x.mean(0)).max() > 1e-3  # the held-out part has its own mean
+
+
+@pytest.mark.parametrize(("given", "returned"), [(np.float32, np.float32), (np.float64, np.float64), (np.int32, np.float64)])
+def test_moments_have_the_dtype_of_the_array(given, returned):
+    """So that standardized float32 targets are float32, which training takes."""
+    y = np.array([[25], [346], [150]], given)
+    mean, std = moments(y)
+    assert mean.dtype == std.dtype == returned == ((y - mean) / std).dtype
+    np.testing.assert_allclose([mean, std], [y.mean(0, np.float64), y.std(0, np.float64)], rtol=1e-7)

@@ -331,6 +331,8 @@ def test_bootstrap_members_are_validated_out_of_bag():
     assert len(result) == 30
     assert len(result.by_setting()) == 6
     assert len({row["val_loss"] for row in result.rows}) == 30
+    losses = np.reshape([row["val_loss"] for row in result.rows], (6, 5)).mean(1)  # (rate,), over draws
+    assert result.best_setting() == {"learning_rate": RATES["learning_rate"][losses.argmin()]}  # without a draw's number
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,8 @@ def contrastive(
 ) -> jax.Array:
     """Contrastive loss of the distance of a similar (y = 1) or dissimilar (y = 0) pair: ½ y d² + ½ (1 − y) max(0, m − d)².
 
-    Hadsell, Chopra and LeCun (2006), eq. 4, whose Y is 1 − y. d is usually the Euclidean distance of two embeddings.
+    Hadsell, Chopra and LeCun (2006), eq. 4, whose Y is 1 − y. d is usually the Euclidean distance of two embeddings,
+    `jnp.sqrt(jnp.sum((a - b) ** 2, axis=-1) + 1e-6)`: without a small number, its gradient is NaN where they are equal.
 
     Args:
         predictions: Distances d ≥ 0, floating-point, of any shape.

@@ -92,7 +92,7 @@ def _processor() -> str:
 def _prune(folder: Path) -> None:
     """Remove the oldest files, until what is left is not larger than `MOST_BYTES`."""
     files = []
-    for file in folder.iterdir():
+    for file in filter(Path.is_file, folder.iterdir()):  # XLA has folders of its own inside
         with suppress(FileNotFoundError):  # another process has removed it
             files.append((file.stat(), file))
     size = 0

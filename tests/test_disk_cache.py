@@ -69,6 +69,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path):
 
 def test_the_oldest_files_are_removed(tmp_path, monkeypatch):
     folder = nn.compilation_cache(tmp_path)
+    (folder / "xla").mkdir()
     for i in range(4):
         (folder / f"{i}-cache").write_bytes(b"x" * 10)
         os.utime(folder / f"{i}-cache", (i, i))

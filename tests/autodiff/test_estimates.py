@@ -84,6 +84,7 @@ def test_diagonal_of_gauss_newton_is_exact():
         np.testing.assert_allclose(*both(params, batch_size), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_diagonal_of_gauss_newton_of_sure_predictions_is_finite():
     """Their curvature is the difference of numbers that round much more than it is large."""
     z = jnp.asarray(np.random.default_rng(0).normal(size=(40, 5)) * 12, jnp.float32)

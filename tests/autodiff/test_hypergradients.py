@@ -154,6 +154,7 @@ def minimum(data, penalty, weights):
     return tree(jax.lax.scan(newton, jnp.zeros(4), None, 12)[0])
 
 
+@pytest.mark.slow
 def test_influence_is_the_change_by_training_again(x64):
     n, penalty = 60, 0.1
     a = RNG.normal(size=(n + 3, 3))

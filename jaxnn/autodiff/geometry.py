@@ -72,8 +72,8 @@ def mode_connectivity(
         >>> loss = lambda w: (jnp.sum(w**2) - 1) ** 2  # its minima are a circle
         >>> ends = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
         >>> line = nn.autodiff.mode_connectivity(loss, *ends)
-        >>> curve = nn.autodiff.mode_connectivity(loss, *ends, steps=200, key=jax.random.key(0))
-        >>> line.barrier.item(), bool(curve.barrier < 0.1)
+        >>> result = nn.autodiff.mode_connectivity(loss, *ends, steps=200, key=jax.random.key(0))
+        >>> line.barrier.item(), bool(result.barrier < 0.1)
         (0.25, True)
     """
     function("mode_connectivity", "loss", loss, "loss(params) -> scalar")

@@ -209,9 +209,9 @@ def poisson_batches(data: Any, batch_size: int, key: jax.Array) -> PoissonBatche
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxnn as nn
-        >>> batches = nn.autodiff.poisson_batches((jnp.ones((100, 3)), jnp.zeros(100)), 20, jax.random.key(0))
-        >>> x, y, weights = next(batches(1))
-        >>> len(batches), x.shape, float(weights.sum())
+        >>> result = nn.autodiff.poisson_batches((jnp.ones((100, 3)), jnp.zeros(100)), 20, jax.random.key(0))
+        >>> x, y, weights = next(result(1))
+        >>> len(result), x.shape, float(weights.sum())
         (5, (36, 3), 23.0)
     """
     data = jax.tree.map(np.asarray, as_data(data))
@@ -249,7 +249,11 @@ def privacy_spent(noise: float, *, batch_size: int, samples: int, steps: int, de
         ValueError: If a number is out of range.
 
     Example:
-        `nn.autodiff.privacy_spent(1.1, batch_size=256, samples=60_000, steps=15 * 234, delta=1e-5)`
+        `nn.autodiff.privacy_spent(1.1, batch_size=256, samples=60_000, steps=15 * 234, delta=1e-5)` after 15 epochs, and
+
+        >>> import jaxnn as nn
+        >>> nn.autodiff.privacy_spent(1.1, batch_size=256, samples=60_000, steps=0, delta=1e-5)  # before the first step
+        0.0
     """
     noise = number("privacy_spent", "noise", noise, 0)
     samples, steps = whole("privacy_spent", "samples", samples), whole("privacy_spent", "steps", steps, 0)

@@ -34,7 +34,7 @@ class Gaussian(NamedTuple):
         covariance: That of the flattened outputs, (examples, outputs, outputs).
 
     Example:
-        See `laplace`, whose `predict` returns it.
+        See `laplace`, the `predict` of whose result returns it.
     """
 
     mean: jax.Array
@@ -122,6 +122,9 @@ class Laplace:
 
         Returns:
             A tree like the parameters with a leading axis of draws. Leaves that do not vary are repeated.
+
+        Raises:
+            TypeError: If the key or `samples` is of another type.
         """
         flat, rebuild = _flattened(self.params, self.chosen)
 
@@ -251,9 +254,9 @@ def laplace(
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> problem = nn.Problem(nn.dense(2, use_bias=False), nn.losses.cross_entropy)
         >>> data = jnp.array([[-1.0], [1.0]]), jnp.array([0, 1])
-        >>> posterior = nn.autodiff.laplace(
+        >>> result = nn.autodiff.laplace(
         ...     problem, {"kernel": jnp.array([[-1.0, 1.0]])}, data, structure="full", prior=1.0)
-        >>> near, far = posterior.predict(jnp.array([[1.0], [20.0]]))[:, 1]
+        >>> near, far = result.predict(jnp.array([[1.0], [20.0]]))[:, 1]
         >>> round(near.item(), 2), round(far.item(), 2)  # 0.88 and 1.0 without uncertainty
         (0.85, 0.97)
     """

@@ -231,7 +231,7 @@ def privacy_spent(noise: float, *, batch_size: int, samples: int, steps: int, de
 
     The run has made steps with the gradient of `private` on batches of `poisson_batches`. Neighboring data are those with an
     example added or removed. The privacy loss of the steps is composed numerically (Koskela et al. 2020, arXiv:1906.03049) by
-    Google's dp-accounting: `pip install "jaxnn-functional[privacy]"`.
+    Google's dp-accounting: `pip install dp-accounting`.
 
     Args:
         noise: σ, as in `private`.
@@ -269,7 +269,7 @@ def privacy_spent(noise: float, *, batch_size: int, samples: int, steps: int, de
         import dp_accounting
         from dp_accounting.pld import PLDAccountant
     except ImportError as error:
-        raise ImportError('privacy_spent needs dp-accounting: pip install "jaxnn-functional[privacy]"') from error
+        raise ImportError('privacy_spent needs dp-accounting: pip install dp-accounting') from error
     event = dp_accounting.PoissonSampledDpEvent(batch_size / samples, dp_accounting.GaussianDpEvent(float(noise)))
     accountant = PLDAccountant().compose(dp_accounting.SelfComposedDpEvent(event, steps))
     return float(accountant.get_epsilon(float(delta)))

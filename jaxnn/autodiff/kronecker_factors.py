@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnn._jax import is_tracer
 from jaxnn.autodiff.blocks import Block, blocks_of
 from jaxnn.autodiff.contributions import square_sums
 from jaxnn.autodiff.examples import Where, as_examples, counted, outputs_and_losses, summed
@@ -50,7 +51,17 @@ class Kronecker:
     like: tuple[tuple[str, tuple[int, ...], str], ...] = field(metadata={"static": True})
 
     def product(self, v: Any) -> Any:
-        """The product A v with a tree like the parameters."""
+        """The product A v with a tree like the parameters.
+
+        Args:
+            v: A tree like the parameters.
+
+        Returns:
+            A tree like the parameters; 0 for those that do not count.
+
+        Raises:
+            ValueError: If v is of another form.
+        """
         return self._mapped(v, lambda scales: scales)
 
     def inverse(self, v: Any, damping: Any = 0.0) -> Any:
@@ -58,12 +69,18 @@ class Kronecker:
 
         Args:
             v: A tree like the parameters.
-            damping: λ, at least 0; it may be traced.
+            damping: λ, at least 0, and above it where A is singular; it may be traced.
 
         Returns:
             A tree like the parameters; 0 for those that do not count.
+
+        Raises:
+            ValueError: If v is of another form, λ is negative, or A + λ I is singular, where its values are known.
         """
         damping = number("inverse", "damping", damping, 0)
+        known = (*self.scales, *self.diagonal.values())
+        if not any(map(is_tracer, (*known, damping))) and any((np.asarray(scale) + damping <= 0).any() for scale in known):
+            raise ValueError(f"inverse takes a damping above 0 here, as the matrix is singular, got {damping}")
         return self._mapped(v, lambda scales: 1 / (scales + damping))
 
     def log_determinant(self, damping: Any = 0.0) -> jax.Array:
@@ -73,7 +90,10 @@ class Kronecker:
             damping: λ, at least 0; it may be traced.
 
         Returns:
-            A number.
+            A number; −∞ if A + λ I is singular.
+
+        Raises:
+            ValueError: If λ is negative.
         """
         damping = number("log_determinant", "damping", damping, 0)
         return sum((jnp.log(s + damping).sum() for s in (*self.scales, *self.diagonal.values())), jnp.zeros(()))
@@ -145,10 +165,10 @@ def kronecker(
         >>> import jax, jax.numpy as jnp, jaxnn as nn
         >>> problem = nn.Problem(nn.dense(1, use_bias=False), nn.losses.mse)
         >>> params = {"kernel": jnp.ones((2, 1))}
-        >>> factors = nn.autodiff.kronecker(problem, params, (jnp.eye(2), jnp.zeros((2, 1))))
-        >>> factors.product({"kernel": jnp.array([[1.0], [3.0]])})["kernel"].ravel().round(4)
+        >>> result = nn.autodiff.kronecker(problem, params, (jnp.eye(2), jnp.zeros((2, 1))))
+        >>> result.product({"kernel": jnp.array([[1.0], [3.0]])})["kernel"].ravel().round(4)
         Array([1., 3.], dtype=float32)
-        >>> factors.inverse(params, damping=1.0)["kernel"].ravel().round(4)
+        >>> result.inverse(params, damping=1.0)["kernel"].ravel().round(4)
         Array([0.5, 0.5], dtype=float32)
     """
     factored = Factored.of("kronecker", problem, params, data, state, sharing, where)

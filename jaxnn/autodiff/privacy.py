@@ -269,7 +269,7 @@ def privacy_spent(noise: float, *, batch_size: int, samples: int, steps: int, de
         import dp_accounting
         from dp_accounting.pld import PLDAccountant
     except ImportError as error:
-        raise ImportError('privacy_spent needs dp-accounting: pip install dp-accounting') from error
+        raise ImportError("privacy_spent needs dp-accounting: pip install dp-accounting") from error
     event = dp_accounting.PoissonSampledDpEvent(batch_size / samples, dp_accounting.GaussianDpEvent(float(noise)))
     accountant = PLDAccountant().compose(dp_accounting.SelfComposedDpEvent(event, steps))
     return float(accountant.get_epsilon(float(delta)))

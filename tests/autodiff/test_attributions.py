@@ -26,6 +26,7 @@ def gradient(x):
     return (W1 @ (W2 / np.cosh(x.ravel() @ W1) ** 2)).reshape(x.shape)
 
 
+@pytest.mark.slow
 def test_attributions(x64):
     x, start = jnp.asarray(X), jnp.asarray(RNG.normal(size=(1, 2, 2)))
 

@@ -37,7 +37,7 @@ LINEAR = {
 }
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("name", LINEAR)
 def test_it_is_exact_for_one_linear_layer(name, corrected, x64):

@@ -24,7 +24,7 @@ def gradient_of(gradient, batch):
     return state.params, jax.tree.map(lambda a, b: a - b, state.params, after.params), loss, int(after.skipped)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_step_without_noise(accumulate):
     """Weights scale the loss, weight 0 leaves out, and an example that is not finite is left out and counted."""
@@ -44,6 +44,7 @@ def test_a_step_without_noise(accumulate):
     assert skipped == 1
 
 
+@pytest.mark.slow
 def test_noise():
     """It has the deviation σ C / B, differs between leaves and steps, and leaves alone the parameters that are not trained."""
     gradient = ad.private(0.5, 3.0, 10, where="dense_2/*")

@@ -62,7 +62,7 @@ def precision(structure, matrix, layer, prior=0.7):
 CASES = [(name, structure) for name in MODELS for structure in ("full", "diagonal", "last_layer", "low_rank")]
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name, structure", CASES)
 def test_predictions_and_evidence(x64, name, structure):
     params, _, x, z, jacobian, matrix, layer = set_up(name)

@@ -172,7 +172,7 @@ def correlations(function, p, t):
     return np.mean([function(p[:, i].astype(float), t[:, i].astype(float))[0] for i in range(p.shape[1])])
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [

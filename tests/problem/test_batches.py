@@ -103,6 +103,7 @@ def test_large_orders_are_statistically_random():
         assert stats.kstest(batch / n, "uniform").pvalue > 1e-4
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(st.integers(1, 40), st.integers(1, 45), st.booleans())
 def test_batches_cover_the_data_in_order(n, batch_size, shuffle):

@@ -47,6 +47,7 @@ def test_a_metric_may_read_predictions_that_are_numbers():
     assert result.history.last["penalty"] == pytest.approx(float(jnp.sum(result.params["dense"]["kernel"] ** 2)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_inputs_of_an_objective_initialize_the_model():
     def named(model, params, state, batch, key):
         y, state = model.apply(params, state, batch["image"])

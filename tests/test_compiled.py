@@ -120,6 +120,7 @@ def test_other_values_of_traced_hyperparameters_trace_nothing(traced):
     assert len(traced) == 1
 
 
+@pytest.mark.slow
 def test_another_number_of_epochs_traces_nothing(traced):
     for epochs in (1, 2, 70):
         assert fit(epochs=epochs, optimizer=optax.sgd, hyperparameters={"learning_rate": lambda step, rate: rate, "rate": 0.1})

@@ -49,7 +49,7 @@ def products(params, state, data, **options):
     return hessian, ad.gauss_newton(PROBLEM, params, data, state, **options)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.float64, 1e-9)])
 def test_matrices(dtype, tolerance):
     with jax.enable_x64(dtype == jnp.float64):

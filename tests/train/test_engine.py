@@ -124,6 +124,7 @@ def test_a_grain_data_set():
     close(fit(data=lambda epoch: shuffled(epoch).to_iter_dataset(), epochs=2).params, by_index.params)
 
 
+@pytest.mark.slow
 def test_a_failing_stream_names_the_batch_and_keeps_the_result_so_far():
     def failing(epoch):
         yield from batches(epoch)[:3]
@@ -222,6 +223,7 @@ def test_the_radius_of_sharpness_aware_minimization_in_float16():
     np.testing.assert_allclose(stepped(jnp.float16), stepped(jnp.float32), rtol=5e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
     whole = regression()
     for parts in (2, 3, 20):
@@ -559,6 +561,7 @@ def test_logs_and_a_plot_are_written(tmp_path):
 # --- optimizers per path, and the learning rate finder ---
 
 
+@pytest.mark.slow
 def test_by_path_freezes_layers_and_sets_their_learning_rates():
     model = nn.serial(nn.dense(8), nn.relu, nn.dense(1))
     start = nn.init_train_state(model, optax.sgd(0.1), KEY, X).params

@@ -107,6 +107,7 @@ def test_a_population_of_one_is_the_model():
         np.testing.assert_allclose(a, b[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_do_not_depend_on_the_batch_size():
     model = nn.serial(nn.dense(8), nn.batch_norm(), nn.dropout(0.5), nn.dense(2))
     result = nn.fit(model, (X, Y), **OPTIONS, metrics={"accuracy": nn.metrics.accuracy})
@@ -125,6 +126,7 @@ def test_evaluate_and_predict_do_not_depend_on_the_batch_size():
     assert only == {"a": pytest.approx(expected["accuracy"])}
 
 
+@pytest.mark.slow
 def test_early_stopping_follows_its_rule():
     """The validation losses are prescribed: the model's only weight counts epochs, and the loss is looked up by it."""
     values = jnp.array([9.0, 5.0, 4.0, 3.95, 4.2, 3.97, 1.0, 0.5])

@@ -124,6 +124,7 @@ def fit(checkpoints=None, model=MODEL, **options):
     return nn.fit(model, (X, Y), **{**defaults, **options}, checkpoints=checkpoints, progress=False)
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_within_an_epoch_continues_from_there(tmp_path, monkeypatch):
     from jaxnn.train.executors import ArrayExecutor
 

@@ -124,6 +124,7 @@ def label_sources(labels, folder):
     }
 
 
+@pytest.mark.slow
 def test_a_custom_loss_may_ignore_labels(tmp_path):
     model = nn.dense(3)
     labels = np.arange(12, dtype=np.int32) % 4 - 1

@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 
 import jaxnn as nn
 from jaxnn.cli import report
-from jaxnn.cli.saved import Saved, flat, read
+from jaxnn.cli.saved import Saved, flat, read, write_npz
 from jaxnn.io import stablehlo
 from jaxnn.train.table_files import check_writable
 
@@ -57,7 +56,7 @@ def _write_safetensors(saved: Saved, file: Path) -> None:
 
 
 def _write_npz(saved: Saved, file: Path) -> None:
-    np.savez(file, **flat(saved.params, saved.state))  # type: ignore[arg-type]
+    write_npz(file, flat(saved.params, saved.state))
 
 
 _WRITERS = {

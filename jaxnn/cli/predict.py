@@ -11,6 +11,7 @@ import numpy as np
 import jaxnn as nn
 from jaxnn.cli import report
 from jaxnn.cli.saved import Saved, read
+from jaxnn.core.files import replacing
 from jaxnn.data import from_arrays
 from jaxnn.data.npz import read_npz
 from jaxnn.train.rows import csv_text, replace_file
@@ -136,7 +137,8 @@ def _table(saved: Saved, outputs: np.ndarray, y: np.ndarray | None) -> list[str]
 
 def _write(saved: Saved, outputs: np.ndarray, out: Path) -> None:
     if out.suffix == ".npy":
-        np.save(out, outputs)
+        with replacing(out) as temporary, open(temporary, "wb") as file:
+            np.save(file, outputs)
         return
     if not saved.classes:
         rows: list[dict[str, object]] = [{"sample": i, "prediction": float(value)} for i, value in enumerate(outputs)]

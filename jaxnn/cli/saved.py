@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ import numpy as np
 import jaxnn as nn
 from jaxnn.cli.factories import make_model
 from jaxnn.cli.job import Job, parts
+from jaxnn.core.files import replacing
 from jaxnn.core.trees import paths
 from jaxnn.data import Dataset, load, moments
 from jaxnn.data.npz import read_npz
-from jaxnn.train.rows import temporary_path
 
 _FORMAT = 1
 _BUILT_FROM = ("model", "hidden", "activation", "init", "dropout")
@@ -89,13 +88,13 @@ def save(job: Job, result: nn.FitResult) -> None:
     if job.is_regression:
         arrays |= dict(zip(("y_mean", "y_std"), moments(job.train.y), strict=True))
     arrays |= flat(result.params, result.state)
-    temporary = temporary_path(job.network)
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, job.network)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_npz(job.network, arrays)
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays to a file `.npz`."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def flat(params: Any, state: Any) -> dict[str, np.ndarray]:

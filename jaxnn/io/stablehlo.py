@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxnn.core.files import replacing
 from jaxnn.core.primitives import definitions
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -44,10 +44,5 @@ def write(path: str | os.PathLike, function: Callable[[Any], Any], shape: tuple[
     batch = export.symbolic_shape(", ".join(("n", *map(str, shape))))
     with definitions():
         exported = export.export(jax.jit(function), platforms=PLATFORMS)(jax.ShapeDtypeStruct(batch, dtype))
-    target = Path(path).expanduser()
-    partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(exported.serialize())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(exported.serialize())

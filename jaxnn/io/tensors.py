@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from os import PathLike
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.core.files import replacing
 from jaxnn.io.leaves import HostLeaf, check_forms, form, forms, from_host, to_host
 
 _DTYPES = (
@@ -52,15 +52,11 @@ def save(path: str | PathLike, tree: Any) -> None:
             )
         if leaf.array.dtype.name not in _DTYPES:
             raise TypeError(f"leaf {name!r} is {leaf.form}; a safetensors file supports {', '.join(_DTYPES)}")
-    target = Path(path).expanduser()
-    partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        numpy.save_file({name: leaf.array for name, leaf in leaves.items()}, partial)
-        partial.replace(target)
+        with replacing(path) as temporary:
+            numpy.save_file({name: leaf.array for name, leaf in leaves.items()}, temporary)
     except error_type as error:
-        raise OSError(f"{target} could not be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written: {error}") from error
 
 
 def load(path: str | PathLike, like: Any = None) -> Any:

@@ -9,10 +9,11 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jaxnn.core.files import replacing
 
 TIMES = ("seconds", "samples_per_second", "compile_seconds")
 STEP_COLUMNS = ("skipped", "loss_scale", "learning_rate")  # about the optimizer's steps, not the model
@@ -125,19 +126,7 @@ def _unpacked(cells: str | list) -> list:
 
 def replace_file(path: str | os.PathLike, text: str) -> None:
     """Write a file atomically: a reader, or an interruption at any moment, finds the old text or the new one."""
-    path = Path(os.path.realpath(path))
-    temporary = temporary_path(path)
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def temporary_path(path: Path) -> Path:
-    """The path to which a file is written before it replaces `path`."""
-    return path.with_name(f".{path.name}.part")
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

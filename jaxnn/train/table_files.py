@@ -21,7 +21,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from jaxnn.train.rows import column_order, csv_lines, csv_text, json_line, json_rows, plain_row, replace_file, temporary_path
+from jaxnn.core.files import temporary_path
+from jaxnn.train.rows import column_order, csv_lines, csv_text, json_line, json_rows, plain_row, replace_file
 
 # TensorBoard's SessionLog.START: events of this step or a later one in earlier files do not count.
 _SESSION_START = 1

@@ -110,10 +110,9 @@ def generate(
     program = compiled.program("generate", make, (model, steps, top_k, beams, end), arguments)
     tokens = program(*arguments)
     if (np.asarray(tokens) < 0).any():
-        first = int((np.asarray(tokens) < 0).any(0).argmax())
         raise ValueError(
-            f"generate: the logits of step {first} are NaN: the parameters are, the prompt has tokens that the model does not "
-            f"know, or prompt and steps, {prompt.shape[1]} + {steps} tokens, are longer than the model's cache"
+            "generate: logits are NaN: the parameters are, the prompt has tokens that the model does not know, or prompt and "
+            f"steps, {prompt.shape[1]} + {steps} tokens, are longer than the model's cache"
         )
     return tokens
 
@@ -138,6 +137,11 @@ def _chosen(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(logits).any(-1), -1, tokens).astype(jnp.int32)
 
 
+def _check_end(end: int | None, logits: jax.Array) -> None:
+    if end is not None and end >= logits.shape[-1]:
+        raise ValueError(f"generate takes end as one of the model's {logits.shape[-1]} tokens, counted from 0, got {end}")
+
+
 def _after_end(token: jax.Array, before: jax.Array, end: int | None) -> jax.Array:
     return token if end is None else jnp.where(before == end, jnp.int32(end), token)
 
@@ -157,6 +161,7 @@ def _one_by_one(model, params, state, prompt, key, temperature, top_p, *, steps,
         return (new, state), new
 
     logits, state = model.apply(params, state, prompt)
+    _check_end(end, logits)
     first = pick(logits[:, -1], 0)
     _, others = lax.scan(step, (first, state), jnp.arange(1, steps))
     return jnp.concatenate([first[None], others]).T
@@ -207,6 +212,7 @@ def _beam_search(model, params, state, prompt, *, steps, beams, end):
         return (scores, tokens, state), None
 
     logits, state = model.apply(params, state, prompt)
+    _check_end(end, logits)
     first = scored(logits)
     if beams > first.shape[-1]:
         raise ValueError(f"generate takes at most as many beams as there are tokens, {first.shape[-1]}, got {beams}")

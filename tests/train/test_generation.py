@@ -121,6 +121,8 @@ def test_errors_and_logits_that_are_nan():
         (ValueError, "top_p", lambda: run(key=KEY, top_p=1.5)),
         (ValueError, "temperature", lambda: run(key=KEY, temperature=0.0)),
         (ValueError, "at most as many beams", lambda: run(beams=6)),
+        (ValueError, "one of the model's 5 tokens", lambda: run(end=5)),
+        (ValueError, "one of the model's 5 tokens", lambda: run(end=5, beams=2)),
         (ValueError, "for this prompt", lambda: run(prompt=PROMPT[:1])),
         (ValueError, "longer than the model's cache", lambda: run(steps=11)),
         (ValueError, "the state carries|has no state", lambda: nn.generate(nn.dense(2), {}, {}, PROMPT, 2)),

@@ -190,7 +190,7 @@ def test_the_pages_are_written_without_a_warning(tmp_path):
     assert {"index", "readme", "training", "measured", "other_libraries"} | notebooks == set(guides)
     for name, page in guides.items():
         page = page[page.index("<main") : page.index("</main>")]
-        assert "KEPT" not in page, name
+        assert not re.search(r"KEPT\d+KEPT", page), name  # the letters alone may be those of a picture
         for address in set(re.findall(r'href="([^"#]+\.html)', page)):
             assert (tmp_path / address).exists(), (name, address)
     assert r"\[" in guides["objectives"] and "data:image/png" in guides["quickstart"] and "MathJax" in guides["teaching_notes"]

@@ -284,7 +284,8 @@ def laplace(
         chosen = [i for i in chosen if names[i].rpartition("/")[0] == layer]
     here = [names[i] for i in chosen]
     if not here:
-        raise ValueError(f"laplace: no parameter of the last layer, {layer!r}, is in where={where!r}")
+        among = f" of the last layer, {layer!r}" if structure == "last_layer" else ""
+        raise ValueError(f"laplace takes a model and where= that leave parameters to vary; none{among} is in where={where!r}")
 
     if structure == "diagonal":
         product = gauss_newton(problem, params, data, state, where=here, batch_size=batch_size)

@@ -58,8 +58,9 @@ def fit(
     """Train a model. The whole run (orders, batches, updates, metrics, validation, callbacks) is one compiled program.
 
     The host calls the program a few times per second, for the progress bar; the number of calls does not affect the result.
-    A second run of an equal configuration on data of the same shapes does not compile again, and neither does a run with
-    other values of traced hyperparameters. Ctrl-C ends the run and returns what was trained so far; a second one interrupts.
+    A second run of an equal configuration does not compile again, and neither does a run with other values of traced
+    hyperparameters or, mostly, another number of samples. Ctrl-C ends the run and returns what was trained so far; a second one
+    interrupts.
 
     What only watches ends no run: if progress, a log or a checkpoint cannot be written, there is one warning. JAX's
     `debug_nans` and `transfer_guard` do not apply inside.
